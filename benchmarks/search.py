@@ -1,0 +1,194 @@
+"""Cost of the tree search against the bare matrix products of its token passes, and env steps per second over games.
+
+    python benchmarks/search.py            # both tables
+    python benchmarks/search.py --games 1 2 4 8 --rounds 5
+
+Floor: for every token pass of the search the linear maps of blocks and heads at their real shapes, called the same way
+(``F.linear``, ``baddbmm``), with nothing between them. Tree: seconds inside BatchTree's methods.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lzero.config import EnvConfig, ModelConfig, SearchConfig
+from lzero.device import autocast, resolve_device, resolve_precision
+from lzero.mcts.search import search
+from lzero.mcts.tree import BatchTree
+from lzero.model import UniZeroMTModel
+from lzero.policy.actor import Actor
+from lzero.policy.scaling_transform import ScalarSupport
+from zoo.atari.domain import ATARI
+from zoo.atari.envs import ATARI8
+
+NUM_ACTIONS = 18
+
+
+class TimedTree(BatchTree):
+    """A tree that knows how long it was busy."""
+
+    busy = 0.0
+
+    def _timed(self, name: str, *args: np.ndarray) -> object:
+        start = time.perf_counter()
+        result = getattr(super(), name)(*args)
+        self.busy += time.perf_counter() - start
+        return result
+
+    def reset(self, *args: np.ndarray) -> None:
+        self._timed("reset", *args)
+
+    def select(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._timed("select")
+
+    def expand_and_backup(self, *args: np.ndarray) -> None:
+        self._timed("expand_and_backup", *args)
+
+
+def model_config(embed_dim: int, moe: bool) -> ModelConfig:
+    return ModelConfig.model_validate({"embed_dim": embed_dim, "num_layers": 2, "moe": {"enabled": moe}})
+
+
+def make_model(embed_dim: int, moe: bool, num_tasks: int, device: torch.device) -> UniZeroMTModel:
+    torch.manual_seed(0)
+    model = UniZeroMTModel(model_config(embed_dim, moe), (3, 64, 64), NUM_ACTIONS, num_tasks).to(device).eval()
+    # Heads start at zero; random ones give the search a tree of ordinary shape.
+    for parameter in model.world_model.parameters():
+        if parameter.ndim == 3 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def bare_products(model: UniZeroMTModel, num_roots: int, simulations: int, num_tasks: int) -> Callable[[], None]:
+    """The linear maps of one search, at its shapes, and nothing else."""
+    world, config = model.world_model, model.config
+    dim, context = config.embed_dim, 2 * config.context_steps - 1
+    device = world.action_embedding.weight.device
+
+    def block_products(x: torch.Tensor, block: torch.nn.Module) -> None:
+        F.linear(x, block.attention.qkv.weight, block.attention.qkv.bias)
+        F.linear(x, block.attention.out.weight, block.attention.out.bias)
+        layer = block.feed_forward
+        if not config.moe.enabled:
+            F.linear(F.linear(x, layer.w_in.weight, layer.w_in.bias), layer.w_out.weight, layer.w_out.bias)
+            return
+        F.linear(x, layer.router.weight)
+        segments = x.split(-(-len(x) // len(layer.experts)))
+        for expert, part in [*zip(layer.shared_experts, [x], strict=True), *zip(layer.experts, segments, strict=False)]:
+            F.linear(F.linear(part, expert.w_in)[:, : expert.w_out.shape[1]], expert.w_out)
+
+    def head_products(grid: torch.Tensor, heads: tuple[torch.nn.Module, ...]) -> None:
+        for head in heads:
+            torch.baddbmm(head.bias2, torch.baddbmm(head.bias1, grid, head.weight1), head.weight2)
+
+    x_root = torch.randn(num_roots * context, dim, device=device)
+    x = torch.randn(num_roots, dim, device=device)
+    grid = x.view(num_tasks, -1, dim)
+
+    def run() -> None:
+        for block in world.transformer.blocks:
+            block_products(x_root, block)
+        head_products(grid, (world.policy_head, world.value_head))
+        for _ in range(simulations):
+            for heads in ((world.latent_head, world.reward_head), (world.policy_head, world.value_head)):
+                for block in world.transformer.blocks:
+                    block_products(x, block)
+                head_products(grid, heads)
+
+    return run
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
+    games, envs = 2, 8
+    num_roots = games * envs
+    task_id = np.repeat(np.arange(games), envs)
+    legal = np.ones((num_roots, NUM_ACTIONS), bool)
+    support = ScalarSupport()
+    print(f"\nSearch: {games} games x {envs} envs, {args.simulations} simulations, 2 layers (medians of {args.rounds})")
+    print(f"{'model':<12}{'search ms':>12}{'floor ms':>12}{'ratio':>8}{'tree ms':>10}{'tree share':>12}")
+    for embed_dim in args.dims:
+        for moe in (False, True):
+            model = make_model(embed_dim, moe, games, device)
+            groups = model.groups(task_id)
+            context = model.config.context_steps
+            latent = model.encoder.norm(torch.randn(num_roots, context, embed_dim, device=device))
+            action = torch.randint(0, NUM_ACTIONS, (num_roots, context - 1), device=device)
+            valid = torch.full((num_roots,), context - 1, device=device)
+            tree = TimedTree(num_roots, args.simulations, NUM_ACTIONS, discount=0.997)
+
+            def whole(model=model, latent=latent, action=action, valid=valid, groups=groups, tree=tree) -> None:
+                root = model.initial_inference(latent, action, valid, groups, args.simulations)
+                search(model, support, root, legal, tree)
+
+            floor = bare_products(model, num_roots, args.simulations, games)
+            with autocast(device, dtype):
+                whole(), floor()
+                tree.busy = 0.0
+                pairs = [(seconds(whole, device), seconds(floor, device)) for _ in range(args.rounds)]
+            taken, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+            ratio = statistics.median(a / b for a, b in pairs)
+            busy = tree.busy / args.rounds
+            name = f"{embed_dim} {'moe 8+1' if moe else 'dense'}"
+            print(
+                f"{name:<12}{taken * 1e3:>12.1f}{bare * 1e3:>12.1f}{ratio:>8.2f}{busy * 1e3:>10.2f}{busy / taken:>12.1%}"
+            )
+
+
+def games_table(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
+    print(f"\nEnv steps per second: 8 envs per game, {args.simulations} simulations, D = 256, 2 layers, encoder, env and all")
+    print(f"{'games':<8}{'model':<10}{'env steps/s':>14}{'ms per env step':>18}")
+    for moe in (False, True):
+        for games in args.games:
+            names = ATARI8[:games]
+            env = ATARI.make(
+                EnvConfig(games=names), names, range(games), [8] * games,
+                env_offsets=[0] * games, training=True, num_threads=torch.get_num_threads(),
+            )  # fmt: skip
+            model = make_model(256, moe, games, device)
+            actor = Actor(
+                model, ScalarSupport(), lambda: autocast(device, dtype), model.config,
+                SearchConfig(num_simulations=args.simulations), discount=0.997, task_id=env.task_id,
+                legal=env.legal_actions, rng=np.random.default_rng(0),
+            )  # fmt: skip
+            observation = env.reset(0).observation
+            observation = env.step(actor.act(observation).action).observation
+            start = time.perf_counter()
+            for _ in range(args.steps):
+                observation = env.step(actor.act(observation).action).observation
+            rate = args.steps * env.num_envs / (time.perf_counter() - start)
+            print(f"{games:<8}{'moe 8+1' if moe else 'dense':<10}{rate:>14.1f}{1e3 / rate:>18.2f}")
+            env.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dims", type=int, nargs="+", default=[256, 768], help="model widths")
+    parser.add_argument("--games", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of games")
+    parser.add_argument("--simulations", type=int, default=50, help="simulations per move")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each search")
+    parser.add_argument("--steps", type=int, default=8, help="moves per measurement of env steps per second")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as in the config")
+    args = parser.parse_args()
+    device = resolve_device("auto")
+    dtype = resolve_precision(args.precision, device)
+    print(f"device {device}, precision {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    search_table(args, device, dtype)
+    games_table(args, device, dtype)
+
+
+if __name__ == "__main__":
+    main()

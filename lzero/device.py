@@ -1,0 +1,94 @@
+"""Where to compute and how precisely: device and precision of a run."""
+
+import functools
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+CPU_INFO = Path("/proc/cpuinfo")
+CUDA_CAPABILITY_WITH_BF16 = (8, 0)  # Ampere: the first generation with bf16 matrix units
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """Device of one process.
+
+    Args:
+        name: ``auto`` (CUDA where there is a GPU, else CPU), ``cpu`` or ``cuda``.
+        local_rank: number of this process on its machine; process i takes GPU i.
+
+    Returns:
+        ``cpu``, or ``cuda`` with its index.
+
+    Raises:
+        ValueError: if ``name`` is none of the three.
+        RuntimeError: if CUDA is asked for but missing, or the machine has fewer GPUs than processes.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"device={name!r}: allowed are {', '.join(DEVICES)}")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise RuntimeError(
+            f"device='cuda', but torch {torch.__version__} sees no CUDA GPU: "
+            "write device=auto or device=cpu, or install a CUDA build of torch on a machine with a GPU"
+        )
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise RuntimeError(
+            f"device={name!r}: process {local_rank} of this machine finds only {gpus} GPU(s): "
+            f"start at most {gpus} processes per machine (--nproc_per_node={gpus}), or write device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Number format of matrix products and convolutions.
+
+    ``auto`` takes bf16 only where the processor or GPU has bf16 matrix units. Elsewhere bf16 is emulated: on
+    a processor with AVX2 alone it is several times slower than fp32.
+
+    Args:
+        name: ``auto``, ``fp32`` or ``bf16``; the last is obeyed everywhere, with a warning where it is slow.
+        device: device of the run.
+
+    Returns:
+        ``torch.bfloat16`` or ``torch.float32``.
+
+    Raises:
+        ValueError: if ``name`` is none of the three.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision={name!r}: allowed are {', '.join(PRECISIONS)}")
+    suited = has_bf16_matrix_units(device)
+    if name == "bf16" and not suited:
+        _warn_slow_bf16(device.type)
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and suited) else torch.float32
+
+
+def has_bf16_matrix_units(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware: AMX tiles on a CPU, compute capability ≥ 8.0 on CUDA."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= CUDA_CAPABILITY_WITH_BF16
+    # the kernel's list is the same for every torch version and leaves out units that it keeps from programs
+    return CPU_INFO.is_file() and "amx_bf16" in CPU_INFO.read_text(encoding="utf-8").split()
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Context in which the model's forward runs: torch's autocast for bf16, nothing at all for fp32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+@functools.cache
+def _warn_slow_bf16(device_type: str) -> None:
+    """Log the warning; cached, so that it is written once per process and device type."""
+    logger.warning(
+        "precision=bf16, but this %s has no bf16 matrix units: expect it to be slower than precision=fp32",
+        device_type,
+    )

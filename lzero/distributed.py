@@ -1,0 +1,287 @@
+"""Process group of a run, and which rank plays which task.
+
+Every collective is called by all ranks in the same order. A run of one process needs no process group: the
+collectives then return at once.
+"""
+
+import datetime
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+BUCKET_BYTES = 64 * 2**20  # large enough to hide a collective's latency, small beside the model
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Place of this process among all processes of the run.
+
+    Attributes:
+        rank: number of this process, 0 ≤ rank < world_size.
+        world_size: number of processes.
+        local_rank: number of this process on its machine.
+        local_world_size: number of processes on this machine.
+        backend: ``gloo`` or ``nccl``; ``None`` where there is one process and no process group.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    backend: str | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int:
+        """Threads of this process: its share of the cores that this machine lends to the run, at least 1."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+
+    def all_reduce_sum_(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over ranks in place.
+
+        Args:
+            tensor: same shape and dtype on every rank; on the GPU for nccl.
+
+        Returns:
+            The same tensor.
+        """
+        if self.world_size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    @torch.no_grad()
+    def all_reduce_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum ``.grad`` over ranks in place.
+
+        A missing gradient counts as zero, and exists afterwards on every rank, also where there is one rank only: an
+        optimiser treats zero and missing gradients differently. Gradients travel in flat
+        buckets whose borders depend on the parameters alone, so all ranks run the same collectives.
+
+        Args:
+            parameters: the same parameters in the same order on every rank; those that require no gradient
+                are passed over.
+        """
+        # without repeats: a parameter listed twice in different buckets would be summed twice
+        trainable = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
+        for parameter in trainable:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.world_size == 1:
+            return
+        for bucket in _buckets([parameter.grad for parameter in trainable], BUCKET_BYTES):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            distributed.all_reduce(flat)
+            _copy_back(flat, bucket)
+
+    @torch.no_grad()
+    def broadcast_parameters_(self, module: nn.Module) -> None:
+        """Overwrite parameters and buffers of ``module`` on every rank with those of rank 0."""
+        if self.world_size == 1:
+            return
+        for bucket in _buckets([*module.parameters(), *module.buffers()], BUCKET_BYTES):
+            # as bytes: gloo cannot send every dtype
+            flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
+            distributed.broadcast(flat.view(torch.uint8), src=0)
+            _copy_back(flat, bucket)
+
+    def all_gather_array(self, array: np.ndarray) -> list[np.ndarray]:
+        """Collect small arrays.
+
+        Args:
+            array: numbers or booleans, of the same shape and dtype on every rank.
+
+        Returns:
+            One array per rank, in the order of ranks.
+        """
+        if self.world_size == 1:
+            return [array.copy()]
+        device = torch.device("cuda", self.local_rank) if self.backend == "nccl" else torch.device("cpu")
+        # as bytes: gloo cannot send every dtype
+        local = torch.from_numpy(np.frombuffer(array.tobytes(), dtype=np.uint8).copy()).to(device)
+        gathered = [torch.empty_like(local) for _ in range(self.world_size)]
+        distributed.all_gather(gathered, local)
+        return [tensor.cpu().numpy().view(array.dtype).reshape(array.shape) for tensor in gathered]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+    def shutdown(self) -> None:
+        """Leave the process group; no collective may follow."""
+        if self.backend is not None:
+            distributed.destroy_process_group()
+
+
+def local_rank_from_environment() -> int:
+    """Number of this process on its machine as torchrun announces it; 0 without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def init_distributed(
+    device: torch.device | str, timeout: datetime.timedelta = datetime.timedelta(hours=1)
+) -> Distributed:
+    """Join the process group that torchrun describes in the environment, and take a share of the cores.
+
+    Without torchrun, or with one process, there is no process group. The number of torch threads is set in
+    either case: torchrun's ``OMP_NUM_THREADS=1`` would leave cores idle, torch's default would let the ranks
+    of a machine fight for them.
+
+    Args:
+        device: device of this process; ``cpu`` means gloo, ``cuda`` means nccl.
+        timeout: how long a rank waits in a collective for the others; must cover the longest evaluation.
+
+    Raises:
+        RuntimeError: if the environment names more than one process but not how to reach the others.
+    """
+    device = torch.device(device)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        place = Distributed()
+    else:
+        missing = [name for name in ENVIRONMENT if name not in os.environ]
+        if missing:
+            raise RuntimeError(
+                f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: start the "
+                "processes with python -m torch.distributed.run --nproc_per_node=N, or unset WORLD_SIZE"
+            )
+        rank, local_rank, local_world_size = (
+            int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        )
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        place = Distributed(rank, world_size, local_rank, local_world_size, backend)
+        if device.type == "cuda":
+            device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(device)
+        distributed.init_process_group(
+            backend, timeout=timeout, device_id=device if device.type == "cuda" else None
+        )
+    torch.set_num_threads(place.threads)
+    return place
+
+
+@dataclass(frozen=True)
+class RankShare:
+    """Tasks of one rank; the four tuples run in parallel, one entry per task of the rank.
+
+    Attributes:
+        task_ids: tasks, ascending.
+        num_envs: environments of each task on this rank.
+        batch_sizes: samples of each task in this rank's part of an update.
+        env_offset: number of the rank's first environment within each task; keeps seeds of ranks apart.
+    """
+
+    task_ids: tuple[int, ...]
+    num_envs: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    env_offset: tuple[int, ...]
+
+
+def assign_tasks(
+    num_tasks: int,
+    num_envs_per_task: Sequence[int],
+    batch_size_per_task: Sequence[int],
+    world_size: int,
+) -> tuple[RankShare, ...]:
+    """Split the tasks of a run over its ranks.
+
+    Each rank gets a contiguous block of tasks. Where there are more ranks than tasks, each task gets a
+    contiguous block of ranks, which split its environments and its batch. All sizes differ by at most one.
+
+    Args:
+        num_tasks: T.
+        num_envs_per_task: T numbers of environments.
+        batch_size_per_task: T numbers of samples per update.
+        world_size: number of ranks.
+
+    Returns:
+        One share per rank.
+
+    Raises:
+        ValueError: if the lists do not have T entries, a number is below 1, or a task has fewer environments
+            or samples than ranks.
+    """
+    if num_tasks < 1 or world_size < 1:
+        raise ValueError(f"num_tasks={num_tasks}, world_size={world_size}: both must be at least 1")
+    ranks_per_task = split_evenly(world_size, num_tasks) if world_size > num_tasks else (1,) * num_tasks
+    _check_sizes("num_envs", num_envs_per_task, ranks_per_task)
+    _check_sizes("batch_size", batch_size_per_task, ranks_per_task)
+
+    if world_size > num_tasks:
+        shares = []
+        for task, ranks in enumerate(ranks_per_task):
+            num_envs = split_evenly(num_envs_per_task[task], ranks)
+            batch_sizes = split_evenly(batch_size_per_task[task], ranks)
+            shares += [
+                RankShare((task,), (envs,), (batch,), (offset,))
+                for envs, batch, offset in zip(num_envs, batch_sizes, _starts(num_envs), strict=True)
+            ]
+        return tuple(shares)
+    tasks_per_rank = split_evenly(num_tasks, world_size)
+    return tuple(
+        RankShare(
+            task_ids=tuple(range(start, start + count)),
+            num_envs=tuple(num_envs_per_task[start : start + count]),
+            batch_sizes=tuple(batch_size_per_task[start : start + count]),
+            env_offset=(0,) * count,
+        )
+        for start, count in zip(_starts(tasks_per_rank), tasks_per_rank, strict=True)
+    )
+
+
+def split_evenly(total: int, parts: int) -> tuple[int, ...]:
+    """Split ``total`` into ``parts`` numbers that differ by at most one, larger ones first."""
+    return tuple(total // parts + (part < total % parts) for part in range(parts))
+
+
+def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int]) -> None:
+    """Raise unless there is one value per task, and enough of it for one per rank of the task."""
+    if len(values) != len(ranks_per_task):
+        raise ValueError(
+            f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task"
+        )
+    for task, (value, ranks) in enumerate(zip(values, ranks_per_task, strict=True)):
+        if value < ranks:
+            raise ValueError(
+                f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at least one; "
+                f"raise {field} of task {task} to at least {ranks}"
+                + (f", or start fewer than {sum(ranks_per_task)} processes" if ranks > 1 else "")
+            )
+
+
+def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
+    """First index of each of several consecutive blocks."""
+    return tuple(sum(sizes[:index]) for index in range(len(sizes)))
+
+
+def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
+    """Group tensors of one dtype into buckets of at most ``limit`` bytes; a larger tensor has its own."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_dtype.values():
+        bucket: list[Tensor] = []
+        size = 0
+        for tensor in group:
+            if bucket and size + tensor.nbytes > limit:
+                yield bucket
+                bucket, size = [], 0
+            bucket.append(tensor)
+            size += tensor.nbytes
+        yield bucket
+
+
+def _copy_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Write the consecutive parts of a flat bucket back to the tensors that it was made of."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,98 @@
+"""Evaluating a policy inside a run or from a checkpoint: environments, episodes, table, videos."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lzero.config import ExperimentConfig, load_domain
+from lzero.distributed import Distributed, RankShare
+from lzero.policy.unizero_multitask import UniZeroMTPolicy
+from lzero.worker.evaluator import Evaluation, Recording, evaluate
+from lzero.worker.score_table import ScoreTable
+
+logger = logging.getLogger(__name__)
+VIDEO_SCALE = 2  # screen pixels per game pixel
+
+
+class Examination:
+    """Evaluates the tasks of a rank and brings the scores of all ranks together.
+
+    A task that several ranks share is evaluated by the first of them.
+
+    Args:
+        config: the experiment.
+        policy: what is evaluated; neither its parameters nor any training generator change.
+        dist: process group.
+        share: tasks of this rank.
+    """
+
+    def __init__(self, config: ExperimentConfig, policy: UniZeroMTPolicy, dist: Distributed, share: RankShare) -> None:
+        self.config, self.policy, self.dist = config, policy, dist
+        pairs = zip(share.task_ids, share.env_offset, strict=True)
+        self.tasks = tuple(task for task, offset in pairs if offset == 0)
+        self.domain = load_domain(config.env.domain)
+        self.env = None
+        if self.tasks:
+            self.env = self.domain.make(
+                config.env,
+                config.env.games,
+                self.tasks,
+                [config.env.num_eval_envs] * len(self.tasks),
+                env_offsets=[0] * len(self.tasks),
+                training=False,
+                num_threads=dist.threads,
+            )
+
+    def run(self, seed: list[int], num_episodes: int, video_dir: Path | None) -> ScoreTable:
+        """Play ``num_episodes`` episodes of every task; with ``video_dir`` film the first of each.
+
+        Returns:
+            The same table on every rank.
+        """
+        scores = np.full((self.config.num_tasks, num_episodes), np.nan)
+        if self.env is not None:
+            result = self._evaluate(seed, num_episodes, filming=video_dir is not None)
+            scores[list(self.tasks)] = result.score
+            for task, recording in result.recordings.items():
+                write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
+        gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
+        by_game = dict(zip(self.config.env.games, gathered, strict=True))
+        return ScoreTable.build(by_game, self.domain.normalised_score)
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self.env is not None:
+            self.env.close()
+
+    def _evaluate(self, seed: list[int], num_episodes: int, *, filming: bool) -> Evaluation:
+        actor = self.policy.actor(self.env.task_id, self.env.legal_actions, None)
+        games = self.config.env.games
+        screens = {}
+        if filming:
+            made = {task: self.domain.make_screen(self.config.env, games[task]) for task in self.tasks}
+            screens = {task: screen for task, screen in made.items() if screen is not None}
+        env_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeElapsedColumn())
+        with Progress(*columns, disable=not self.dist.is_main, transient=True) as progress:
+            bar = progress.add_task("", total=None)
+            return evaluate(
+                self.env,
+                actor,
+                num_episodes,
+                env_seed,
+                screens=screens,
+                on_step=lambda done, wanted: progress.update(bar, completed=done, total=wanted),
+            )
+
+
+def write_video(recording: Recording, path: Path) -> None:
+    """Write an mp4; pictures are enlarged by whole pixels."""
+    import imageio.v2 as imageio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with imageio.get_writer(path, fps=recording.frames_per_second, codec="libx264", macro_block_size=2) as writer:
+        for frame in recording.frames:
+            writer.append_data(frame.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1))
+    logger.info("wrote %s (%d frames)", path, len(recording.frames))

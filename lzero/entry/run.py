@@ -1,0 +1,293 @@
+"""Everything a training loop works with: built from a config, restored from a checkpoint, logged, closed."""
+
+import logging
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from lzero.checkpoint import (
+    CheckpointManager,
+    load_optimizer_state_,
+    load_state,
+    load_tensors,
+    optimizer_state_to_tensors,
+    rng_state,
+    set_rng_state,
+)
+from lzero.config import ExperimentConfig, load_domain
+from lzero.device import resolve_device
+from lzero.distributed import assign_tasks, init_distributed, local_rank_from_environment
+from lzero.entry.evaluation import Examination
+from lzero.logging import PhaseTimer, RunLogger, TrainingProgress, setup_logging
+from lzero.mcts.replay_buffer import PriorityConfig, ReplayBuffer, ReplayWindows
+from lzero.policy.unizero_multitask import LearnResult, UniZeroMTPolicy
+from lzero.worker.collector import Collector, Episodes
+from lzero.worker.score_table import ScoreTable
+
+logger = logging.getLogger(__name__)
+
+
+class RunError(RuntimeError):
+    """A run's folder does not fit what is asked of it."""
+
+
+class Run:
+    """One experiment under way on this rank; a context manager that closes what it opened.
+
+    Args:
+        config: the experiment.
+        seed: of everything random.
+        max_env_steps: env steps per game at which training ends, for the progress display.
+        resume: continue from the newest checkpoint.
+
+    Raises:
+        RunError: if the folder holds another experiment, or one that must not be resumed.
+    """
+
+    def __init__(self, config: ExperimentConfig, *, seed: int, max_env_steps: int, resume: bool) -> None:
+        self.config, self.seed = config, seed
+        self.dist = init_distributed(resolve_device(config.device, local_rank_from_environment()))
+        setup_logging(self.dist.is_main)
+        games = config.env.games
+        share = assign_tasks(
+            len(games),
+            [config.env.envs_of(game) for game in games],
+            [config.batch_size_of(game) for game in games],
+            self.dist.world_size,
+        )[self.dist.rank]
+        self.share, self.batch_sizes = share, dict(zip(share.task_ids, share.batch_sizes, strict=True))
+        self.rngs = {
+            name: np.random.default_rng([seed, self.dist.rank, stream]) for stream, name in enumerate(("act", "replay"))
+        }
+        self.timer = PhaseTimer()
+        self.checkpoints = CheckpointManager(
+            config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist
+        )
+        self._prepare_folder(resume)
+        self.logger = RunLogger(config.run_dir, is_main=self.dist.is_main)
+        self.env_steps = 0
+        self.learning_since: int | None = None
+        self.last_returns: dict[str, float] = {}
+
+        domain = load_domain(config.env.domain)
+        self.env = domain.make(
+            config.env,
+            games,
+            share.task_ids,
+            share.num_envs,
+            env_offsets=share.env_offset,
+            training=True,
+            num_threads=self.dist.threads,
+        )
+        torch.manual_seed(seed)
+        self.policy = UniZeroMTPolicy(config, self.env.observation_shape, self._legal_actions(), self.dist)
+        torch.manual_seed(seed + self.dist.rank)
+        replay = config.policy.replay
+        self.replay = ReplayBuffer(
+            self.env.task_id,
+            config.ring_length(),
+            self.env.observation_shape,
+            self.env.observation_dtype,
+            self.env.num_actions,
+            config.policy.window,
+            priority=PriorityConfig(replay.alpha, replay.beta) if replay.prioritised else None,
+        )
+        checkpoint = self.checkpoints.latest()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.collector = Collector(
+            self.env,
+            self.policy.actor(self.env.task_id, self.env.legal_actions, self.rngs["act"]),
+            self.replay,
+            env_seed(seed, self.env_steps),
+            self.timer,
+        )
+        self.examination = Examination(config, self.policy, self.dist, share)
+        self.progress = TrainingProgress(
+            max_env_steps * config.num_tasks,
+            is_main=self.dist.is_main,
+            initial_env_step=self.env_steps * config.num_tasks,
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.progress.__exit__(*exception)
+        self.logger.close()
+        self.env.close()
+        self.examination.close()
+        self.dist.shutdown()
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether environments still act at random."""
+        return self.env_steps < self.config.train.random_steps
+
+    def crossed(self, interval: int, before: int) -> bool:
+        """Whether the env steps have passed a multiple of ``interval`` since they were ``before``."""
+        return self.env_steps // interval > before // interval
+
+    def count_collected(self, episodes: list[Episodes]) -> None:
+        """Advance the env steps by one round of collecting and log the episodes that ended in it."""
+        self.env_steps += len(episodes) * self.config.env.num_envs
+        num_tasks = self.config.num_tasks
+        sums = np.zeros((3, num_tasks))
+        for ended in episodes:
+            np.add.at(sums[0], ended.task_id, ended.score)
+            np.add.at(sums[1], ended.task_id, ended.length)
+            np.add.at(sums[2], ended.task_id, 1.0)
+        score, length, count = np.sum(self.dist.all_gather_array(sums), axis=0)
+        metrics = {}
+        for task in np.flatnonzero(count):
+            game = self.config.env.games[task]
+            self.last_returns[game] = score[task] / count[task]
+            metrics |= {
+                f"collect_return/{game}": score[task] / count[task],
+                f"collect_length/{game}": length[task] / count[task],
+            }
+        self._log(metrics)
+
+    def updates_due(self) -> int:
+        """Updates that the replay ratio asks for by now: a function of env steps alone."""
+        ready = self.dist.all_gather_array(np.array([self.replay.can_sample and not self.is_warming_up]))
+        if not np.all(ready):
+            return 0
+        if self.learning_since is None:
+            self.learning_since = self.env_steps - self.config.train.collect_steps * self.config.env.num_envs
+        due = self.config.policy.replay_ratio * (self.env_steps - self.learning_since)
+        return max(0, int(due) - self.policy.train_iter)
+
+    def log_update(self, result: LearnResult, windows: ReplayWindows) -> None:
+        """Log an update."""
+        metrics = self.policy.scalars(result)
+        metrics["replay/age"] = windows.age.float().mean().item()
+        if not np.isfinite(metrics["learn/loss"]):
+            raise FloatingPointError(
+                f"the loss is {metrics['learn/loss']} after {self.policy.train_iter} updates; lower "
+                "policy.optimiser.learning_rate or use precision=fp32, then resume from the last checkpoint"
+            )
+        self._log(metrics)
+
+    def log_progress(self) -> None:
+        """Log phase times and refresh the progress display."""
+        times = self.timer.pop()
+        self._log(times)
+        self.progress.update(
+            self.env_steps * self.config.num_tasks, self.policy.train_iter, times, self.last_returns
+        )
+
+    def evaluate(self, *, video: bool = False) -> ScoreTable:
+        """Evaluate all games and log the table; with ``video`` also film one episode of each."""
+        directory = self.config.run_dir / "videos" if video else None
+        table = self.examination.run([self.seed, self.env_steps], self.config.train.eval_episodes, directory)
+        self._log(table.metrics())
+        if self.dist.is_main:
+            self.progress.show(table.render(f"evaluation at {self.env_steps:,} env steps per game"))
+        return table
+
+    def save(self) -> Path:
+        """Write a checkpoint."""
+        policy = self.policy
+        named_parameters = list(policy.model.named_parameters())
+        return self.checkpoints.save(
+            policy.train_iter,
+            policy.tensors() | {"optimizer": optimizer_state_to_tensors(policy.optimiser, named_parameters)},
+            {
+                "env_steps": self.env_steps,
+                "train_iter": policy.train_iter,
+                "learning_since": self.learning_since,
+                "last_returns": self.last_returns,
+                "world_size": self.dist.world_size,
+                "seed": self.seed,
+                "config": self.config.model_dump(mode="json"),
+                "observation_shape": self.env.observation_shape,
+                "legal_actions": self._legal_actions().tolist(),
+            },
+            rank_state={"rng": rng_state(self.rngs)},
+            write_rank_files=self._write_replay,
+        )
+
+    def _write_replay(self, directory: Path, previous: Path | None) -> None:
+        before = None if previous is None else previous / directory.name
+        self.replay.save(directory, suffix="rank", previous=before)
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = load_state(checkpoint)
+        check_resumable(state, self.config, self.dist.world_size, checkpoint)
+        self.env_steps, self.learning_since = state["env_steps"], state["learning_since"]
+        self.last_returns = state["last_returns"]
+        self.policy.load_tensors(lambda name: load_tensors(checkpoint, name, self.policy.device))
+        self.policy.train_iter = state["train_iter"]
+        load_optimizer_state_(
+            self.policy.optimiser,
+            list(self.policy.model.named_parameters()),
+            load_tensors(checkpoint, "optimizer", self.policy.device),
+        )
+        set_rng_state(load_state(checkpoint, self.dist.rank)["rng"], self.rngs)
+        self.replay.load(checkpoint / f"rank_{self.dist.rank}", suffix="rank")
+        self.replay.cut()
+        self.logger.truncate_after(self.policy.train_iter, self.env_steps)
+        if self.dist.is_main:
+            logger.info("resuming from %s at %s env steps per game", checkpoint, f"{self.env_steps:,}")
+
+    def _prepare_folder(self, resume: bool) -> None:
+        """Create the run's folder and write ``config.json``."""
+        run_dir = self.config.run_dir
+        if not resume and self.checkpoints.latest() is not None:
+            raise RunError(
+                f"{run_dir} holds checkpoints of an earlier run and resume=False; choose another exp_name, delete the "
+                "folder, or resume"
+            )
+        if self.dist.is_main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            (run_dir / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
+
+    def _legal_actions(self) -> np.ndarray:
+        """``(T, A)`` bool over all tasks of the run, also those of other ranks."""
+        mine = np.zeros((self.config.num_tasks, self.env.num_actions), dtype=bool)
+        mine[self.env.task_id] = self.env.legal_actions
+        return np.logical_or.reduce(self.dist.all_gather_array(mine))
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        if metrics:
+            self.logger.scalars(metrics, self.env_steps, self.policy.train_iter)
+
+
+def env_seed(seed: int, env_steps: int) -> int:
+    """Seed of the training environments; a resumed run does not play its first episodes again."""
+    return int(np.random.SeedSequence((seed, env_steps)).generate_state(1)[0])
+
+
+def check_resumable(state: dict[str, Any], config: ExperimentConfig, world_size: int, checkpoint: Path) -> None:
+    """Refuse to continue ``checkpoint`` with what cannot fit it.
+
+    Raises:
+        RunError: naming each field that differs and what to type instead.
+    """
+    if state["world_size"] != world_size:
+        raise RunError(
+            f"{checkpoint} was written by {state['world_size']} process(es), this run has {world_size}; start it with "
+            f"--nproc_per_node={state['world_size']}, or choose another exp_name"
+        )
+    then, now = state["config"], config.model_dump(mode="json")
+    fixed = {
+        "model": (then["model"], now["model"]),
+        "env.domain": (then["env"]["domain"], now["env"]["domain"]),
+        "env.games": (then["env"]["games"], now["env"]["games"]),
+        "env.num_envs": (then["env"]["num_envs"], now["env"]["num_envs"]),
+        "env.overrides": (then["env"]["overrides"], now["env"]["overrides"]),
+        "policy.unroll_steps": (then["policy"]["unroll_steps"], now["policy"]["unroll_steps"]),
+        "policy.td_steps": (then["policy"]["td_steps"], now["policy"]["td_steps"]),
+        "policy.replay": (then["policy"]["replay"], now["policy"]["replay"]),
+    }
+    differing = [name for name, (before, after) in fixed.items() if before != after]
+    if differing:
+        raise RunError(
+            f"{checkpoint} was trained with another {', '.join(differing)}: "
+            + "; ".join(f"{name} was {fixed[name][0]!r}, is {fixed[name][1]!r}" for name in differing)
+            + "; restore these values or choose another exp_name"
+        )

@@ -1,0 +1,83 @@
+"""The training loop: collect, learn, log, evaluate, checkpoint, until the env steps are used up."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lzero.config import ExperimentConfig
+from lzero.entry.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a finished run is and how well it plays.
+
+    Attributes:
+        run_dir: folder of the run.
+        env_steps: env steps per game.
+        train_iter: updates.
+        scores: mean score of the last evaluation by game.
+        aggregates: mean, median and IQM of the normalised scores; empty where the domain has no common scale.
+    """
+
+    run_dir: Path
+    env_steps: int
+    train_iter: int
+    scores: dict[str, float]
+    aggregates: dict[str, float]
+
+
+def train_unizero_multitask_segment_ddp(
+    config: ExperimentConfig | Mapping[str, Any], *, seed: int = 0, max_env_step: int | None = None, resume: bool = True
+) -> TrainResult:
+    """Train one agent on all games of ``config``, in one process or in every process that torchrun started.
+
+    Args:
+        config: the experiment; a dict or EasyDict of the same shape works too.
+        seed: of parameters, environments, search and sampling.
+        max_env_step: env steps per game; None takes ``config.train.max_env_steps``.
+        resume: continue from the newest checkpoint of the run, if there is one.
+
+    Raises:
+        pydantic.ValidationError: if the config is not valid.
+        RunError: if the run's folder holds another experiment, or cannot be resumed as asked.
+    """
+    config = ExperimentConfig.model_validate(config)
+    limit = max_env_step or config.train.max_env_steps
+    with Run(config, seed=seed, max_env_steps=limit, resume=resume) as run:
+        timer, train = run.timer, config.train
+        while run.env_steps < limit:
+            before = run.env_steps
+            with timer("collect"):
+                episodes = run.collector.collect(train.collect_steps, random=run.is_warming_up)
+            run.count_collected(episodes)
+
+            for _ in range(run.updates_due()):
+                with timer("sample"):
+                    windows = run.replay.sample(run.batch_sizes, run.rngs["replay"])
+                with timer("learn"):
+                    result = run.policy.learn(windows)
+                if config.policy.replay.prioritised:
+                    run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
+                if run.policy.train_iter % train.log_interval == 0:
+                    run.log_update(result, windows)
+
+            run.log_progress()
+            if run.crossed(train.eval_interval, before) and run.env_steps < limit:
+                with timer("evaluate"):
+                    run.evaluate()
+            if run.crossed(train.checkpoint_interval, before) or run.env_steps >= limit:
+                with timer("checkpoint"):
+                    run.save()
+        table = run.evaluate(video=train.video)
+        return TrainResult(
+            run_dir=config.run_dir,
+            env_steps=run.env_steps,
+            train_iter=run.policy.train_iter,
+            scores={game: float(values.mean()) for game, values in table.scores.items()},
+            aggregates=table.aggregates(),
+        )

@@ -1,0 +1,1 @@
+"""Tree search and replay: arrays only, no environment and no configuration."""

@@ -1,0 +1,1 @@
+"""The UniZero world model: transformer, attention, mixture of experts, heads."""

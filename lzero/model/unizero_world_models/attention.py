@@ -1,0 +1,102 @@
+"""Self-attention with rotary positions, over whole sequences and over one new token at a time.
+
+Shape legend: B = sequences, L = tokens, N = roots, H = heads, K = head width, D = H·K, W = window of keys, S = slots.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def rotary_table(num_positions: int, head_width: int, base: float = 10_000.0) -> Tensor:
+    """Unit complex numbers ``(num_positions, K/2)`` that rotate pairs of channels (Su et al., arXiv 2104.09864)."""
+    frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    angle = torch.outer(torch.arange(num_positions, dtype=torch.float64), frequency)
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate channel pairs of ``x (…, K)`` by ``rotation (…, K/2)``; the dtype is kept."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+
+
+def windowed_causal_mask(
+    num_tokens: int, window: int, num_registers: int = 0, device: torch.device | None = None
+) -> Tensor:
+    """Boolean mask ``(L, L)``, True where row may attend to column.
+
+    A token sees itself and the ``window − 1`` tokens before it; the first ``num_registers`` tokens are seen by all
+    that come after them. Training and search use this one rule, so both compute the same function.
+    """
+    column = torch.arange(num_tokens, device=device)
+    row = column[:, None]
+    return (column <= row) & ((column > row - window) | (column < num_registers))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused query-key-value projection."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self, x_BLD: Tensor, rotation: Tensor | None, mask: Tensor | None, keys_values: Tensor | None = None
+    ) -> Tensor:
+        """Attend within whole sequences.
+
+        Args:
+            x_BLD: tokens ``(B, L, D)``.
+            rotation: rotary numbers ``(L, K/2)`` or ``(B, L, K/2)``; None for no positions.
+            mask: boolean ``(L, L)`` or ``(B, 1, L, L)``; None for full attention.
+            keys_values: if given, a ``(B, L, 2, H, K)`` view that receives the (rotated) keys and the values.
+
+        Returns:
+            ``(B, L, D)``.
+        """
+        qkv = self.qkv(x_BLD).unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, H, K)
+        q_k, v = qkv[:, :, :2], qkv[:, :, 2]
+        if rotation is not None:
+            q_k = rotate(q_k, rotation[..., None, None, :])
+        q, k = q_k.unbind(dim=2)
+        if keys_values is not None:
+            keys_values[:, :, 0] = k
+            keys_values[:, :, 1] = v
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def step(self, x_ND: Tensor, rotation: Tensor, slab: Tensor, slot: int, window: Tensor, mask: Tensor) -> Tensor:
+        """Attend from one new token per root to a window of stored tokens; its own key and value are stored first.
+
+        Args:
+            x_ND: the new tokens ``(N, D)``.
+            rotation: rotary numbers of their positions ``(N, 1, 1, K/2)``.
+            slab: this layer's keys and values ``(N, S, 2, H, K)``.
+            slot: where the new keys and values go.
+            window: flat row numbers ``(N·W,)`` into ``slab`` seen as ``(N·S, …)``, the new token's own included.
+            mask: boolean ``(N, 1, 1, W)``, False where the window holds nothing.
+
+        Returns:
+            ``(N, D)``.
+        """
+        num_roots = len(x_ND)
+        qkv = self.qkv(x_ND).view(num_roots, 3, self.num_heads, -1)
+        q_k = rotate(qkv[:, :2], rotation)
+        new = slab[:, slot]
+        new[:, 0] = q_k[:, 1]
+        new[:, 1] = qkv[:, 2]
+        keys_values = slab.view(-1, slab[0, 0].numel()).index_select(0, window)
+        keys_values = keys_values.view(num_roots, -1, 2, self.num_heads, q_k.shape[-1])  # (N, W, 2, H, K)
+        k, v = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q_k[:, 0].unsqueeze(2), k, v, attn_mask=mask)
+        return self.out(y.reshape(num_roots, -1))

@@ -1,0 +1,128 @@
+"""The causal transformer over latent and action tokens.
+
+Shape legend: B = sequences, L = tokens, N = roots, D = model width, W = attention window in tokens, R = register tokens,
+S = slots of the key/value slab.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lzero.config import ModelConfig
+from lzero.model.unizero_world_models.attention import SelfAttention, rotary_table, windowed_causal_mask
+from lzero.model.unizero_world_models.moe import MoELayer
+
+
+class DenseMLP(nn.Module):
+    """The feed-forward that the mixture of experts is compared with; it takes ``task_id`` like its twin."""
+
+    def __init__(self, embed_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w_in = nn.Linear(embed_dim, hidden)
+        self.w_out = nn.Linear(hidden, embed_dim)
+
+    def forward(self, x: Tensor, task_id: Tensor) -> tuple[Tensor, None]:
+        """``(…, D)`` to ``(…, D)``; there is nothing to balance."""
+        return self.w_out(F.gelu(self.w_in(x), approximate="tanh")), None
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: ModelConfig, num_tasks: int) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, config.num_heads, config.dropout)
+        self.feed_forward = (
+            MoELayer(config.moe, dim, num_tasks)
+            if config.moe.enabled
+            else DenseMLP(dim, round(config.mlp_ratio * dim))
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, rotation: Tensor, mask: Tensor, task_id: Tensor, keys_values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``(B, L, D)`` with ``task_id (B, L)`` to the same shape and the balance loss of the feed-forward."""
+        x = x + self.dropout(self.attention(self.norm1(x), rotation, mask, keys_values))
+        y, balance_loss = self.feed_forward(self.norm2(x), task_id)
+        return x + self.dropout(y), balance_loss
+
+    def step(self, x: Tensor, task_id: Tensor, **attention: Tensor | int) -> Tensor:
+        """One new token per root, ``(N, D)`` with ``task_id (N,)``; see :meth:`SelfAttention.step`."""
+        x = x + self.attention.step(self.norm1(x), **attention)
+        return x + self.feed_forward(self.norm2(x), task_id)[0]
+
+
+class Transformer(nn.Module):
+    """Blocks with rotary positions and a causal mask of W tokens, and the final norm.
+
+    Args:
+        config: sizes and feed-forward.
+        num_tasks: T.
+        max_tokens: longest sequence, and highest position of a search plus one.
+    """
+
+    def __init__(self, config: ModelConfig, num_tasks: int, max_tokens: int) -> None:
+        super().__init__()
+        self.window = 2 * config.context_steps
+        self.num_registers = config.num_register_tokens if config.task_embedding == "register" else 0
+        self.blocks = nn.ModuleList(Block(config, num_tasks) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.embed_dim)
+        head_width = config.embed_dim // config.num_heads
+        self.register_buffer("rotation", rotary_table(max_tokens, head_width), persistent=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        task_id: Tensor,
+        *,
+        position: Tensor | None = None,
+        mask: Tensor | None = None,
+        slabs: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run whole sequences.
+
+        Args:
+            x: tokens ``(B, L, D)``.
+            task_id: ``(B, L)`` int64.
+            position: ``(B, L)`` int64; None for 0 … L−1.
+            mask: boolean ``(B, 1, L, L)``; None for the windowed causal mask.
+            slabs: per layer ``(B, S, 2, H, K)`` whose first L slots receive keys and values.
+
+        Returns:
+            ``(B, L, D)`` and the balance losses added over layers, None where there are none.
+        """
+        length = x.shape[1]
+        rotation = self.rotation[:length] if position is None else self.rotation[position]
+        if mask is None:
+            mask = windowed_causal_mask(length, self.window, self.num_registers, device=x.device)
+        total = None
+        for layer, block in enumerate(self.blocks):
+            x, loss = block(x, rotation, mask, task_id, None if slabs is None else slabs[layer][:, :length])
+            if loss is not None:
+                total = loss if total is None else total + loss
+        return self.norm(x), total
+
+    def step(
+        self, x: Tensor, task_id: Tensor, *, position: Tensor, slabs: list[Tensor], slot: int, window: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Run one new token per root against stored keys and values.
+
+        Args:
+            x: tokens ``(N, D)``.
+            task_id: ``(N,)`` int64.
+            position: ``(N,)`` int64.
+            slabs: per layer ``(N, S, 2, H, K)``.
+            slot: where each layer stores the new keys and values.
+            window: ``(N·W',)`` flat rows of ``(N·S)`` that the token sees, itself included.
+            mask: boolean ``(N, 1, 1, W')``.
+
+        Returns:
+            ``(N, D)``.
+        """
+        rotation = self.rotation.index_select(0, position)[:, None, None]
+        for block, slab in zip(self.blocks, slabs, strict=True):
+            x = block.step(x, task_id, rotation=rotation, slab=slab, slot=slot, window=window, mask=mask)
+        return self.norm(x)

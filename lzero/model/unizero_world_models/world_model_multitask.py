@@ -1,0 +1,179 @@
+"""The multi-task world model: tokens in, predictions out, for training windows and for tree search.
+
+A sequence reads ``[z_0, a_0, z_1, a_1, …]``. At a latent token the model predicts policy and value, at an action token
+reward and next latent (UniZero, arXiv 2406.10667).
+
+Shape legend: B = windows, S = steps, N = roots, D = model width, A = actions, V = support bins, C = context steps,
+R = register tokens, L = tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lzero.config import ModelConfig
+from lzero.model.unizero_world_models.heads import Head, TaskGroups
+from lzero.model.unizero_world_models.search_cache import SearchCache, TokenSite
+from lzero.model.unizero_world_models.transformer import Transformer
+
+MAX_POSITIONS = 4096
+
+
+@dataclass(frozen=True)
+class WorldModelOutput:
+    """Predictions for windows of S latents; all in fp32.
+
+    Attributes:
+        policy: logits at the latent tokens ``(B, S, A)``.
+        value: logits at the latent tokens ``(B, S, V)``.
+        reward: logits at the action tokens ``(B, S−1, V)``.
+        next_latent: unnormalised prediction at the action tokens ``(B, S−1, D)``.
+        balance_loss: scalar of the mixture-of-experts layers, None where there is none.
+    """
+
+    policy: Tensor
+    value: Tensor
+    reward: Tensor
+    next_latent: Tensor
+    balance_loss: Tensor | None
+
+
+class WorldModel(nn.Module):
+    """Token embeddings, transformer and heads.
+
+    Args:
+        config: model section of the experiment.
+        num_tasks: T.
+        num_actions: A, the padded action set.
+    """
+
+    def __init__(self, config: ModelConfig, num_tasks: int, num_actions: int) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        self.transformer = Transformer(config, num_tasks, MAX_POSITIONS)
+        self.action_embedding = nn.Embedding(num_actions, dim)
+        self.task_embedding = nn.Embedding(num_tasks, dim) if config.task_embedding in ("add", "concat") else None
+        self.join_task = nn.Linear(2 * dim, dim) if config.task_embedding == "concat" else None
+        registers = self.transformer.num_registers
+        self.registers = nn.Parameter(0.02 * torch.randn(num_tasks, registers, dim)) if registers else None
+        sets = 1 if config.share_head else num_tasks
+        self.policy_head = Head(dim, num_actions, sets)
+        self.value_head = Head(dim, config.support_bins, sets)
+        self.reward_head = Head(dim, config.support_bins, sets)
+        # Not zero: the layer norm that follows has no usable gradient at a vector of zeros.
+        self.latent_head = Head(dim, dim, sets, zero_init=False)
+
+    def forward(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> WorldModelOutput:
+        """Predict along whole windows, teacher-forced.
+
+        Args:
+            latent: encoded observations ``(B, S, D)``.
+            action: actions between them ``(B, S−1)`` int64.
+            groups: tasks of the B rows.
+        """
+        hidden, balance_loss = self._run_sequence(self._tokens(latent, action, groups), groups)
+        at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
+        return WorldModelOutput(
+            policy=self.policy_head(at_latent, groups),
+            value=self.value_head(at_latent, groups),
+            reward=self.reward_head(at_action, groups),
+            next_latent=self.latent_head(at_action, groups),
+            balance_loss=balance_loss,
+        )
+
+    def value_logits(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> Tensor:
+        """The value logits ``(B, S, V)`` of :meth:`forward` alone; arguments as there."""
+        hidden, _ = self._run_sequence(self._tokens(latent, action, groups), groups)
+        return self.value_head(hidden[:, 0::2], groups)
+
+    def _tokens(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> Tensor:
+        """Interleave latents ``(B, S, D)`` and actions ``(B, S−1)`` to tokens ``(B, 2S−1, D)``."""
+        at_latent = self._embed(latent, groups.task_id)
+        at_action = self._embed(self.action_embedding(action), groups.task_id)
+        tokens = at_latent.new_empty(len(latent), 2 * latent.shape[1] - 1, latent.shape[-1])
+        tokens[:, 0::2] = at_latent
+        tokens[:, 1::2] = at_action
+        return tokens
+
+    def _embed(self, token: Tensor, task_id: Tensor) -> Tensor:
+        """Mix the task embedding into tokens ``(B, …, D)``, by ``task_id (B,)``."""
+        if self.task_embedding is None:
+            return token
+        task = self.task_embedding(task_id).view(len(token), *(1,) * (token.dim() - 2), -1)
+        if self.join_task is None:
+            return token + task
+        return self.join_task(torch.cat([token, task.expand_as(token)], dim=-1))
+
+    def _run_sequence(self, tokens: Tensor, groups: TaskGroups, **kwargs: Tensor | list) -> tuple[Tensor, Tensor | None]:
+        """Transformer over ``(B, L, D)``, register tokens put in front and their outputs dropped."""
+        if self.registers is not None:
+            tokens = torch.cat([self.registers[groups.task_id], tokens], dim=1)
+        task_id = groups.task_id[:, None].expand(tokens.shape[:2])
+        hidden, balance_loss = self.transformer(tokens, task_id, **kwargs)
+        return hidden[:, self.transformer.num_registers :], balance_loss
+
+    def prefill(
+        self, latent: Tensor, action: Tensor, num_valid: Tensor, groups: TaskGroups, num_simulations: int
+    ) -> tuple[Tensor, Tensor, SearchCache]:
+        """Start a search: run the context of every root once and keep its keys and values.
+
+        Args:
+            latent: ``(N, C, D)``, the current latent last; unused history in front may hold anything.
+            action: ``(N, C−1)`` int64, the actions between them.
+            num_valid: ``(N,)`` int64, pairs of history that are real (0 … C−1).
+            groups: tasks of the N rows.
+            num_simulations: M, simulations that will follow.
+
+        Returns:
+            Root policy logits ``(N, A)``, root value logits ``(N, V)``, and the cache.
+        """
+        cache = SearchCache.create(self.transformer, self._compute_dtype(latent), num_valid, groups, num_simulations)
+        tokens = self._tokens(latent, action, groups)
+        hidden, _ = self._run_sequence(
+            tokens, groups, position=cache.root_positions(num_valid), mask=cache.root_mask(num_valid), slabs=cache.slabs
+        )
+        last = hidden[:, -1:]
+        return self.policy_head(last, groups)[:, 0], self.value_head(last, groups)[:, 0], cache
+
+    def expand(
+        self, cache: SearchCache, parent: Tensor, action: Tensor, latent_norm: nn.Module
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One simulation for every root: an action token, then the latent token that it predicts.
+
+        Args:
+            cache: of :meth:`prefill`; gains one node per root.
+            parent: ``(N,)`` int64 node that is left.
+            action: ``(N,)`` int64 action that is taken there.
+            latent_norm: the encoder's final norm.
+
+        Returns:
+            Reward logits ``(N, V)``, and of the new node the latent ``(N, D)``, policy logits ``(N, A)`` and value logits
+            ``(N, V)``.
+        """
+        groups = cache.groups
+        at_action, at_latent = cache.add_node(parent)
+        token = self._embed(self.action_embedding(action), groups.task_id)
+        hidden = self._step(token, cache, at_action)
+        latent = latent_norm(self.latent_head(hidden, groups)[:, 0])
+        reward = self.reward_head(hidden, groups)[:, 0]
+        hidden = self._step(self._embed(latent, groups.task_id), cache, at_latent)
+        return reward, latent, self.policy_head(hidden, groups)[:, 0], self.value_head(hidden, groups)[:, 0]
+
+    @staticmethod
+    def _compute_dtype(x: Tensor) -> torch.dtype:
+        device = x.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+    def _step(self, token: Tensor, cache: SearchCache, site: TokenSite) -> Tensor:
+        hidden = self.transformer.step(
+            token,
+            cache.groups.task_id,
+            position=site.position,
+            slabs=cache.slabs,
+            slot=site.slot,
+            window=site.window,
+            mask=site.mask,
+        )
+        return hidden[:, None]

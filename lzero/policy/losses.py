@@ -1,0 +1,145 @@
+"""The loss of one update: masked means per task, exact on any number of ranks.
+
+Shape legend: B = windows, S = H + 1 steps, H = unrolled transitions, T = tasks of the run, A = actions, D = latent width,
+Q = loss terms.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lzero.config import LossConfig
+from lzero.model.encoder import LatentNorm
+from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
+from lzero.policy.scaling_transform import ScalarSupport
+from lzero.policy.targets import StepMasks
+
+TERMS = ("latent", "reward", "value", "policy", "entropy")
+ILLEGAL_LOGIT = -1e9  # finite, so that 0 · log(0) stays 0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the predictions of an update are compared with.
+
+    Attributes:
+        latent: target network's latents of steps 1 … H ``(B, H, D)``.
+        reward: ``(B, H)``.
+        value: ``(B, S)``.
+        policy: visit distributions ``(B, S, A)``.
+        masks: which steps count, per term.
+        legal: ``(B, A)`` bool.
+        weight: importance weights ``(B,)``.
+    """
+
+    latent: Tensor
+    reward: Tensor
+    value: Tensor
+    policy: Tensor
+    masks: StepMasks
+    legal: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class TaskSums:
+    """Sums of the loss terms over this rank's valid steps, and how many there are: ``(Q, T)`` each."""
+
+    sums: Tensor
+    counts: Tensor
+
+
+def task_sums(
+    output: WorldModelOutput,
+    targets: Targets,
+    task_id: Tensor,
+    num_tasks: int,
+    support: ScalarSupport,
+    latent_norm: LatentNorm,
+) -> TaskSums:
+    """Add up every loss term per task; the gradient flows through ``sums``.
+
+    Args:
+        output: predictions along the windows.
+        targets: what they should have been.
+        task_id: ``(B,)`` int64.
+        num_tasks: T.
+        support: of value and reward.
+        latent_norm: final norm of latents.
+    """
+    log_policy = output.policy.masked_fill(~targets.legal[:, None], ILLEGAL_LOGIT).log_softmax(dim=-1)
+    masks = targets.masks
+    terms = (
+        (latent_loss(output.next_latent, targets.latent, latent_norm), masks.latent),
+        (support.cross_entropy(output.reward, targets.reward), masks.reward),
+        (support.cross_entropy(output.value, targets.value), masks.value),
+        (-(targets.policy * log_policy).sum(dim=-1), masks.policy),
+        (-(log_policy.exp() * log_policy).sum(dim=-1), masks.policy),
+    )
+    weight = targets.weight[:, None]
+    by_row = torch.stack([torch.where(mask, loss * weight, 0.0).sum(dim=1) for loss, mask in terms])
+    count_by_row = torch.stack([mask.sum(dim=1) for _, mask in terms]).float()
+    empty = by_row.new_zeros(len(terms), num_tasks)
+    return TaskSums(empty.index_add(1, task_id, by_row), empty.index_add(1, task_id, count_by_row))
+
+
+def latent_loss(predicted: Tensor, target: Tensor, norm: LatentNorm) -> Tensor:
+    """Next-latent loss ``(B, H)``: mean squared error, or with ``sim_norm`` the mean cross-entropy of the groups."""
+    if norm.kind == "layer_norm":
+        return (norm(predicted) - target).square().mean(dim=-1)
+    groups = (-1, norm.GROUP)
+    log_predicted = predicted.float().unflatten(-1, groups).log_softmax(dim=-1)
+    return -(target.unflatten(-1, groups) * log_predicted).sum(dim=-1).mean(dim=-1)
+
+
+def weighted_total(means: Tensor, config: LossConfig, entropy_weight: Tensor) -> Tensor:
+    """Loss per task ``(T,)`` from the terms' means ``(Q, T)`` and the entropy weights ``(T,)``."""
+    latent, reward, value, policy, entropy = means
+    return (
+        config.latent * latent
+        + config.reward * reward
+        + config.value * value
+        + config.policy * policy
+        - entropy_weight * entropy
+    )
+
+
+class EntropyWeight:
+    """Weight of the entropy bonus per task, constant or steered towards a falling target entropy.
+
+    Adaptive: ``log w += rate · (target − entropy)``, with the target falling linearly from ``entropy_target_start`` to
+    ``entropy_target_end`` (shares of ln A) over ``entropy_target_updates`` (after SAC, arXiv 1812.05905, section 5).
+
+    Args:
+        config: loss section.
+        legal_actions: number of legal actions of each task ``(T,)``.
+    """
+
+    RATE = 1e-3
+    LOG_LIMITS = (-12.0, 0.0)
+
+    def __init__(self, config: LossConfig, legal_actions: Tensor) -> None:
+        self.config = config
+        self.max_entropy = legal_actions.float().log()
+        self.log_weight = torch.full_like(self.max_entropy, max(config.entropy, 1e-12)).log()
+
+    def weight(self) -> Tensor:
+        """``(T,)``."""
+        return self.log_weight.exp() if self.config.entropy or self.config.adaptive_entropy else 0 * self.log_weight
+
+    def update_(self, entropy: Tensor, train_iter: int) -> None:
+        """Steer after an update in which the tasks' mean entropies were ``(T,)`` nats."""
+        config = self.config
+        if not config.adaptive_entropy:
+            return
+        done = min(1.0, train_iter / config.entropy_target_updates)
+        share = config.entropy_target_start + done * (config.entropy_target_end - config.entropy_target_start)
+        self.log_weight = (self.log_weight + self.RATE * (share * self.max_entropy - entropy)).clamp(*self.LOG_LIMITS)
+
+
+def masked_means(sums: Tensor, counts: Tensor) -> Tensor:
+    """Means ``(Q, T)``; a task without a valid step contributes 0."""
+    return sums / counts.clamp_min(1.0)
+
+

@@ -1,0 +1,1 @@
+"""Workers: collecting experience and evaluating."""

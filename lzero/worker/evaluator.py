@@ -1,0 +1,113 @@
+"""Evaluating: whole episodes of every game with search and without exploration.
+
+Shape legend: N = environments, T = tasks of the run, E = episodes per task.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lzero.envs.domain import Screen
+from lzero.envs.multitask import MultiTaskVectorEnv, task_seed
+from lzero.policy.actor import Actor
+from lzero.worker.collector import EpisodeCounter
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Pictures ``(frames, height, width, 3)`` uint8 of one episode, and how fast to show them."""
+
+    frames: list[np.ndarray]
+    frames_per_second: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation.
+
+    Attributes:
+        score: ``(tasks of this rank, E)`` sums of the games' own rewards.
+        length: env steps ``(tasks of this rank, E)``.
+        recordings: the first episode of every task with a screen, by task id.
+    """
+
+    score: np.ndarray
+    length: np.ndarray
+    recordings: dict[int, Recording]
+
+
+class _Camera:
+    """Films the first environment of a task until its first episode ends."""
+
+    def __init__(self, screen: Screen, row: int, seed: int) -> None:
+        self.screen, self.row = screen, row
+        self.frames = [screen.reset(seed)]
+        self.rolling = True
+
+    def follow(self, actions: np.ndarray, over: np.ndarray) -> None:
+        if not self.rolling:
+            return
+        self.frames.append(self.screen.step(int(actions[self.row])))
+        if over[self.row]:
+            self.rolling = False
+            self.screen.close()
+
+
+def evaluate(
+    env: MultiTaskVectorEnv,
+    actor: Actor,
+    num_episodes: int,
+    seed: int,
+    *,
+    screens: dict[int, Screen] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Play ``num_episodes`` episodes of every task.
+
+    Every environment plays its own fixed share of the episodes, so that short episodes are not counted more often than
+    long ones. The actor's context is cleared where an episode ends.
+
+    Args:
+        env: evaluation environments, neither clipping rewards nor cutting at lost lives.
+        actor: not exploring, with as many roots as ``env`` has environments.
+        num_episodes: E; rounded up to a multiple of each task's environments, the surplus is dropped.
+        seed: of the environments.
+        screens: by task id; their first episode is recorded.
+        on_step: told (episodes finished, episodes wanted) after every step.
+    """
+    seeds = {task: task_seed(seed, task) for task in (screens or {})}
+    first_row = {int(task): int(np.flatnonzero(env.task_id == task)[0]) for task in seeds}
+    cameras = {task: _Camera(screen, first_row[task], seeds[task]) for task, screen in (screens or {}).items()}
+    per_env = np.repeat([-(-num_episodes // count) for count in env.num_envs_per_task], env.num_envs_per_task)
+    score = np.zeros((env.num_envs, per_env.max()))
+    length = np.zeros((env.num_envs, per_env.max()), np.int64)
+    done = np.zeros(env.num_envs, np.int64)
+    counter = EpisodeCounter(env.task_id)
+
+    observation = env.reset(seed).observation
+    actor.forget(np.ones(env.num_envs, bool))
+    while (done < per_env).any():
+        action = actor.act(observation).action
+        step = env.step(action)
+        for camera in cameras.values():
+            camera.follow(action, step.episode_over)
+        ended = counter.add(step)
+        wanted = done[ended.env] < per_env[ended.env]
+        cell = ended.env[wanted], done[ended.env[wanted]]
+        score[cell], length[cell] = ended.score[wanted], ended.length[wanted]
+        done[cell[0]] += 1
+        actor.forget(step.episode_over | step.reset)
+        observation = step.observation
+        if on_step is not None:
+            on_step(int(done.sum()), int(per_env.sum()))
+    return Evaluation(
+        score=_first_episodes(score, per_env, env, num_episodes),
+        length=_first_episodes(length, per_env, env, num_episodes),
+        recordings={task: Recording(c.frames, c.screen.frames_per_second) for task, c in cameras.items()},
+    )
+
+
+def _first_episodes(values: np.ndarray, per_env: np.ndarray, env: MultiTaskVectorEnv, num_episodes: int) -> np.ndarray:
+    """``(tasks, E)``: of every task, the environments' first episodes, then their second ones, and so on."""
+    return np.stack([values[rows, : per_env[rows.start]].T.flatten()[:num_episodes] for rows in env.rows])

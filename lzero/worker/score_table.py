@@ -1,0 +1,81 @@
+"""The table of an evaluation: scores per game and their aggregates over games."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+
+def aggregate(scores: Mapping[str, float]) -> dict[str, float]:
+    """Aggregate normalised scores over games.
+
+    Args:
+        scores: normalised score per game.
+
+    Returns:
+        ``mean``, ``median`` and ``iqm`` (mean of the middle half; Agarwal et al., arXiv 2108.13264).
+
+    Raises:
+        ValueError: if there is no game, or a score is not finite.
+    """
+    if not scores:
+        raise ValueError("scores={}: at least one game is needed")
+    broken = [game for game, score in scores.items() if not math.isfinite(score)]
+    if broken:
+        raise ValueError(f"scores of {', '.join(broken)} are not finite: leave out games without a finished episode")
+    from scipy.stats import trim_mean  # takes longer to import than all else here
+
+    values = np.array(list(scores.values()), dtype=np.float64)
+    return {
+        "mean": float(values.mean()),
+        "median": float(np.median(values)),
+        "iqm": float(trim_mean(values, 0.25)),
+    }
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of one evaluation.
+
+    Attributes:
+        scores: episode scores by game.
+        normalised: mean score on the domain's common scale by game; empty where the domain has none.
+    """
+
+    scores: Mapping[str, np.ndarray]
+    normalised: Mapping[str, float]
+
+    @classmethod
+    def build(
+        cls, scores: Mapping[str, np.ndarray], normalise: Callable[[str, float], float | None]
+    ) -> "ScoreTable":
+        """Table of episode ``scores`` by game; ``normalise(game, mean score)`` gives the common scale."""
+        normalised = {game: normalise(game, float(values.mean())) for game, values in scores.items()}
+        return cls(scores, {game: value for game, value in normalised.items() if value is not None})
+
+    def aggregates(self) -> dict[str, float]:
+        """:func:`aggregate` of the normalised scores; empty where there are none."""
+        return aggregate(self.normalised) if self.normalised else {}
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for the log."""
+        metrics = {f"eval_return/{game}": float(values.mean()) for game, values in self.scores.items()}
+        metrics |= {f"eval_normalised/{game}": value for game, value in self.normalised.items()}
+        return metrics | {f"eval_aggregate/{name}": value for name, value in self.aggregates().items()}
+
+    def render(self, title: str) -> Table:
+        """The table for a terminal."""
+        table = Table(title=title)
+        for header in ("game", "return", "std", "episodes", "human-normalised"):
+            table.add_column(header, justify="left" if header == "game" else "right")
+        for game, values in self.scores.items():
+            normalised = f"{self.normalised[game]:.3f}" if game in self.normalised else "–"
+            table.add_row(game, f"{values.mean():.1f}", f"{values.std():.1f}", str(len(values)), normalised)
+        aggregates = self.aggregates()
+        if aggregates:
+            table.add_section()
+        for name, value in aggregates.items():
+            table.add_row({"iqm": "IQM"}.get(name, name), "", "", "", f"{value:.3f}")
+        return table

@@ -1,0 +1,147 @@
+"""Every execution path of the mixture of experts equals a loop over tokens; routing does what it says."""
+
+import pytest
+import torch
+
+from lzero.config import MoEConfig
+from lzero.model.unizero_world_models.moe import PATHS, MoELayer, choose_path, hardcoded_experts
+
+DIM, NUM_TASKS = 16, 3
+
+
+def make_layer(**config) -> MoELayer:
+    torch.manual_seed(0)
+    return MoELayer(MoEConfig(**config), DIM, NUM_TASKS)
+
+
+def naive(x, gates, chosen, experts):
+    rows = []
+    for token in range(len(x)):
+        rows.append(sum(gates[token, k] * experts[int(chosen[token, k])](x[token]) for k in range(chosen.shape[1])))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("top_k", [1, 2, 8])
+@pytest.mark.parametrize("tokens", [1, 5, 64])
+def test_paths_equal_naive_loop_forward_and_backward(path, top_k, tokens):
+    layer = make_layer()
+    x = torch.randn(tokens, DIM)
+    scores = torch.randn(tokens, 8).softmax(-1)
+    gates, chosen = scores.topk(top_k)
+    results = []
+    for run in (naive, PATHS[path]):
+        leaf, gate_leaf = x.clone().requires_grad_(), gates.clone().requires_grad_()
+        y = run(leaf, gate_leaf, chosen, layer.experts)
+        weights = [p for expert in layer.experts for p in expert.parameters()]
+        grads = torch.autograd.grad(y.square().sum(), [leaf, gate_leaf, *weights], allow_unused=True)
+        results.append([y, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, [leaf, gate_leaf, *weights], strict=True))])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [{"top_k": 1}, {"top_k": 2}, {"top_k": 2, "renormalise": True}, {"routing": "soft"}])
+def test_router_learns(config):
+    layer = make_layer(**config)
+    y, _ = layer(torch.randn(32, DIM), torch.zeros(32, dtype=torch.int64))
+    y.square().sum().backward()
+    assert layer.router.weight.grad.abs().max() > 1e-3
+
+
+def test_gate_is_a_probability_over_all_experts():
+    layer = make_layer(top_k=1)
+    gates, _, scores, _ = layer.router(torch.randn(32, DIM))
+    assert torch.equal(gates[:, 0], scores.max(dim=1).values)
+    assert gates.max() < 1.0
+
+
+def test_hardcoded_routing_sends_a_task_nowhere_else():
+    layer = make_layer(routing="hardcoded")
+    task_id = torch.arange(NUM_TASKS).repeat_interleave(10)
+    for task in range(NUM_TASKS):
+        layer.zero_grad()
+        y, _ = layer(torch.randn(30, DIM), task_id)
+        y[task_id == task].square().sum().backward()
+        touched = {e for e, expert in enumerate(layer.experts) if expert.w_in.grad is not None and expert.w_in.grad.any()}
+        assert touched == set(hardcoded_experts(NUM_TASKS, layer.config)[task].tolist())
+    sets = [set(row.tolist()) for row in hardcoded_experts(NUM_TASKS, layer.config)]
+    assert not (sets[0] & sets[1]) and not (sets[1] & sets[2]) and not (sets[0] & sets[2])
+
+
+def test_soft_routing_uses_every_expert():
+    layer = make_layer(routing="soft")
+    y, _ = layer(torch.randn(4, DIM), torch.zeros(4, dtype=torch.int64))
+    y.sum().backward()
+    assert all(expert.w_in.grad.any() for expert in layer.experts)
+
+
+def test_shared_and_routed_experts_add_up():
+    layer = make_layer(top_k=2)
+    x, task_id = torch.randn(9, DIM), torch.zeros(9, dtype=torch.int64)
+    gates, chosen, _, _ = layer.router(x)
+    expected = layer.shared_experts[0](x) + naive(x, gates, chosen, layer.experts)
+    torch.testing.assert_close(layer(x, task_id)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [{"num_experts": 0}, {"num_shared_experts": 0}])
+def test_ablations_run(config):
+    layer = make_layer(**config)
+    y, _ = layer(torch.randn(2, 3, DIM), torch.zeros(2, 3, dtype=torch.int64))
+    assert y.shape == (2, 3, DIM)
+    assert {name.split(".")[0] for name, _ in layer.named_parameters()} == (
+        {"shared_experts"} if "num_experts" in config else {"experts", "router"}
+    )
+
+
+def test_no_parameter_is_registered_twice():
+    layer = make_layer()
+    assert len(layer.state_dict()) == len({value.data_ptr() for value in layer.state_dict().values()})
+    assert len(list(layer.parameters())) == 2 * 9 + 1
+
+
+def test_counts_are_choices_per_task_in_training_only():
+    layer = make_layer(top_k=2)
+    x, task_id = torch.randn(12, DIM), torch.tensor([0] * 5 + [2] * 7)
+    layer.eval()(x, task_id)
+    assert layer.selection_counts.sum() == 0
+    layer.train()(x, task_id)
+    assert layer.selection_counts.sum(dim=1).tolist() == [10, 0, 14]
+    _, chosen, _, _ = layer.router(x)
+    assert torch.equal(layer.selection_counts[0], torch.bincount(chosen[:5].flatten(), minlength=8))
+
+
+def test_aux_loss_is_lowest_when_balanced():
+    layer = make_layer(balance="aux_loss", z_loss_weight=0.0, aux_loss_weight=1.0).train()
+    balanced = torch.arange(8).repeat(4)[:, None]
+    one_sided = torch.zeros_like(balanced)
+
+    def loss(chosen):
+        scores = torch.full((32, 8), 0.02).scatter(1, chosen, 0.86)
+        return layer._balance_loss(chosen, scores, scores.log()).item()
+
+    assert loss(balanced) == pytest.approx(1.0, abs=1e-5)
+    assert loss(one_sided) > 3.0
+
+
+def test_selection_bias_moves_the_choice_but_not_the_gate():
+    layer = make_layer(balance="bias", bias_rate=10.0)
+    x = torch.randn(64, DIM)
+    _, chosen, scores, _ = layer.router(x)
+    layer.update_selection_bias(torch.bincount(chosen.flatten(), minlength=8))
+    gates, moved, _, _ = layer.router(x)
+    assert not torch.equal(moved, chosen)
+    torch.testing.assert_close(gates, scores.gather(1, moved))
+
+
+def test_router_stays_in_fp32_under_autocast():
+    layer = make_layer()
+    with torch.autocast("cpu", torch.bfloat16):
+        _, _, scores, logits = layer.router(torch.randn(4, DIM).bfloat16())
+    assert scores.dtype == logits.dtype == torch.float32
+
+
+def test_path_choice():
+    assert choose_path("cpu", torch.float32, every_expert=False) == "segments"
+    assert choose_path("cuda", torch.bfloat16, every_expert=False) == "grouped"
+    assert choose_path("cuda", torch.float32, every_expert=False) == "batched"
+    assert choose_path("cpu", torch.float32, every_expert=True) == "batched"

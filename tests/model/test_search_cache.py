@@ -1,0 +1,82 @@
+"""A search that keeps keys and values in slots computes what one full forward over the same path computes."""
+
+import numpy as np
+import pytest
+import torch
+
+from lzero.config import ModelConfig
+from lzero.model import UniZeroMTModel
+
+NUM_TASKS, NUM_ACTIONS, DIM = 3, 7, 32
+TASK_ID = np.array([2, 0, 1, 1, 0, 0])  # unsorted and uneven: both groupings of the heads are exercised
+
+
+def make_model(**overrides) -> UniZeroMTModel:
+    torch.manual_seed(0)
+    config = ModelConfig.model_validate(
+        {"embed_dim": DIM, "num_heads": 4, "encoder": {"kind": "mlp", "hidden": (16,)}} | overrides
+    )
+    model = UniZeroMTModel(config, (5,), NUM_ACTIONS, NUM_TASKS).eval()
+    for parameter in model.world_model.parameters():
+        if parameter.ndim == 3 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)  # heads start at zero, which would compare nothing
+    return model
+
+
+@pytest.mark.parametrize("moe", [{"enabled": False}, {"enabled": True}, {"top_k": 2}, {"routing": "hardcoded"}, {"routing": "soft"}])
+@pytest.mark.parametrize("task_embedding", ["none", "add", "concat", "register"])
+@torch.no_grad()
+def test_prefill_and_steps_equal_full_forward(moe, task_embedding):
+    model = make_model(moe=moe, task_embedding=task_embedding)
+    context, simulations, rng = 4, 12, np.random.default_rng(1)
+    latent = torch.randn(len(TASK_ID), context, DIM)
+    action = torch.from_numpy(rng.integers(0, NUM_ACTIONS, (len(TASK_ID), context - 1)))
+    num_valid = torch.tensor([0, 1, 2, 3, 3, 1])
+    root = model.initial_inference(latent, action, num_valid, TASK_ID, simulations)
+
+    paths = []  # per root and node: latents and actions from the start of the real context
+    for n, valid in enumerate(num_valid.tolist()):
+        paths.append([(latent[n, context - 1 - valid :], action[n, context - 1 - valid :])])
+        full = model.world_model(paths[n][0][0][None], paths[n][0][1][None], model.groups(TASK_ID[n : n + 1]))
+        torch.testing.assert_close(root.policy[n], full.policy[0, -1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(root.value[n], full.value[0, -1], atol=1e-5, rtol=1e-5)
+
+    for simulation in range(simulations):
+        parent = torch.from_numpy(rng.integers(0, simulation + 1, len(TASK_ID)))
+        chosen = torch.from_numpy(rng.integers(0, NUM_ACTIONS, len(TASK_ID)))
+        node = model.recurrent_inference(root.cache, parent, chosen)
+        for n in range(len(TASK_ID)):
+            latents, actions = paths[n][parent[n]]
+            paths[n].append((torch.cat([latents, node.latent[n : n + 1]]), torch.cat([actions, chosen[n : n + 1]])))
+            full = model.world_model(*(part[None] for part in paths[n][-1]), model.groups(TASK_ID[n : n + 1]))
+            expected_latent = model.encoder.norm(full.next_latent[0, -1])
+            for got, expected in (
+                (node.policy[n], full.policy[0, -1]),
+                (node.value[n], full.value[0, -1]),
+                (node.reward[n], full.reward[0, -1]),
+                (node.latent[n], expected_latent),
+            ):
+                torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_unused_history_has_no_influence():
+    model = make_model()
+    latent, action = torch.randn(6, 4, DIM), torch.randint(0, NUM_ACTIONS, (6, 3))
+    num_valid = torch.tensor([0, 1, 2, 0, 1, 2])
+    other_latent, other_action = latent.clone(), action.clone()
+    for n, valid in enumerate(num_valid.tolist()):
+        other_latent[n, : 3 - valid] = torch.nan  # a slot that is read at all spreads NaN
+        other_action[n, : 3 - valid] = 0
+    other_latent = torch.where(other_latent.isnan(), 1e3 * torch.ones(()), other_latent)
+    first = model.initial_inference(latent, action, num_valid, TASK_ID, 1)
+    second = model.initial_inference(other_latent, other_action, num_valid, TASK_ID, 1)
+    torch.testing.assert_close(first.policy, second.policy)
+
+
+def test_search_longer_than_the_positions_is_refused():
+    model = make_model()
+    with pytest.raises(ValueError, match=r"num_simulations=3000 .* use at most"):
+        model.initial_inference(
+            torch.randn(6, 4, DIM), torch.zeros(6, 3, dtype=torch.int64), torch.zeros(6, dtype=torch.int64), TASK_ID, 3000
+        )

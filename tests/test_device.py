@@ -1,0 +1,97 @@
+import logging
+
+import pytest
+import torch
+
+from lzero import device as device_module
+from lzero.device import autocast, has_bf16_matrix_units, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count: int, capability: tuple[int, int] = (9, 0)) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    return pretend
+
+
+@pytest.fixture
+def cpu_flags(monkeypatch, tmp_path):
+    def pretend(flags: str) -> None:
+        path = tmp_path / "cpuinfo"
+        path.write_text(f"model name\t: x\nflags\t\t: {flags}\n", encoding="utf-8")
+        monkeypatch.setattr(device_module, "CPU_INFO", path)
+
+    return pretend
+
+
+def test_auto_takes_the_gpu_of_the_local_rank_where_there_is_one(gpus):
+    gpus(2)
+    assert resolve_device("auto", 1) == resolve_device("cuda", 1) == torch.device("cuda", 1)
+    assert resolve_device("cpu", 1) == CPU
+    gpus(0)
+    assert resolve_device("auto", 1) == CPU
+
+
+def test_missing_cuda_says_what_to_type(gpus):
+    gpus(0)
+    with pytest.raises(RuntimeError, match="device=auto or device=cpu"):
+        resolve_device("cuda")
+
+
+def test_more_processes_than_gpus_is_refused(gpus):
+    gpus(2)
+    with pytest.raises(RuntimeError, match="at most 2 processes"):
+        resolve_device("auto", 2)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="device='gpu': allowed are auto, cpu, cuda"):
+        resolve_device("gpu")
+    with pytest.raises(ValueError, match="precision='fp16': allowed are auto, fp32, bf16"):
+        resolve_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx2 amx_bf16 amx_tile", torch.bfloat16),
+        ("avx2 avx512_bf16", torch.float32),
+        ("avx2", torch.float32),
+    ],
+)
+def test_auto_precision_on_cpu_needs_amx(cpu_flags, flags, expected):
+    cpu_flags(flags)
+    assert resolve_precision("auto", CPU) == expected
+    assert resolve_precision("fp32", CPU) == torch.float32
+
+
+def test_processor_that_cannot_be_asked_counts_as_unsuited(monkeypatch, tmp_path):
+    monkeypatch.setattr(device_module, "CPU_INFO", tmp_path / "absent")
+    assert not has_bf16_matrix_units(CPU)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_auto_precision_on_cuda_needs_ampere(gpus, capability, expected):
+    gpus(1, capability)
+    assert resolve_precision("auto", torch.device("cuda", 0)) == expected
+
+
+def test_forced_bf16_on_an_unsuited_cpu_works_and_warns_once(cpu_flags, caplog):
+    cpu_flags("avx2")
+    device_module._warn_slow_bf16.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="lzero.device"):
+        assert resolve_precision("bf16", CPU) == torch.bfloat16
+        assert resolve_precision("bf16", CPU) == torch.bfloat16
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "slower than precision=fp32" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_sets_the_dtype_of_matrix_products(dtype):
+    with autocast(CPU, dtype):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

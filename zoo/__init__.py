@@ -1,0 +1,1 @@
+"""Domains: environment factories and ready-to-run presets."""

@@ -1,0 +1,21 @@
+"""Factories of Atari environments."""
+
+from zoo.atari.envs.atari import (
+    ATARI8,
+    ATARI26,
+    NativeScreenTwin,
+    all_games,
+    make_atari_multitask_env,
+    make_atari_vector_env,
+    rom_name,
+)
+
+__all__ = [
+    "ATARI8",
+    "ATARI26",
+    "NativeScreenTwin",
+    "all_games",
+    "make_atari_multitask_env",
+    "make_atari_vector_env",
+    "rom_name",
+]

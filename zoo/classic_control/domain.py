@@ -1,0 +1,65 @@
+"""The classic control domain, as experiments name it: ``zoo.classic_control.domain:CLASSIC_CONTROL``."""
+
+from collections.abc import Sequence
+
+from lzero.config import EnvConfig
+from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
+
+# name: (time limit in env steps, features, actions, score of a random policy, score that counts as solved)
+PROBLEMS = {
+    "CartPole-v1": (500, 4, 2, 22.0, 475.0),
+    "Acrobot-v1": (500, 6, 3, -500.0, -100.0),
+    "MountainCar-v0": (200, 2, 3, -200.0, -110.0),
+}
+
+
+class ClassicControlDomain:
+    """CartPole, Acrobot and MountainCar as tasks of one agent; features and actions are padded to the largest."""
+
+    games: tuple[str, ...] = tuple(PROBLEMS)
+
+    def make(
+        self,
+        config: EnvConfig,
+        games: Sequence[str],
+        task_ids: Sequence[int],
+        num_envs: Sequence[int],
+        *,
+        env_offsets: Sequence[int],
+        training: bool,
+        num_threads: int,
+    ) -> MultiTaskVectorEnv:
+        """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads`` is not used."""
+        from zoo.classic_control.envs import make_classic_control_vector_env
+
+        tasks = [
+            TaskEnv(
+                make_classic_control_vector_env(
+                    games[task],
+                    count,
+                    max_episode_steps=min(config.step_limit_of(games[task]), PROBLEMS[games[task]][0]),
+                ),
+                task_id=task,
+                name=games[task],
+                layout="vector",
+                clip_reward=training and config.clips_reward_of(games[task]),
+                env_offset=offset,
+            )
+            for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True)
+        ]
+        # Over all games, not this rank's alone: every rank holds the same model.
+        features = max(PROBLEMS[game][1] for game in games)
+        actions = max(PROBLEMS[game][2] for game in games)
+        return MultiTaskVectorEnv(tasks, num_actions=actions, observation_shape=(features,))
+
+    def normalised_score(self, game: str, score: float) -> float:
+        """0 for a random policy, 1 for the score that counts as solved."""
+        _, _, _, random, solved = PROBLEMS[game]
+        return (score - random) / (solved - random)
+
+    def make_screen(self, config: EnvConfig, game: str) -> None:
+        """None: these problems are not filmed."""
+        return None
+
+
+CLASSIC_CONTROL = ClassicControlDomain()
