@@ -93,7 +93,8 @@ def report_sampling(window: int, batch: int, repeats: int, atari_steps: int) -> 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
     parser.add_argument("--batch", type=int, default=256, help="windows per draw (default 256)")
     parser.add_argument("--window", type=int, default=16, help="rows per window (default 16)")
     parser.add_argument("--repeats", type=int, default=30, help="draws per median (default 30)")

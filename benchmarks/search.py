@@ -78,9 +78,11 @@ def bare_products(model: UniZeroMTModel, num_roots: int, simulations: int, num_t
             F.linear(F.linear(x, layer.w_in.weight, layer.w_in.bias), layer.w_out.weight, layer.w_out.bias)
             return
         F.linear(x, layer.router.weight)
-        segments = x.split(-(-len(x) // len(layer.experts)))
-        for expert, part in [*zip(layer.shared_experts, [x], strict=True), *zip(layer.experts, segments, strict=False)]:
-            F.linear(F.linear(part, expert.w_in)[:, : expert.w_out.shape[1]], expert.w_out)
+        shared = layer.shared_experts[0]
+        torch.mm(torch.mm(x, shared.w_in)[:, : len(shared.w_out)], shared.w_out)
+        # Every expert's share as one batched product: the fastest way found to run these products alone.
+        share = x.view(len(layer.experts.w_in), -1, dim)
+        torch.bmm(torch.bmm(share, layer.experts.w_in)[..., : layer.experts.w_out.shape[1]], layer.experts.w_out)
 
     def head_products(grid: torch.Tensor, heads: tuple[torch.nn.Module, ...]) -> None:
         for head in heads:

@@ -120,6 +120,11 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.kind == "resnet" and (not self.widths or any(width % 8 for width in self.widths)):
+            raise ValueError(
+                f"encoder.widths={self.widths}: at least one stage is needed, and all widths must be multiples of 8 "
+                "(groups of channels are normalised), e.g. (32, 64)"
+            )
         if self.vit_width % self.vit_heads:
             raise ValueError(
                 f"encoder.vit_heads={self.vit_heads} does not divide encoder.vit_width={self.vit_width}; "
@@ -170,6 +175,11 @@ class MoEConfig(Section):
                 "moe.renormalise=True with moe.top_k=1 makes every gate 1 and starves the router of gradient; "
                 "use top_k >= 2 or renormalise=False"
             )
+        if self.balance != "none" and (self.num_experts == 0 or self.routing == "hardcoded"):
+            raise ValueError(
+                f"moe.balance={self.balance!r} needs a router to steer, which moe.num_experts={self.num_experts} with "
+                f"moe.routing={self.routing!r} does not have; use balance='none'"
+            )
         return self
 
 
@@ -209,6 +219,10 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.embed_dim % 2:
+            raise ValueError(
+                f"model.embed_dim={self.embed_dim} is odd, but head widths must be even; try {self.embed_dim + 1}"
+            )
         if self.embed_dim % self.num_heads or (self.embed_dim // self.num_heads) % 2:
             raise ValueError(
                 f"model.num_heads={self.num_heads} does not divide model.embed_dim={self.embed_dim} into even head "
@@ -432,12 +446,14 @@ def load_domain(path: str) -> Any:
     """The domain object (see :class:`lzero.envs.domain.Domain`) at ``module:attribute``.
 
     Raises:
-        ValueError: if the path is malformed or nothing is there.
+        ValueError: if the path is malformed, nothing is there, or what is there has no ``games``.
     """
     module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        domain = getattr(importlib.import_module(module), attribute)
+        domain.games  # noqa: B018 (anything else that is importable is refused here too)
+        return domain
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"env.domain={path!r} cannot be imported ({error}); write it as 'package.module:ATTRIBUTE', "
             "e.g. 'zoo.atari.domain:ATARI', and run from a place where that package is importable"

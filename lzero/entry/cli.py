@@ -11,7 +11,7 @@ import tyro
 from pydantic import ValidationError
 
 from lzero.checkpoint import CheckpointError
-from lzero.config import ExperimentConfig
+from lzero.config import ExperimentConfig, nearest
 from lzero.entry.run import RunError
 from lzero.entry.train_unizero_multitask_segment_ddp import TrainResult, train_unizero_multitask_segment_ddp
 
@@ -56,14 +56,21 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
 def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
     """Read the command line; ends the program with a message if it is not valid."""
     if not argv or argv[0] not in {*presets, "--help", "-h"}:
+        if argv and not argv[0].startswith("-"):
+            sys.exit(f"error: unknown preset {argv[0]!r}; {nearest(argv[0], list(presets))}")
         argv = [default, *argv]
     commands = {name: (text, CommandLine(config)) for name, (text, config) in presets.items()}
-    command = tyro.extras.overridable_config_cli(commands, args=argv)
+    try:
+        command = tyro.extras.overridable_config_cli(commands, args=argv)
+    except ValidationError as error:  # of the whole config; tyro reports those of its sections itself
+        sys.exit(f"error: {_in_one_line(error)}")
     if not command.game_overrides:
         return command
     try:
         return CommandLine(with_overrides(command.config, command.game_overrides), command.seed, command.resume)
-    except (ValidationError, ValueError) as error:
+    except ValidationError as error:
+        sys.exit(f"error: --game-overrides: {_in_one_line(error)}")
+    except ValueError as error:
         sys.exit(f"error: --game-overrides: {error}")
 
 
@@ -81,6 +88,18 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
             raise ValueError(f"{override!r} is not of the form Game.field=value, e.g. Pong.batch_size=16")
         data["env"]["overrides"].setdefault(game, {})[field.replace("-", "_")] = value
     return ExperimentConfig.model_validate(data)
+
+
+def _in_one_line(error: ValidationError) -> str:
+    """Field, value and reason of everything that is wrong."""
+    complaints = []
+    for problem in error.errors():
+        field = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "value_error":  # raised by the schema itself, which names the value
+            complaints.append(": ".join(filter(None, (field, str(problem["ctx"]["error"])))))
+        else:
+            complaints.append(f"{field}={problem['input']!r}: {problem['msg']}")
+    return "; ".join(complaints)
 
 
 def _shell_path(path: Path) -> str:

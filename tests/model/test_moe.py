@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lzero.config import MoEConfig
-from lzero.model.unizero_world_models.moe import PATHS, MoELayer, choose_path, hardcoded_experts
+from lzero.model.unizero_world_models.moe import PATHS, MoELayer, Segments, choose_path, hardcoded_experts
 
 DIM, NUM_TASKS = 16, 3
 
@@ -14,10 +15,15 @@ def make_layer(**config) -> MoELayer:
     return MoELayer(MoEConfig(**config), DIM, NUM_TASKS)
 
 
+def one_expert(experts, expert, x):
+    a, b = (x @ experts.w_in[expert]).chunk(2)
+    return (F.silu(a) * b) @ experts.w_out[expert]
+
+
 def naive(x, gates, chosen, experts):
     rows = []
     for token in range(len(x)):
-        rows.append(sum(gates[token, k] * experts[int(chosen[token, k])](x[token]) for k in range(chosen.shape[1])))
+        rows.append(sum(gates[token, k] * one_expert(experts, int(chosen[token, k]), x[token]) for k in range(chosen.shape[1])))
     return torch.stack(rows)
 
 
@@ -30,10 +36,11 @@ def test_paths_equal_naive_loop_forward_and_backward(path, top_k, tokens):
     scores = torch.randn(tokens, 8).softmax(-1)
     gates, chosen = scores.topk(top_k)
     results = []
-    for run in (naive, PATHS[path]):
+    segments = Segments.of(chosen, 8)
+    for run in (naive, lambda *args: PATHS[path](*args, segments)):
         leaf, gate_leaf = x.clone().requires_grad_(), gates.clone().requires_grad_()
         y = run(leaf, gate_leaf, chosen, layer.experts)
-        weights = [p for expert in layer.experts for p in expert.parameters()]
+        weights = list(layer.experts.parameters())
         grads = torch.autograd.grad(y.square().sum(), [leaf, gate_leaf, *weights], allow_unused=True)
         results.append([y, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, [leaf, gate_leaf, *weights], strict=True))])
     for expected, got in zip(*results, strict=True):
@@ -62,7 +69,7 @@ def test_hardcoded_routing_sends_a_task_nowhere_else():
         layer.zero_grad()
         y, _ = layer(torch.randn(30, DIM), task_id)
         y[task_id == task].square().sum().backward()
-        touched = {e for e, expert in enumerate(layer.experts) if expert.w_in.grad is not None and expert.w_in.grad.any()}
+        touched = set(layer.experts.w_in.grad.flatten(1).any(dim=1).nonzero().flatten().tolist())
         assert touched == set(hardcoded_experts(NUM_TASKS, layer.config)[task].tolist())
     sets = [set(row.tolist()) for row in hardcoded_experts(NUM_TASKS, layer.config)]
     assert not (sets[0] & sets[1]) and not (sets[1] & sets[2]) and not (sets[0] & sets[2])
@@ -72,7 +79,7 @@ def test_soft_routing_uses_every_expert():
     layer = make_layer(routing="soft")
     y, _ = layer(torch.randn(4, DIM), torch.zeros(4, dtype=torch.int64))
     y.sum().backward()
-    assert all(expert.w_in.grad.any() for expert in layer.experts)
+    assert layer.experts.w_in.grad.flatten(1).any(dim=1).all()
 
 
 def test_shared_and_routed_experts_add_up():
@@ -96,7 +103,7 @@ def test_ablations_run(config):
 def test_no_parameter_is_registered_twice():
     layer = make_layer()
     assert len(layer.state_dict()) == len({value.data_ptr() for value in layer.state_dict().values()})
-    assert len(list(layer.parameters())) == 2 * 9 + 1
+    assert len(list(layer.parameters())) == 2 + 2 + 1
 
 
 def test_counts_are_choices_per_task_in_training_only():
@@ -141,7 +148,13 @@ def test_router_stays_in_fp32_under_autocast():
 
 
 def test_path_choice():
-    assert choose_path("cpu", torch.float32, every_expert=False) == "segments"
-    assert choose_path("cuda", torch.bfloat16, every_expert=False) == "grouped"
-    assert choose_path("cuda", torch.float32, every_expert=False) == "batched"
-    assert choose_path("cpu", torch.float32, every_expert=True) == "batched"
+    even, uneven, few = (
+        Segments.of(chosen[:, None], 8)
+        for chosen in (torch.arange(8).repeat(40), torch.zeros(320, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    )
+    assert choose_path("cpu", torch.float32, even, every_expert=False) == "padded"
+    assert choose_path("cpu", torch.float32, few, every_expert=False) == "padded"
+    assert choose_path("cpu", torch.float32, uneven, every_expert=False) == "segments"
+    assert choose_path("cuda", torch.bfloat16, uneven, every_expert=False) == "grouped"
+    assert choose_path("cuda", torch.float32, even, every_expert=False) == "batched"
+    assert choose_path("cpu", torch.float32, uneven, every_expert=True) == "batched"

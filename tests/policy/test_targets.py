@@ -67,7 +67,6 @@ class Game:
             return row | {"truncated": True}
         return row
 
-
     def restart(self, last: int) -> None:
         """Start a new game behind row ``last``. An action there is given up unless it killed."""
         if last in self.at_row and self.at_row[last][0] is self.episode:

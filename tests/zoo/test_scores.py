@@ -1,10 +1,8 @@
 import json
-import math
 
-import numpy as np
 import pytest
 
-from zoo.atari.scores import SCORES_FILE, aggregate, has_reference, human_normalised, reference_table
+from zoo.atari.scores import SCORES_FILE, has_reference, human_normalised, reference_table
 
 DATA = json.loads(SCORES_FILE.read_text(encoding="utf-8"))
 
@@ -29,25 +27,6 @@ def test_unknown_game_names_the_nearest(typed, nearest):
     with pytest.raises(ValueError, match=f"nearest name: '{nearest}'"):
         human_normalised(typed, 0.0)
     assert has_reference(nearest) and not has_reference(typed)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 8, 26])
-def test_aggregate_against_a_sorted_list(count):
-    values = np.random.default_rng(count).normal(size=count).tolist()
-    result = aggregate({f"game {index}": value for index, value in enumerate(values)})
-    ordered = sorted(values)
-    cut = count // 4
-    middle = ordered[cut : count - cut]
-    assert result["mean"] == pytest.approx(sum(values) / count)
-    assert result["median"] == pytest.approx((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
-    assert result["iqm"] == pytest.approx(sum(middle) / len(middle))
-
-
-def test_aggregate_refuses_what_it_cannot_average():
-    with pytest.raises(ValueError, match="at least one game"):
-        aggregate({})
-    with pytest.raises(ValueError, match="scores of Pong are not finite"):
-        aggregate({"Pong": math.nan, "Boxing": 1.0})
 
 
 def test_published_lines_are_keyed_by_game_and_say_their_source():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.heads import Head, TaskGroups
+from lzero.model.unizero_world_models.moe import compute_dtype
 from lzero.model.unizero_world_models.search_cache import SearchCache, TokenSite
 from lzero.model.unizero_world_models.transformer import Transformer
 
@@ -129,7 +130,7 @@ class WorldModel(nn.Module):
         Returns:
             Root policy logits ``(N, A)``, root value logits ``(N, V)``, and the cache.
         """
-        cache = SearchCache.create(self.transformer, self._compute_dtype(latent), num_valid, groups, num_simulations)
+        cache = SearchCache.create(self.transformer, compute_dtype(latent), num_valid, groups, num_simulations)
         tokens = self._tokens(latent, action, groups)
         hidden, _ = self._run_sequence(
             tokens, groups, position=cache.root_positions(num_valid), mask=cache.root_mask(num_valid), slabs=cache.slabs
@@ -160,11 +161,6 @@ class WorldModel(nn.Module):
         reward = self.reward_head(hidden, groups)[:, 0]
         hidden = self._step(self._embed(latent, groups.task_id), cache, at_latent)
         return reward, latent, self.policy_head(hidden, groups)[:, 0], self.value_head(hidden, groups)[:, 0]
-
-    @staticmethod
-    def _compute_dtype(x: Tensor) -> torch.dtype:
-        device = x.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
     def _step(self, token: Tensor, cache: SearchCache, site: TokenSite) -> Tensor:
         hidden = self.transformer.step(

@@ -1,0 +1,209 @@
+"""The command line: presets, overrides, help, and what it says to mistakes."""
+
+import logging
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from lzero.checkpoint import CheckpointError
+from lzero.config import ExperimentConfig, GameOverride
+from lzero.entry import TrainResult, cli
+from lzero.entry.cli import CommandLine, main, parse
+from lzero.entry.run import RunError
+from zoo.atari.config.presets import presets
+
+PRESETS = presets(moe=True)
+NAMES = tuple(PRESETS)
+
+
+def leaves(model: type[BaseModel] = ExperimentConfig, path: str = "") -> dict[str, str]:
+    """Description of every field that is no group, by its path."""
+    found = {}
+    for name, field in model.model_fields.items():
+        here = f"{path}.{name}".strip(".")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= leaves(field.annotation, here)
+        else:
+            found[here] = field.description
+    return found
+
+
+def squeezed(text: str) -> str:
+    """Without the blanks, line breaks and frames that fit a text into a terminal."""
+    return re.sub(r"[\s│]+", "", text)
+
+
+def refusal(capsys: pytest.CaptureFixture, *argv: str) -> str:
+    """What the command line says before it ends with an error."""
+    with pytest.raises(SystemExit) as ended:
+        parse(PRESETS, "cpu", argv)
+    assert ended.value.code not in (0, None)
+    said = capsys.readouterr()
+    return said.out + said.err + (ended.value.code if isinstance(ended.value.code, str) else "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_taken_as_it_is(name):
+    assert parse(PRESETS, "cpu", [name]) == CommandLine(PRESETS[name][1])
+
+
+@pytest.mark.parametrize("default", ["cpu", "atari8"])
+def test_without_a_preset_the_default_is_taken(default):
+    assert parse(PRESETS, default, []).config == PRESETS[default][1]
+    command = parse(PRESETS, default, ["--policy.batch-size", "7"])
+    assert command.config.policy.batch_size == 7
+    assert command.config.exp_name == PRESETS[default][1].exp_name
+
+
+def test_overrides_change_their_fields_alone():
+    argv = ["atari3", "--env.games", "Boxing", "Pong", "--policy.search.num-simulations", "50", "--precision", "fp32"]
+    argv += ["--model.encoder.widths", "8", "16", "--model.moe.no-enabled", "--train.no-video", "--output-dir", "there"]
+    command = parse(PRESETS, "cpu", [*argv, "--seed", "3", "--no-resume"])
+    expected = PRESETS["atari3"][1].model_dump()
+    expected["env"]["games"] = ("Boxing", "Pong")
+    expected["policy"]["search"]["num_simulations"] = 50
+    expected["precision"] = "fp32"
+    expected["model"]["encoder"]["widths"] = (8, 16)
+    expected["model"]["moe"]["enabled"] = False
+    expected["train"]["video"] = False
+    expected["output_dir"] = Path("there")
+    assert command.config.model_dump() == expected
+    assert (command.seed, command.resume) == (3, False)
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(PRESETS, "cpu", ["cpu", "--help"])
+    assert ended.value.code == 0
+    text = squeezed(capsys.readouterr().out)
+    fields = leaves()
+    assert len(fields) > 70
+    fields.pop("env.overrides")  # given by --game-overrides, one exception at a time
+    assert "--game-overrides" in text
+    assert [name for name in GameOverride.model_fields if name not in text] == []
+    options = {f"--{name.replace('_', '-')}": description for name, description in fields.items()}
+    assert [option for option in options if option not in text] == []
+    assert [option for option, description in options.items() if squeezed(description) not in text] == []
+
+
+def test_help_without_a_preset_lists_the_presets(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(PRESETS, "cpu", ["--help"])
+    assert ended.value.code == 0
+    text = squeezed(capsys.readouterr().out)
+    for name, (line, _) in PRESETS.items():
+        assert squeezed(name + line) in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "needles"),
+    [
+        (
+            ("--policy.search.num-simulation", "3"),
+            ("--policy.search.num-simulation", "--policy.search.num-simulations"),
+        ),
+        (("cpu", "--model.moe.top_kk", "3"), ("--model.moe.top", "--model.moe.top-k")),
+        (("atari88",), ("'atari88'", "did you mean 'atari8'?")),
+        (("--env.games", "Pong", "Seequest"), ("'Seequest'", "did you mean 'Seaquest'?")),
+        (("--model.num-heads", "7"), ("model.num_heads=7", "model.embed_dim=128", "try 8")),
+        (("--model.moe.top-k", "9"), ("moe.top_k=9", "moe.num_experts=8")),
+        (("--policy.batch-size", "many"), ("--policy.batch-size", "many")),
+        (("--device", "gpu"), ("--device", "gpu", "auto", "cpu", "cuda")),
+        (("--policy.batch-size", "50000"), ("policy.batch_size=50000", "policy.replay.capacity=40000")),
+    ],
+)
+def test_mistakes_are_refused_by_name(capsys, argv, needles):
+    text = squeezed(refusal(capsys, *argv))
+    assert [needle for needle in needles if squeezed(needle) not in text] == []
+
+
+def test_game_overrides():
+    command = parse(
+        PRESETS, "cpu", ["--game-overrides", "Pong.batch_size=4", "MsPacman.clip-reward=false", "Pong.num_envs=2"]
+    )
+    assert command.config.env.overrides == {
+        "Pong": GameOverride(batch_size=4, num_envs=2),
+        "MsPacman": GameOverride(clip_reward=False),
+    }
+    assert command.config.batch_size_of("Pong") == 4
+    assert command.config.batch_size_of("MsPacman") == PRESETS["cpu"][1].policy.batch_size
+
+
+def test_game_overrides_add_to_those_of_the_preset():
+    last = PRESETS["atari26"][1].env.games[-1]
+    config = parse(PRESETS, "cpu", ["atari26", "--game-overrides", f"{last}.num_envs=2", "Pong.batch_size=1"]).config
+    assert config.env.overrides[last] == GameOverride(batch_size=19, num_envs=2)
+    assert config.env.overrides["Pong"] == GameOverride(batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("override", "needles"),
+    [
+        ("Pong", ("'Pong'", "Game.field=value", "Pong.batch_size=16")),
+        ("Pong.batch_size", ("'Pong.batch_size'", "Game.field=value")),
+        ("batch_size=4", ("'batch_size=4'", "Game.field=value")),
+        ("Pong.batchsize=4", ("Pong", "'batchsize'", "did you mean 'batch_size'?")),
+        ("Pong.batch_size=x", ("Pong.batch_size", "'x'", "integer")),
+        ("Pong.batch_size=0", ("Pong.batch_size", "'0'", "greater than 0")),
+        ("Pong.clip_reward=perhaps", ("Pong.clip_reward", "'perhaps'", "boolean")),
+        ("Pongo.batch_size=4", ("'Pongo'", "did you mean 'Pong'?")),
+        ("Pong.batch_size=50000", ("50000 of Pong", "policy.replay.capacity=40000")),
+    ],
+)
+def test_bad_game_overrides_get_one_clear_line(capsys, override, needles):
+    text = refusal(capsys, "--game-overrides", override)
+    assert text.startswith("error: --game-overrides: ") and "\n" not in text
+    assert [needle for needle in needles if needle not in text] == []
+    assert "pydantic" not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dense_twin_differs_in_its_blocks_alone(name):
+    line, config = PRESETS[name]
+    twin_line, twin = presets(moe=False)[name]
+    expected = config.model_dump()
+    assert expected["model"]["moe"]["enabled"] and twin.exp_name != config.exp_name
+    expected["model"]["moe"]["enabled"] = False
+    expected["exp_name"] = twin.exp_name
+    assert twin.model_dump() == expected
+    assert twin_line == line
+
+
+@pytest.mark.parametrize(("suffix", "moe"), [("_moe", True), ("", False)])
+def test_scripts_offer_their_own_presets(monkeypatch, suffix, moe):
+    script = Path(__file__).parents[2] / f"zoo/atari/config/atari_unizero_multitask_segment_ddp_config{suffix}.py"
+    calls = []
+    monkeypatch.setattr(cli, "main", lambda *arguments: calls.append(arguments))
+    runpy.run_path(str(script), run_name="__main__")
+    [(offered, default)] = calls
+    assert offered == presets(moe=moe)
+    assert default in offered
+
+
+def test_main_trains_what_was_asked_for(monkeypatch, caplog, tmp_path):
+    calls = []
+
+    def train(config, **options):
+        calls.append((config, options))
+        return TrainResult(tmp_path / "a b", 1, 2, {}, {})
+
+    monkeypatch.setattr(cli, "train_unizero_multitask_segment_ddp", train)
+    with caplog.at_level(logging.INFO, "lzero.entry.cli"):
+        result = main(PRESETS, "cpu", ["--seed", "5", "--no-resume", "--exp-name", "mine"])
+    [(config, options)] = calls
+    assert config.exp_name == "mine" and options == {"seed": 5, "resume": False}
+    assert result.train_iter == 2
+    assert f"tensorboard --logdir '{tmp_path}/a b/tb'" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RunError("choose another exp_name"), CheckpointError("damaged")])
+def test_expected_failures_end_in_one_line(monkeypatch, error):
+    def train(config, **options):
+        raise error
+
+    monkeypatch.setattr(cli, "train_unizero_multitask_segment_ddp", train)
+    with pytest.raises(SystemExit, match=f"^error: {error}$"):
+        main(PRESETS, "cpu", [])

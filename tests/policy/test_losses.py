@@ -1,0 +1,295 @@
+"""Loss terms against a loop over single steps; masks, illegal actions, entropy steering."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lzero.config import LossConfig
+from lzero.model.encoder import LatentNorm
+from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
+from lzero.policy.losses import (
+    TERMS,
+    EntropyWeight,
+    Targets,
+    latent_loss,
+    masked_means,
+    task_sums,
+    weighted_total,
+)
+from lzero.policy.scaling_transform import ScalarSupport
+from lzero.policy.targets import StepMasks
+
+B, H, A, D, BINS, T = 7, 3, 5, 16, 21, 4
+TASK_ID = torch.tensor([0, 0, 1, 1, 1, 3, 3])  # task 2 has no window here
+SUPPORT = ScalarSupport(BINS, -5.0, 5.0)
+
+
+def random_case(seed: int = 0) -> tuple[WorldModelOutput, Targets]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).requires_grad_()
+
+    def flags(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator) < 0.7
+
+    output = WorldModelOutput(normal(B, H + 1, A), normal(B, H + 1, BINS), normal(B, H, BINS), normal(B, H, D), None)
+    legal = torch.ones(B, A, dtype=torch.bool)
+    legal[TASK_ID == 1, 3:] = False
+    visits = torch.rand(B, H + 1, A, generator=generator) * legal[:, None]
+    visits[0, 0] = torch.eye(A)[2]
+    targets = Targets(
+        latent=LatentNorm("layer_norm")(torch.randn(B, H, D, generator=generator)),
+        reward=torch.randn(B, H, generator=generator),
+        value=3 * torch.randn(B, H + 1, generator=generator),
+        policy=visits / visits.sum(dim=-1, keepdim=True),
+        masks=StepMasks(reward=flags(B, H), latent=flags(B, H), policy=flags(B, H + 1), value=flags(B, H + 1)),
+        legal=legal,
+        weight=torch.rand(B, generator=generator),
+    )
+    return output, targets
+
+
+def sums_of(output: WorldModelOutput, targets: Targets, norm: str = "layer_norm"):
+    return task_sums(output, targets, TASK_ID, T, SUPPORT, LatentNorm(norm))
+
+
+def means_of(output: WorldModelOutput, targets: Targets) -> torch.Tensor:
+    sums = sums_of(output, targets)
+    return masked_means(sums.sums, sums.counts)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def naive_means(output: WorldModelOutput, targets: Targets) -> dict[str, list[float]]:
+    """The same means in plain Python, one window and one step at a time."""
+    total = {term: [0.0] * T for term in TERMS}
+    count = {term: [0] * T for term in TERMS}
+
+    def add(term: str, task: int, value: float, weight: float) -> None:
+        total[term][task] += weight * value
+        count[term][task] += 1
+
+    def scalar_loss(logits: torch.Tensor, x: torch.Tensor) -> float:
+        return -float(SUPPORT.two_hot(x).numpy() @ np.log(softmax(logits.detach().double().numpy())))
+
+    for row, task in enumerate(TASK_ID.tolist()):
+        weight, masks = targets.weight[row].item(), targets.masks
+        legal = targets.legal[row].numpy()
+        for step in range(H):
+            if masks.latent[row, step]:
+                predicted = output.next_latent[row, step].detach().double().numpy()
+                predicted = (predicted - predicted.mean()) / np.sqrt(predicted.var() + 1e-5)
+                difference = predicted - targets.latent[row, step].numpy()
+                add("latent", task, float((difference**2).mean()), weight)
+            if masks.reward[row, step]:
+                add("reward", task, scalar_loss(output.reward[row, step], targets.reward[row, step]), weight)
+        for step in range(H + 1):
+            if masks.value[row, step]:
+                add("value", task, scalar_loss(output.value[row, step], targets.value[row, step]), weight)
+            if masks.policy[row, step]:
+                policy = softmax(output.policy[row, step].detach().double().numpy()[legal])
+                wanted = targets.policy[row, step].numpy()[legal]
+                add("policy", task, -float(wanted @ np.log(policy)), weight)
+                add("entropy", task, -float(policy @ np.log(policy)), weight)
+    return {term: [total[term][t] / max(1, count[term][t]) for t in range(T)] for term in TERMS}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_means_equal_a_loop_over_single_steps(seed):
+    output, targets = random_case(seed)
+    means, expected = means_of(output, targets), naive_means(output, targets)
+    for index, term in enumerate(TERMS):
+        assert means[index].tolist() == pytest.approx(expected[term], rel=1e-4, abs=1e-6), term
+    assert not means[:, 2].any(), "a task without windows contributes nothing"
+    assert means[:, [0, 1, 3]].all()
+
+
+def test_counts_are_steps_whatever_their_weight():
+    output, targets = random_case()
+    heavy = replace(targets, weight=3 * targets.weight)
+    plain, weighted = sums_of(output, targets), sums_of(output, heavy)
+    assert torch.equal(plain.counts, weighted.counts)
+    torch.testing.assert_close(3 * plain.sums, weighted.sums)
+    masks = (
+        targets.masks.latent,
+        targets.masks.reward,
+        targets.masks.value,
+        targets.masks.policy,
+        targets.masks.policy,
+    )
+    for row, mask in zip(plain.counts, masks, strict=True):
+        assert row.tolist() == [mask[TASK_ID == task].sum() for task in range(T)]
+
+
+def test_sums_of_parts_add_up():
+    """Two ranks that hold parts of the windows get the whole's sums and counts by adding theirs."""
+    output, targets = random_case()
+    whole = sums_of(output, targets)
+    parts = []
+    for rows in (torch.tensor([0, 2, 5]), torch.tensor([1, 3, 4, 6])):
+        part = replace(
+            targets,
+            **{
+                name: getattr(targets, name)[rows]
+                for name in ("latent", "reward", "value", "policy", "legal", "weight")
+            },
+            masks=StepMasks(**{name: mask[rows] for name, mask in vars(targets.masks).items()}),
+        )
+        predicted = WorldModelOutput(
+            *(getattr(output, n)[rows] for n in ("policy", "value", "reward", "next_latent")), None
+        )
+        parts.append(task_sums(predicted, part, TASK_ID[rows], T, SUPPORT, LatentNorm("layer_norm")))
+    torch.testing.assert_close(parts[0].sums + parts[1].sums, whole.sums)
+    torch.testing.assert_close(parts[0].counts + parts[1].counts, whole.counts)
+
+
+def test_a_task_is_blind_to_other_tasks():
+    """Its loss stays when the windows of others change, and its gradient touches no other's predictions."""
+    output, targets = random_case(0)
+    other_output, other_targets = random_case(1)
+    mine = TASK_ID == 1
+
+    def mixed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.where(mine.view(-1, *(1,) * (a.dim() - 1)), a, b)
+
+    names = ("policy", "value", "reward", "next_latent")
+    changed_output = WorldModelOutput(*(mixed(getattr(output, n), getattr(other_output, n)) for n in names), None)
+    changed = Targets(
+        *(mixed(getattr(targets, n), getattr(other_targets, n)) for n in ("latent", "reward", "value", "policy")),
+        masks=StepMasks(**{n: mixed(m, getattr(other_targets.masks, n)) for n, m in vars(targets.masks).items()}),
+        legal=targets.legal,
+        weight=mixed(targets.weight, other_targets.weight),
+    )
+    before, after = means_of(output, targets), means_of(changed_output, changed)
+    assert torch.equal(before[:, 1], after[:, 1])
+    assert (before[:, [0, 3]] != after[:, [0, 3]]).all()
+
+    before[:, 1].sum().backward()
+    for name in names:
+        gradient = getattr(output, name).grad
+        assert gradient[mine].any() and not gradient[~mine].any(), name
+
+
+def test_masked_steps_are_without_effect_whatever_they_hold():
+    output, targets = random_case()
+    masks = targets.masks
+    poisoned = replace(
+        targets,
+        reward=targets.reward.masked_fill(~masks.reward, torch.nan),
+        value=targets.value.masked_fill(~masks.value, torch.inf),
+        policy=targets.policy.masked_fill(~masks.policy[..., None], torch.nan),
+        latent=targets.latent.masked_fill(~masks.latent[..., None], torch.nan),
+    )
+    assert torch.equal(means_of(output, poisoned), means_of(output, targets))
+
+
+def test_illegal_actions_get_no_probability_and_no_gradient():
+    output, targets = random_case()
+    mine, illegal = TASK_ID == 1, slice(3, None)
+    loud = output.policy.detach().clone()
+    loud[mine, :, illegal] = 1e4
+    raised = replace(output, policy=loud.requires_grad_())
+    assert torch.equal(means_of(raised, targets)[:, 1], means_of(output, targets)[:, 1])
+    sums = sums_of(raised, targets).sums
+    assert sums.isfinite().all()
+    sums.sum().backward()
+    assert raised.policy.grad.isfinite().all()
+    assert not raised.policy.grad[mine, :, illegal].any()
+    assert raised.policy.grad[mine, :, :3].any()
+
+
+def test_a_single_legal_action_has_no_loss_and_no_entropy():
+    output, targets = random_case()
+    legal = torch.zeros(B, A, dtype=torch.bool)
+    legal[:, 4] = True
+    only = replace(targets, legal=legal, policy=legal[:, None].float().expand(B, H + 1, A))
+    means = means_of(output, only)
+    assert means[TERMS.index("policy")].tolist() == means[TERMS.index("entropy")].tolist() == [0.0] * T
+
+
+def test_policy_loss_is_least_at_the_visit_distribution():
+    output, targets = random_case()
+    exact = replace(output, policy=targets.policy.clamp_min(1e-12).log())
+    index, noise = TERMS.index("policy"), torch.Generator().manual_seed(0)
+    best = means_of(exact, targets)[index]
+    for _ in range(5):
+        nearby = replace(exact, policy=exact.policy + 0.3 * torch.randn(exact.policy.shape, generator=noise))
+        assert (means_of(nearby, targets)[index] > best)[[0, 1, 3]].all()
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "sim_norm"])
+def test_latent_loss_is_least_at_the_target(kind):
+    norm, generator = LatentNorm(kind), torch.Generator().manual_seed(0)
+    raw = torch.randn(B, H, D, generator=generator)
+    target = norm(raw)
+    exact = raw.clone().requires_grad_()
+    best = latent_loss(exact, target, norm)
+    assert best.shape == (B, H)
+    best.sum().backward()
+    assert exact.grad.abs().max() < 1e-4
+    for _ in range(5):
+        direction = torch.randn(B, H, D, generator=generator)
+        previous = best.detach()
+        for distance in (0.1, 0.3, 1.0):
+            loss = latent_loss(raw + distance * direction, target, norm)
+            assert (loss > previous).all(), "the loss grows along every line away from the target"
+            previous = loss
+    entropy = -(target * target.log()).unflatten(-1, (-1, 8)).sum(-1).mean(-1) if kind == "sim_norm" else 0 * best
+    torch.testing.assert_close(best, entropy, atol=1e-4, rtol=1e-4)
+
+
+def test_total_is_the_weighted_sum_of_the_terms():
+    config = LossConfig(latent=2.0, reward=3.0, value=5.0, policy=7.0)
+    means = torch.randn(len(TERMS), T)
+    entropy_weight = torch.tensor([0.0, 0.5, 1.0, 2.0])
+    total = weighted_total(means, config, entropy_weight)
+    for task in range(T):
+        latent, reward, value, policy, entropy = means[:, task].tolist()
+        expected = 2 * latent + 3 * reward + 5 * value + 7 * policy - entropy_weight[task].item() * entropy
+        assert total[task].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+LEGAL = torch.tensor([2, 18, 6, 1])
+
+
+def test_entropy_weight_is_constant_by_default():
+    weight = EntropyWeight(LossConfig(entropy=3e-4), LEGAL)
+    for entropy in (torch.zeros(T), 5 * torch.ones(T)):
+        weight.update_(entropy, train_iter=10)
+        torch.testing.assert_close(weight.weight(), torch.full((T,), 3e-4))
+    assert not LossConfig().adaptive_entropy
+    assert not EntropyWeight(LossConfig(entropy=0.0), LEGAL).weight().any()
+
+
+def test_adaptive_entropy_weight_pulls_towards_the_target_entropy():
+    config = LossConfig(entropy=1e-3, adaptive_entropy=True, entropy_target_start=0.5, entropy_target_end=0.5)
+    weight = EntropyWeight(config, LEGAL)
+    before = weight.weight()
+    target = 0.5 * LEGAL.float().log()
+    weight.update_(torch.stack([target[0] - 0.2, target[1] + 0.5, target[2], target[3]]), train_iter=0)
+    after = weight.weight()
+    assert after[0] > before[0], "too little entropy: a larger bonus"
+    assert after[1] < before[1], "too much entropy: a smaller bonus"
+    torch.testing.assert_close(after[2:], before[2:])
+    for _ in range(10_000):
+        weight.update_(torch.tensor([0.0, 2.0, 0.0, 0.0]), train_iter=0)
+    assert math.exp(weight.LOG_LIMITS[0]) <= weight.weight().min() < 1e-4
+    assert weight.weight().max() <= math.exp(weight.LOG_LIMITS[1])
+
+
+def test_target_entropy_falls_linearly():
+    """At the target entropy the weight stays put, just below it grows."""
+    config = LossConfig(entropy=1e-3, adaptive_entropy=True, entropy_target_updates=100)
+    for train_iter, share in ((0, 0.98), (50, 0.54), (100, 0.1), (1000, 0.1)):
+        weight = EntropyWeight(config, LEGAL)
+        weight.update_(share * LEGAL.float().log(), train_iter)
+        torch.testing.assert_close(weight.weight(), torch.full((T,), 1e-3))
+        weight.update_((share - 0.01) * LEGAL.float().log(), train_iter)
+        assert (weight.weight() > 1e-3)[:3].all()
