@@ -23,7 +23,9 @@ from lzero.model.unizero_world_models.transformer import DenseMLP
 CASES = {"training": [64, 256, 672, 1344, 4096], "inference": [8, 16, 64, 112, 448]}
 
 
-def median_ratios(runs: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, tuple[float, float]]:
+def median_ratios(
+    runs: dict[str, Callable[[], None]], rounds: int, device: torch.device
+) -> dict[str, tuple[float, float]]:
     """Median seconds of each run and median of its ratio to the first one, measured in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 2):

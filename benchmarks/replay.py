@@ -1,7 +1,7 @@
 """Replay ring: bytes per frame, memory once the ring is full, sampling time by number of stored steps.
 
-    python benchmarks/replay.py
-    python benchmarks/replay.py --batch 512 --repeats 50
+python benchmarks/replay.py
+python benchmarks/replay.py --batch 512 --repeats 50
 """
 
 import argparse

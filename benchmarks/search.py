@@ -151,7 +151,9 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
 
 
 def games_table(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
-    print(f"\nEnv steps per second: 8 envs per game, {args.simulations} simulations, D = 256, 2 layers, encoder, env and all")
+    print(
+        f"\nEnv steps per second: 8 envs per game, {args.simulations} simulations, D = 256, 2 layers, encoder, env and all"
+    )
     print(f"{'games':<8}{'model':<10}{'env steps/s':>14}{'ms per env step':>18}")
     for moe in (False, True):
         for games in args.games:

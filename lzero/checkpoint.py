@@ -273,9 +273,7 @@ def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, np.random.G
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(_decode(state["torch_cuda"]))
     else:
-        logger.warning(
-            "the checkpoint was written on CUDA: its CUDA random stream does not continue on this device"
-        )
+        logger.warning("the checkpoint was written on CUDA: its CUDA random stream does not continue on this device")
 
 
 def _train_iter(path: Path) -> int:
@@ -290,9 +288,7 @@ def _optimized(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     unnamed = [tuple(parameter.shape) for parameter in parameters if parameter not in name_of]
     if unnamed:
-        raise ValueError(
-            f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes {unnamed}"
-        )
+        raise ValueError(f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes {unnamed}")
     return [(name_of[parameter], parameter) for parameter in parameters]
 
 
@@ -333,9 +329,7 @@ def _unreadable(path: Path, problem: str) -> CheckpointError:
     """The error for a checkpoint that cannot be read, with the checkpoints that exist near its path."""
     path = Path(path)
     problem = problem if path.is_dir() else "no such directory"
-    nearby = [
-        found for place in (path, path / "checkpoints", path.parent) for found in list_checkpoints(place)
-    ]
+    nearby = [found for place in (path, path / "checkpoints", path.parent) for found in list_checkpoints(place)]
     existing = ", ".join(map(str, nearby)) if nearby else "none"
     return CheckpointError(f"checkpoint {path}: {problem}; existing checkpoints: {existing}")
 

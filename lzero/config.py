@@ -12,7 +12,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
-
 def nearest(name: str, choices: list[str]) -> str:
     """The valid choice that looks most like ``name``, as a sentence for an error message."""
     lowered = {choice.lower(): choice for choice in choices}
@@ -31,7 +30,9 @@ class Section(BaseModel):
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(f"{cls.__name__}: unknown key {key!r}; {nearest(str(key), list(cls.model_fields))}")
+                    raise ValueError(
+                        f"{cls.__name__}: unknown key {key!r}; {nearest(str(key), list(cls.model_fields))}"
+                    )
         return data
 
 

@@ -162,9 +162,7 @@ def init_distributed(
         if device.type == "cuda":
             device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
-        distributed.init_process_group(
-            backend, timeout=timeout, device_id=device if device.type == "cuda" else None
-        )
+        distributed.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
     torch.set_num_threads(place.threads)
     return place
 
@@ -246,9 +244,7 @@ def split_evenly(total: int, parts: int) -> tuple[int, ...]:
 def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int]) -> None:
     """Raise unless there is one value per task, and enough of it for one per rank of the task."""
     if len(values) != len(ranks_per_task):
-        raise ValueError(
-            f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task"
-        )
+        raise ValueError(f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task")
     for task, (value, ranks) in enumerate(zip(values, ranks_per_task, strict=True)):
         if value < ranks:
             raise ValueError(

@@ -270,9 +270,7 @@ class TrainingProgress:
         self._history.append((self._clock(), env_step))
         rows = {
             "run": self._counters(env_step, train_iter),
-            "time": [
-                f"{name.removeprefix('time/')} {seconds:.2f} s" for name, seconds in phase_times.items()
-            ],
+            "time": [f"{name.removeprefix('time/')} {seconds:.2f} s" for name, seconds in phase_times.items()],
             "return": [f"{game} {value:.1f}" for game, value in returns.items()],
         }
         if self._live is not None:

@@ -74,7 +74,13 @@ class Examination:
             made = {task: self.domain.make_screen(self.config.env, games[task]) for task in self.tasks}
             screens = {task: screen for task, screen in made.items() if screen is not None}
         env_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeElapsedColumn())
+        columns = (
+            TextColumn("evaluating"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("episodes"),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, disable=not self.dist.is_main, transient=True) as progress:
             bar = progress.add_task("", total=None)
             return evaluate(

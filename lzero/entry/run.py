@@ -62,9 +62,7 @@ class Run:
             name: np.random.default_rng([seed, self.dist.rank, stream]) for stream, name in enumerate(("act", "replay"))
         }
         self.timer = PhaseTimer()
-        self.checkpoints = CheckpointManager(
-            config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist
-        )
+        self.checkpoints = CheckpointManager(config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist)
         self._prepare_folder(resume)
         self.logger = RunLogger(config.run_dir, is_main=self.dist.is_main)
         self.env_steps = 0
@@ -176,9 +174,7 @@ class Run:
         """Log phase times and refresh the progress display."""
         times = self.timer.pop()
         self._log(times)
-        self.progress.update(
-            self.env_steps * self.config.num_tasks, self.policy.train_iter, times, self.last_returns
-        )
+        self.progress.update(self.env_steps * self.config.num_tasks, self.policy.train_iter, times, self.last_returns)
 
     def evaluate(self, *, video: bool = False) -> ScoreTable:
         """Evaluate all games and log the table; with ``video`` also film one episode of each."""

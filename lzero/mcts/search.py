@@ -58,7 +58,12 @@ class SearchResult:
 
 
 def search(
-    model: SearchModel, support: Support, root: object, legal: np.ndarray, tree: BatchTree, noise: RootNoise | None = None
+    model: SearchModel,
+    support: Support,
+    root: object,
+    legal: np.ndarray,
+    tree: BatchTree,
+    noise: RootNoise | None = None,
 ) -> SearchResult:
     """Run ``tree.num_simulations`` simulations from every root.
 

@@ -59,7 +59,10 @@ class ResNetTrunk(nn.Module):
         kernel = max(3, config.stem_stride)
         padding = (kernel - 1) // 2 if config.stem_stride < 4 else 0
         first, *_ = config.widths
-        stem = [nn.Conv2d(channels, first, kernel, config.stem_stride, padding, bias=False), nn.GroupNorm(first // 8, first)]
+        stem = [
+            nn.Conv2d(channels, first, kernel, config.stem_stride, padding, bias=False),
+            nn.GroupNorm(first // 8, first),
+        ]
         blocks: list[nn.Module] = []
         previous = first
         for stage, stage_width in enumerate(config.widths):
@@ -106,10 +109,14 @@ class ViTTrunk(nn.Module):
             )
         patches = (height // config.patch_size) * (width // config.patch_size)
         dim = config.vit_width
-        self.patchify = nn.Conv2d(channels, dim, config.patch_size, config.patch_size).to(memory_format=torch.channels_last)
+        self.patchify = nn.Conv2d(channels, dim, config.patch_size, config.patch_size).to(
+            memory_format=torch.channels_last
+        )
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
         self.position = nn.Parameter(0.02 * torch.randn(1, patches + 1, dim))
-        self.blocks = nn.Sequential(*(ViTBlock(dim, config.vit_heads, config.dropout) for _ in range(config.vit_layers)))
+        self.blocks = nn.Sequential(
+            *(ViTBlock(dim, config.vit_heads, config.dropout) for _ in range(config.vit_layers))
+        )
         self.norm = nn.LayerNorm(dim)
         self.out_features = dim
 
@@ -155,7 +162,12 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, config: EncoderConfig, observation_shape: tuple[int, ...], embed_dim: int, num_tasks: int, latent_norm: str
+        self,
+        config: EncoderConfig,
+        observation_shape: tuple[int, ...],
+        embed_dim: int,
+        num_tasks: int,
+        latent_norm: str,
     ) -> None:
         super().__init__()
         if config.kind != "mlp" and len(observation_shape) != 3:

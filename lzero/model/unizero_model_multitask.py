@@ -137,7 +137,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 @torch.no_grad()
 def ema_update_(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move ``target`` towards ``online`` by ``momentum``, floating buffers included; other buffers are copied."""
-    for mine, theirs in ((list(target.parameters()), list(online.parameters())), (list(target.buffers()), list(online.buffers()))):
+    for mine, theirs in (
+        (list(target.parameters()), list(online.parameters())),
+        (list(target.buffers()), list(online.buffers())),
+    ):
         floating = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
         if floating:
             torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], momentum)

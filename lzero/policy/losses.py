@@ -141,5 +141,3 @@ class EntropyWeight:
 def masked_means(sums: Tensor, counts: Tensor) -> Tensor:
     """Means ``(Q, T)``; a task without a valid step contributes 0."""
     return sums / counts.clamp_min(1.0)
-
-

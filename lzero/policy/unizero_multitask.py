@@ -105,9 +105,7 @@ class UniZeroMTPolicy:
         steps = self.config.policy.unroll_steps + 1
         with self.autocast():
             _, output = self.model(observation[:, :steps], action[:, : steps - 1], groups)
-        sums = task_sums(
-            output, targets, groups.task_id, self.config.num_tasks, self.support, self.model.encoder.norm
-        )
+        sums = task_sums(output, targets, groups.task_id, self.config.num_tasks, self.support, self.model.encoder.norm)
         # One small reduction makes every mean a mean over all ranks, so 1 and N ranks take the same step.
         reduced = self.dist.all_reduce_sum_(torch.cat([sums.sums.detach(), sums.counts]))
         global_sums, global_counts = reduced.chunk(2)
@@ -149,6 +147,7 @@ class UniZeroMTPolicy:
         with self.autocast():
             latent = self.target.encode(observation, groups.task_id[:, None].expand(observation.shape[:2]))
             value = self.target.world_model.value_logits(latent, action[:, :-1], groups)
+            visits = self._reanalysed(visits[:, :steps], latent, action, groups)
         acting, observed = episode_masks(terminated, truncated, reset)
         return Targets(
             latent=latent[:, 1:steps],
@@ -162,11 +161,35 @@ class UniZeroMTPolicy:
                 td_steps=policy.td_steps,
                 num_steps=steps,
             ),
-            policy=visits[:, :steps],
+            policy=visits,
             masks=step_masks(acting, observed, num_steps=steps),
             legal=self.legal[groups.task_id],
             weight=weight,
         )
+
+    def _reanalysed(self, visits: Tensor, latent: Tensor, action: Tensor, groups: TaskGroups) -> Tensor:
+        """Stored visit distributions ``(B, S, A)``, a share of the windows searched anew with the target network.
+
+        The share is spread evenly over the batch, which is sorted by task: every task gets its part.
+        """
+        fraction = self.config.policy.reanalyse_fraction
+        if fraction == 0.0:
+            return visits
+        from lzero.policy.reanalyse import reanalysed_policy
+
+        windows, steps = visits.shape[:2]
+        chosen = torch.linspace(0, windows - 1, max(1, round(fraction * windows)), device=self.device).round().long()
+        task_id = groups.task_id[chosen]
+        fresh = reanalysed_policy(
+            self.target,
+            self.support,
+            self.config,
+            latent[chosen, :steps],
+            action[chosen, :steps],
+            task_id,
+            self.legal[task_id],
+        )
+        return visits.index_copy(0, chosen, fresh)
 
     def _step(self) -> Tensor:
         """Sum gradients over ranks, clip, step, and let the target follow; the norm before clipping."""

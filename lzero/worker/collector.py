@@ -60,7 +60,9 @@ class Collector:
         timer: takes the phase times ``search`` and ``env``.
     """
 
-    def __init__(self, env: MultiTaskVectorEnv, actor: Actor, replay: ReplayBuffer, seed: int, timer: PhaseTimer) -> None:
+    def __init__(
+        self, env: MultiTaskVectorEnv, actor: Actor, replay: ReplayBuffer, seed: int, timer: PhaseTimer
+    ) -> None:
         self.env, self.actor, self.replay, self.timer = env, actor, replay, timer
         self.counter = EpisodeCounter(env.task_id)
         self.observation = env.reset(seed).observation

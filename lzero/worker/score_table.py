@@ -48,9 +48,7 @@ class ScoreTable:
     normalised: Mapping[str, float]
 
     @classmethod
-    def build(
-        cls, scores: Mapping[str, np.ndarray], normalise: Callable[[str, float], float | None]
-    ) -> "ScoreTable":
+    def build(cls, scores: Mapping[str, np.ndarray], normalise: Callable[[str, float], float | None]) -> "ScoreTable":
         """Table of episode ``scores`` by game; ``normalise(game, mean score)`` gives the common scale."""
         normalised = {game: normalise(game, float(values.mean())) for game, values in scores.items()}
         return cls(scores, {game: value for game, value in normalised.items() if value is not None})

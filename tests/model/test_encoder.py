@@ -51,7 +51,9 @@ def test_task_conditioning_uses_the_task():
 
 
 def test_dropout_in_training_only():
-    encoder = make_encoder({"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2, "dropout": 0.5}, (3, 16, 16))
+    encoder = make_encoder(
+        {"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2, "dropout": 0.5}, (3, 16, 16)
+    )
     x, task_id = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
     assert not torch.equal(encoder.train()(x, task_id), encoder(x, task_id))
     assert torch.equal(encoder.eval()(x, task_id), encoder(x, task_id))

@@ -23,7 +23,9 @@ def one_expert(experts, expert, x):
 def naive(x, gates, chosen, experts):
     rows = []
     for token in range(len(x)):
-        rows.append(sum(gates[token, k] * one_expert(experts, int(chosen[token, k]), x[token]) for k in range(chosen.shape[1])))
+        rows.append(
+            sum(gates[token, k] * one_expert(experts, int(chosen[token, k]), x[token]) for k in range(chosen.shape[1]))
+        )
     return torch.stack(rows)
 
 
@@ -42,7 +44,15 @@ def test_paths_equal_naive_loop_forward_and_backward(path, top_k, tokens):
         y = run(leaf, gate_leaf, chosen, layer.experts)
         weights = list(layer.experts.parameters())
         grads = torch.autograd.grad(y.square().sum(), [leaf, gate_leaf, *weights], allow_unused=True)
-        results.append([y, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, [leaf, gate_leaf, *weights], strict=True))])
+        results.append(
+            [
+                y,
+                *(
+                    torch.zeros_like(t) if g is None else g
+                    for g, t in zip(grads, [leaf, gate_leaf, *weights], strict=True)
+                ),
+            ]
+        )
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
@@ -150,7 +160,11 @@ def test_router_stays_in_fp32_under_autocast():
 def test_path_choice():
     even, uneven, few = (
         Segments.of(chosen[:, None], 8)
-        for chosen in (torch.arange(8).repeat(40), torch.zeros(320, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+        for chosen in (
+            torch.arange(8).repeat(40),
+            torch.zeros(320, dtype=torch.int64),
+            torch.zeros(4, dtype=torch.int64),
+        )
     )
     assert choose_path("cpu", torch.float32, even, every_expert=False) == "padded"
     assert choose_path("cpu", torch.float32, few, every_expert=False) == "padded"

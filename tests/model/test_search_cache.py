@@ -23,7 +23,9 @@ def make_model(**overrides) -> UniZeroMTModel:
     return model
 
 
-@pytest.mark.parametrize("moe", [{"enabled": False}, {"enabled": True}, {"top_k": 2}, {"routing": "hardcoded"}, {"routing": "soft"}])
+@pytest.mark.parametrize(
+    "moe", [{"enabled": False}, {"enabled": True}, {"top_k": 2}, {"routing": "hardcoded"}, {"routing": "soft"}]
+)
 @pytest.mark.parametrize("task_embedding", ["none", "add", "concat", "register"])
 @torch.no_grad()
 def test_prefill_and_steps_equal_full_forward(moe, task_embedding):
@@ -78,5 +80,9 @@ def test_search_longer_than_the_positions_is_refused():
     model = make_model()
     with pytest.raises(ValueError, match=r"num_simulations=3000 .* use at most"):
         model.initial_inference(
-            torch.randn(6, 4, DIM), torch.zeros(6, 3, dtype=torch.int64), torch.zeros(6, dtype=torch.int64), TASK_ID, 3000
+            torch.randn(6, 4, DIM),
+            torch.zeros(6, 3, dtype=torch.int64),
+            torch.zeros(6, dtype=torch.int64),
+            TASK_ID,
+            3000,
         )

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -145,7 +144,7 @@ def test_replay_rows_are_the_recorded_stream_across_collect_calls(random_first):
         run.collector.collect(steps)
     total = random_first + 80
     assert run.replay.head == total == len(run.actions) == len(run.decisions)
-    windows = run.replay.sample({0: 300, 1: 400}, np.random.default_rng(0))
+    windows = run.replay.sample({0: 80, 1: 120}, np.random.default_rng(0))
     seams = random_first + np.cumsum([0, 13, 1, 20, 6])
     spanning = 0
     for i, (ring, start) in enumerate(windows.index.tolist()):
@@ -162,7 +161,7 @@ def test_replay_rows_are_the_recorded_stream_across_collect_calls(random_first):
             assert windows.reset[i, k] == after.reset[ring]
             np.testing.assert_allclose(windows.visits[i, k], decision.policy[ring])
             assert windows.root_value[i, k] == pytest.approx(decision.value[ring])
-    assert spanning > 100
+    assert spanning > 40
     assert windows.terminated.any() and windows.truncated.any() and windows.reset.any()
     run.env.close()
 
@@ -304,17 +303,3 @@ def test_phases_are_timed():
     times = run.timer.pop()
     assert set(times) == {"time/search", "time/env"} and min(times.values()) > 0
     run.env.close()
-
-
-def test_rows_of_two_ranks_may_share_a_task():
-    """The offset of a rank's environments gives them other seeds, and with them other episodes."""
-    def first_observation(offset: int) -> np.ndarray:
-        poles = [lambda: gymnasium.make("CartPole-v1")] * 2
-        vector = SyncVectorEnv(poles, autoreset_mode=AutoresetMode.NEXT_STEP)
-        task = TaskEnv(vector, 0, "cartpole", "vector")
-        env = MultiTaskVectorEnv([replace(task, env_offset=offset)], num_actions=3, observation_shape=(4,))
-        observation = env.reset(3).observation
-        env.close()
-        return observation
-
-    assert not np.isclose(first_observation(0), first_observation(2)).any()

@@ -51,9 +51,7 @@ def human_normalised(game: str, raw: float) -> float:
     games = _data()["games"]
     if game not in games:
         nearest = difflib.get_close_matches(game, games, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"game={game!r} has no reference scores; nearest name: {nearest!r}; known: {', '.join(games)}"
-        )
+        raise ValueError(f"game={game!r} has no reference scores; nearest name: {nearest!r}; known: {', '.join(games)}")
     random, human = games[game]["random"], games[game]["human"]
     return (raw - random) / (human - random)
 

@@ -14,9 +14,7 @@ CLASSIC_CONTROL = {"CartPole-v1": 500, "Acrobot-v1": 500, "MountainCar-v0": 200}
 """Time limit in env steps by name. Features 4 / 6 / 2, actions 2 / 3 / 3."""
 
 
-def make_classic_control_vector_env(
-    name: str, num_envs: int, *, max_episode_steps: int | None = None
-) -> VectorEnv:
+def make_classic_control_vector_env(name: str, num_envs: int, *, max_episode_steps: int | None = None) -> VectorEnv:
     """Environments of one problem: observations ``(n, F)`` float32, autoreset NEXT_STEP.
 
     Args:

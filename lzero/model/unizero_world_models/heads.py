@@ -45,7 +45,9 @@ class TaskGroups:
         widest = sizes.max()
         grid = np.minimum(np.arange(widest), sizes[:, None] - 1) + starts[:, None]  # short groups repeat their last row
         scatter = torch.as_tensor(group.astype(np.int64) * widest + rank_in_group).to(device, non_blocking=True)
-        return cls(on_device, present_tensor, torch.as_tensor(order[grid.ravel()]).to(device, non_blocking=True), scatter)
+        return cls(
+            on_device, present_tensor, torch.as_tensor(order[grid.ravel()]).to(device, non_blocking=True), scatter
+        )
 
     def to_grid(self, x: Tensor) -> Tensor:
         """``(R, L, D)`` to ``(G, S·L, D)``."""

@@ -116,9 +116,7 @@ def _rows(counts: list[int]) -> Iterator[tuple[slice, int]]:
         start += count
 
 
-def run_segments(
-    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments
-) -> Tensor:
+def run_segments(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments) -> Tensor:
     """Run every expert on its own contiguous segment of the sorted tokens.
 
     The segment lengths must be known to the host: free on a CPU, a synchronisation on an accelerator.
@@ -129,9 +127,7 @@ def run_segments(
     return _combine(y, gates_TK, segments)
 
 
-def run_padded(
-    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments
-) -> Tensor:
+def run_padded(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments) -> Tensor:
     """Give every expert as many rows as the busiest one has and run all in two batched products.
 
     With few rows the products cost what reading the weights costs, and padding is free.
@@ -147,9 +143,7 @@ def run_padded(
     return _combine(y_ERD.flatten(0, 1).index_select(0, cell_P), gates_TK, segments)
 
 
-def run_batched(
-    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments
-) -> Tensor:
+def run_batched(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments) -> Tensor:
     """Run all experts on all tokens as two batched products and keep the chosen ones.
 
     E/K times the arithmetic, but no synchronisation; the natural path when K = E. ``segments`` is not used.
@@ -161,9 +155,7 @@ def run_batched(
     return torch.bmm(hidden_ETF, experts.w_out).sum(dim=0)
 
 
-def run_grouped(
-    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments
-) -> Tensor:
+def run_grouped(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: SwiGLU, segments: Segments) -> Tensor:
     """Run all segments of the sorted tokens in two grouped matrix products; nothing reaches the host."""
     dtype = compute_dtype(x_TD)
     ends_E = segments.counts.cumsum(0).to(torch.int32)

@@ -4,7 +4,6 @@ Shape legend: B = sequences, L = tokens, N = roots, D = model width, W = attenti
 S = slots of the key/value slab.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,9 +34,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, config.num_heads, config.dropout)
         self.feed_forward = (
-            MoELayer(config.moe, dim, num_tasks)
-            if config.moe.enabled
-            else DenseMLP(dim, round(config.mlp_ratio * dim))
+            MoELayer(config.moe, dim, num_tasks) if config.moe.enabled else DenseMLP(dim, round(config.mlp_ratio * dim))
         )
         self.dropout = nn.Dropout(config.dropout)
 
@@ -106,7 +103,15 @@ class Transformer(nn.Module):
         return self.norm(x), total
 
     def step(
-        self, x: Tensor, task_id: Tensor, *, position: Tensor, slabs: list[Tensor], slot: int, window: Tensor, mask: Tensor
+        self,
+        x: Tensor,
+        task_id: Tensor,
+        *,
+        position: Tensor,
+        slabs: list[Tensor],
+        slot: int,
+        window: Tensor,
+        mask: Tensor,
     ) -> Tensor:
         """Run one new token per root against stored keys and values.
 

@@ -107,7 +107,9 @@ class WorldModel(nn.Module):
             return token + task
         return self.join_task(torch.cat([token, task.expand_as(token)], dim=-1))
 
-    def _run_sequence(self, tokens: Tensor, groups: TaskGroups, **kwargs: Tensor | list) -> tuple[Tensor, Tensor | None]:
+    def _run_sequence(
+        self, tokens: Tensor, groups: TaskGroups, **kwargs: Tensor | list
+    ) -> tuple[Tensor, Tensor | None]:
         """Transformer over ``(B, L, D)``, register tokens put in front and their outputs dropped."""
         if self.registers is not None:
             tokens = torch.cat([self.registers[groups.task_id], tokens], dim=1)

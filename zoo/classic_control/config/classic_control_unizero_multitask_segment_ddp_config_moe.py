@@ -1,7 +1,7 @@
 """Train multi-task UniZero on classic control, an example of a domain with vector observations.
 
-    python zoo/classic_control/config/classic_control_unizero_multitask_segment_ddp_config_moe.py           # CartPole
-    python zoo/classic_control/config/classic_control_unizero_multitask_segment_ddp_config_moe.py three
+python zoo/classic_control/config/classic_control_unizero_multitask_segment_ddp_config_moe.py           # CartPole
+python zoo/classic_control/config/classic_control_unizero_multitask_segment_ddp_config_moe.py three
 """
 
 from lzero.config import ExperimentConfig

@@ -1,0 +1,153 @@
+"""Evaluate a checkpoint: a table of scores, and a video per game.
+
+python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe
+python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe/checkpoints/step_000600 --episodes 20 --no-video
+"""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import rich
+import tyro
+
+from lzero.checkpoint import CheckpointError, list_checkpoints, load_state, load_tensors
+from lzero.config import ExperimentConfig
+from lzero.device import resolve_device
+from lzero.distributed import RankShare, init_distributed
+from lzero.entry.evaluation import Examination
+from lzero.logging import setup_logging
+from lzero.policy.unizero_multitask import UniZeroMTPolicy
+from lzero.worker.score_table import ScoreTable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """Evaluate a checkpoint on all its games and write scores and videos beside it."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (its newest checkpoint is taken) or one checkpoint ``…/checkpoints/step_000123``."""
+    episodes: int = 8
+    """Episodes per game."""
+    simulations: int | None = None
+    """Simulations per move; the experiment's own number if not given."""
+    seed: int = 0
+    """Seed of the evaluation environments."""
+    video: bool = True
+    """Film the first episode of each game."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; may differ from where the checkpoint was trained."""
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that ``path`` means.
+
+    Raises:
+        CheckpointError: if there is none; nothing is ever evaluated in its stead.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} does not exist; name a run's folder, e.g. runs/atari_cpu_moe, or one of its checkpoints"
+        )
+    for directory in (path / "checkpoints", path):
+        checkpoints = list_checkpoints(directory)
+        if checkpoints:
+            return checkpoints[-1]
+    if (path / "model.safetensors").is_file():
+        return path
+    raise CheckpointError(f"{path} holds no checkpoint; expected {path}/checkpoints/step_… or a step_… folder itself")
+
+
+def load_policy(checkpoint: Path, *, device: str = "auto", simulations: int | None = None) -> UniZeroMTPolicy:
+    """The policy of a checkpoint, ready to evaluate.
+
+    Args:
+        checkpoint: folder ``step_…``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        simulations: simulations per move when evaluating; None keeps the experiment's.
+
+    Raises:
+        CheckpointError: if something is missing or damaged.
+    """
+    state = load_state(checkpoint)
+    data = state["config"] | {"device": device}
+    if simulations is not None:
+        data["policy"]["search"]["num_eval_simulations"] = simulations
+    config = ExperimentConfig.model_validate(data)
+    policy = UniZeroMTPolicy(config, tuple(state["observation_shape"]), np.array(state["legal_actions"], dtype=bool))
+    policy.load_tensors(lambda name: load_tensors(checkpoint, name, policy.device))
+    policy.train_iter = state["train_iter"]
+    return policy
+
+
+def eval_unizero_multitask(
+    path: Path | str,
+    *,
+    episodes: int = 8,
+    simulations: int | None = None,
+    seed: int = 0,
+    video: bool = True,
+    device: str = "auto",
+) -> ScoreTable:
+    """Play ``episodes`` episodes of every game with the policy of a checkpoint.
+
+    Scores go to ``evaluation.json`` and videos to ``videos/evaluation/`` in the run's folder.
+
+    Raises:
+        CheckpointError: if ``path`` holds no checkpoint, or a damaged one.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes}; at least one episode is needed")
+    dist = init_distributed(resolve_device(device))
+    checkpoint = find_checkpoint(Path(path))
+    policy = load_policy(checkpoint, device=device, simulations=simulations)
+    config = policy.config
+    everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
+    examination = Examination(config, policy, dist, everything)
+    run_dir = checkpoint.parent.parent
+    try:
+        table = examination.run(
+            [seed, policy.train_iter], episodes, run_dir / "videos" / "evaluation" if video else None
+        )
+    finally:
+        examination.close()
+    report = {
+        "checkpoint": checkpoint.name,
+        "simulations": config.policy.search.num_eval_simulations,
+        "seed": seed,
+        "scores": {game: scores.tolist() for game, scores in table.scores.items()},
+        "normalised": dict(table.normalised),
+        "aggregates": table.aggregates(),
+    }
+    (run_dir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    logger.info("wrote %s", run_dir / "evaluation.json")
+    return table
+
+
+def main() -> None:
+    """Command line."""
+    command = tyro.cli(EvalCommand)
+    setup_logging(is_main=True)
+    try:
+        table = eval_unizero_multitask(
+            command.path,
+            episodes=command.episodes,
+            simulations=command.simulations,
+            seed=command.seed,
+            video=command.video,
+            device=command.device,
+        )
+    except (CheckpointError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    rich.get_console().print(table.render(f"evaluation of {command.path}"))
+
+
+if __name__ == "__main__":
+    main()
