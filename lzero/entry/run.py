@@ -63,7 +63,7 @@ class Run:
         }
         self.timer = PhaseTimer()
         self.checkpoints = CheckpointManager(config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist)
-        self._prepare_folder(resume)
+        self._check_folder(resume)
         self.logger = RunLogger(config.run_dir, is_main=self.dist.is_main)
         self.env_steps = 0
         self.learning_since: int | None = None
@@ -95,6 +95,10 @@ class Run:
         checkpoint = self.checkpoints.latest()
         if checkpoint is not None:
             self._restore(checkpoint)
+        else:
+            self.logger.truncate_after(-1, -1)  # an attempt may have died before its first checkpoint
+        if self.dist.is_main:  # only now: a run that is refused stays as it was
+            (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
         self.collector = Collector(
             self.env,
             self.policy.actor(self.env.task_id, self.env.legal_actions, self.rngs["act"]),
@@ -230,17 +234,12 @@ class Run:
         if self.dist.is_main:
             logger.info("resuming from %s at %s env steps per game", checkpoint, f"{self.env_steps:,}")
 
-    def _prepare_folder(self, resume: bool) -> None:
-        """Create the run's folder and write ``config.json``."""
-        run_dir = self.config.run_dir
+    def _check_folder(self, resume: bool) -> None:
         if not resume and self.checkpoints.latest() is not None:
             raise RunError(
-                f"{run_dir} holds checkpoints of an earlier run and resume=False; choose another exp_name, delete the "
-                "folder, or resume"
+                f"{self.config.run_dir} holds checkpoints of an earlier run and resume=False; choose another exp_name, "
+                "delete the folder, or resume"
             )
-        if self.dist.is_main:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            (run_dir / "config.json").write_text(self.config.model_dump_json(indent=2) + "\n")
 
     def _legal_actions(self) -> np.ndarray:
         """``(T, A)`` bool over all tasks of the run, also those of other ranks."""
