@@ -504,6 +504,29 @@ def test_adaptive_entropy_weight_follows_the_update():
     assert (policy.entropy_weight.weight() > before).tolist() == (entropy < target).tolist()
 
 
+@pytest.mark.parametrize("fraction", [0.4, 1.0])
+def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(seen_targets, fraction):
+    """An actor that lives through the window, its actions replaced by the stored ones."""
+    search = {"num_simulations": 6, "num_eval_simulations": 6}
+    config = make_config({"policy": {"reanalyse_fraction": fraction, "search": search}})
+    policy, windows = make_policy(config), make_windows(config)
+    legal = LEGAL[windows.task_id.numpy()]
+    actor = policy.actor(windows.task_id.numpy(), legal, None)
+    actor.model = copy.deepcopy(policy.target)
+    steps = config.policy.unroll_steps + 1
+    fresh = []
+    for step in range(steps):
+        fresh.append(torch.from_numpy(actor.act(windows.observation[:, step].numpy()).policy))
+        actor.context.action = torch.cat([actor.context.action[:, :-1], windows.action[:, step, None]], dim=1)
+    policy.learn(windows)
+    [targets] = seen_targets
+    assert not targets.policy[~torch.from_numpy(legal)[:, None].expand_as(targets.policy)].any()
+    searched = [row for row in range(len(legal)) if not torch.equal(targets.policy[row], windows.visits[row, :steps])]
+    assert len(searched) == round(fraction * len(legal))
+    assert {windows.task_id[row].item() for row in searched} == {0, 1, 2}, "every task gets its part"
+    torch.testing.assert_close(targets.policy[searched], torch.stack(fresh, dim=1)[searched])
+
+
 def test_saved_tensors_continue_the_run():
     config = make_config({"policy": {"loss": {"adaptive_entropy": True}}, "model": {"moe": {"balance": "bias"}}})
     policy = make_policy(config)

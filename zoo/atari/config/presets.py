@@ -42,7 +42,8 @@ def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
     return ExperimentConfig.model_validate(
         {
             "exp_name": exp_name,
-            "env": {"games": ("Pong", "MsPacman"), "num_envs": 8, "num_eval_envs": 4},
+            # 4000 env steps bound an evaluation in time; games of untrained agents are far shorter.
+            "env": {"games": ("Pong", "MsPacman"), "num_envs": 8, "num_eval_envs": 4, "max_episode_steps": 4_000},
             "model": {
                 "embed_dim": 128,
                 "num_heads": 4,
@@ -55,13 +56,13 @@ def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
                 "replay_ratio": 0.1,
                 "optimiser": {"learning_rate": 3e-4},
                 "replay": {"capacity": 40_000},
-                "search": {"num_simulations": 16, "num_eval_simulations": 16},
+                "search": {"num_simulations": 16, "num_eval_simulations": 8},
             },
             "train": {
-                "max_env_steps": 6_000,
-                "eval_interval": 3_000,
+                "max_env_steps": 4_800,
+                "eval_interval": 4_800,
                 "eval_episodes": 4,
-                "checkpoint_interval": 2_000,
+                "checkpoint_interval": 1_600,
                 "log_interval": 10,
             },
         }
