@@ -7,6 +7,8 @@ Update: sample from the replay ring, targets, loss, backward, clip, optimiser, t
 value pass on the same windows, online forward, loss and backward, with windows and targets already on the device.
 """
 
+import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
+
 import argparse
 import statistics
 import time

@@ -7,6 +7,8 @@ Prints every execution path's time over the dense MLP's, measured in turn in the
 chooses. ``inference`` is the forward alone without gradients, as in the search.
 """
 
+import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
+
 import argparse
 import statistics
 import time

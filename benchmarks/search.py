@@ -7,21 +7,24 @@ Floor: for every token pass of the search the linear maps of blocks and heads at
 (``F.linear``, ``baddbmm``), with nothing between them. Tree: seconds inside BatchTree's methods.
 """
 
+import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
+
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from lzero.config import EnvConfig, ModelConfig, SearchConfig
-from lzero.device import autocast, resolve_device, resolve_precision
+from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.mcts.search import search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
-from lzero.policy.actor import Actor
+from lzero.policy.actor import SMALL_SEARCH, Actor
 from lzero.policy.scaling_transform import ScalarSupport
 from zoo.atari.domain import ATARI
 from zoo.atari.envs import ATARI8
@@ -137,7 +140,8 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
                 search(model, support, root, legal, tree)
 
             floor = bare_products(model, num_roots, args.simulations, games)
-            with autocast(device, dtype):
+            threads = torch_threads(1) if num_roots * embed_dim**2 < SMALL_SEARCH else nullcontext()
+            with threads, autocast(device, dtype):
                 whole(), floor()
                 tree.busy = 0.0
                 pairs = [(seconds(whole, device), seconds(floor, device)) for _ in range(args.rounds)]

@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -92,3 +93,14 @@ def _warn_slow_bf16(device_type: str) -> None:
         "precision=bf16, but this %s has no bf16 matrix units: expect it to be slower than precision=fp32",
         device_type,
     )
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` CPU threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -4,18 +4,22 @@ Shape legend: N = environments, A = actions, C = context steps.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lzero.config import ModelConfig, SearchConfig
-from lzero.mcts.search import RootNoise, sample_actions, search
+from lzero.device import torch_threads
+from lzero.mcts.search import RootNoise, SearchResult, sample_actions, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.policy.context import EnvContext
 from lzero.policy.scaling_transform import ScalarSupport
+
+# N·D·D, the size of a token pass, below which waking a second thread costs more than it computes (benchmarks/search.py).
+SMALL_SEARCH = 3e6
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,21 @@ class Actor:
     @torch.inference_mode()
     def act(self, observation: np.ndarray) -> Decision:
         """Choose an action for every observation ``(N, *shape)``; the context moves on by one step."""
-        config = self.search_config
         with self.autocast():
             latent = self.model.encode(self._to_device(observation), self.groups.task_id)
+            result = self._search(latent)
+        if self.rng is None:
+            action = result.visits.argmax(axis=1)
+        else:
+            action = sample_actions(result.visits, self.search_config.temperature, self.rng)
+        self.context.push(latent, torch.as_tensor(action, device=self.device))
+        return Decision(action, result.policy(), result.value)
+
+    def _search(self, latent: torch.Tensor) -> SearchResult:
+        config = self.search_config
+        noise = None if self.rng is None else RootNoise(config.dirichlet_alpha, config.dirichlet_weight, self.rng)
+        small = self.device.type == "cpu" and latent.numel() * latent.shape[1] < SMALL_SEARCH
+        with torch_threads(1) if small else nullcontext():
             root = self.model.initial_inference(
                 self.context.with_current(latent),
                 self.context.action,
@@ -90,14 +106,7 @@ class Actor:
                 self.groups,
                 self.tree.num_simulations,
             )
-            noise = None if self.rng is None else RootNoise(config.dirichlet_alpha, config.dirichlet_weight, self.rng)
-            result = search(self.model, self.support, root, self.legal, self.tree, noise)
-        if self.rng is None:
-            action = result.visits.argmax(axis=1)
-        else:
-            action = sample_actions(result.visits, config.temperature, self.rng)
-        self.context.push(latent, torch.as_tensor(action, device=self.device))
-        return Decision(action, result.policy(), result.value)
+            return search(self.model, self.support, root, self.legal, self.tree, noise)
 
     def act_randomly(self) -> Decision:
         """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an empty context."""

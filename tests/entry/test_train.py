@@ -239,6 +239,7 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
             "replay": copy.deepcopy(run.replay),
             "rngs": {name: copy.deepcopy(rng.bit_generator.state) for name, rng in run.rngs.items()},
             "torch": torch.get_rng_state(),
+            "entropy": run.policy.entropy_weight.weight(),
             "path": path,
         }
         saved.append(run)
@@ -264,6 +265,7 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
         assert all(torch.equal(state[name], tensor) for name, tensor in kept["optimiser"].items())
         assert {name: rng.bit_generator.state for name, rng in run.rngs.items()} == kept["rngs"]
         assert torch.equal(torch.get_rng_state(), kept["torch"])
+        assert torch.equal(run.policy.entropy_weight.weight(), kept["entropy"])
 
         kept["replay"].cut()  # environments start anew, so no episode runs across the seam
         assert run.replay.head == kept["replay"].head > run.replay.ring_length
@@ -333,22 +335,42 @@ def test_an_existing_run_is_not_overwritten(copied):
     assert contents(copied / "tiny") == before
 
 
-@pytest.mark.parametrize("resume", [True, False])
-def test_a_run_that_died_before_its_first_checkpoint_starts_over(tmp_path, finished, monkeypatch, resume):
-    """Its curves show one run, not the dead one's beginning twice."""
+def die_at_update(train_iter: int, output_dir: Path) -> None:
+    """Start a run that is interrupted while it learns."""
     learn: Callable = UniZeroMTPolicy.learn
 
     def failing_learn(policy, windows):
-        if policy.train_iter == 7:
+        if policy.train_iter == train_iter:
             raise KeyboardInterrupt
         return learn(policy, windows)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(UniZeroMTPolicy, "learn", failing_learn)
-        train_unizero_multitask_segment_ddp(settings(tmp_path), seed=3)
+        train_unizero_multitask_segment_ddp(settings(output_dir), seed=3)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_died_before_its_first_checkpoint_starts_over(tmp_path, finished, resume):
+    """Its curves show one run, not the dead one's beginning twice."""
+    die_at_update(7, tmp_path)
     assert len(curves(tmp_path / "tiny")) > 7 and not list_checkpoints(tmp_path / "tiny" / "checkpoints")
     train_unizero_multitask_segment_ddp(settings(tmp_path), seed=3, resume=resume)
     assert curves(tmp_path / "tiny") == curves(finished[0] / "tiny")
+
+
+def test_a_run_that_died_between_checkpoints_goes_on_from_the_last(tmp_path, finished):
+    """What it had logged behind the checkpoint is forgotten, so the curves do not fold back."""
+    die_at_update(15, tmp_path)
+    [checkpoint] = list_checkpoints(tmp_path / "tiny" / "checkpoints")
+    assert load_state(checkpoint)["train_iter"] == int(RATIO * 40) < curves(tmp_path / "tiny")[-1]["train_iter"] == 15
+    result = train_unizero_multitask_segment_ddp(settings(tmp_path), seed=3)
+    assert (result.env_steps, result.train_iter) == (STEPS, int(RATIO * STEPS))
+    rows = curves(tmp_path / "tiny")
+    kept = [row for row in curves(finished[0] / "tiny") if row["env_step"] <= 40]
+    assert rows[: len(kept)] == kept
+    updates = [row["train_iter"] for row in rows if "learn/loss" in row["metrics"]]
+    assert updates == list(range(1, result.train_iter + 1))
+    assert updates_by_step(tmp_path / "tiny") == updates_by_step(finished[0] / "tiny")
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
