@@ -24,7 +24,7 @@ from lzero.checkpoint import (
 from lzero.distributed import Distributed
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that dies."""
 
 
@@ -39,7 +39,7 @@ class ThreadRank(Distributed):
 
 
 def kill(*_: object) -> None:
-    raise Killed
+    raise KilledError
 
 
 def save(manager: CheckpointManager, train_iter: int, **arguments) -> Path:
@@ -117,7 +117,7 @@ def test_only_the_newest_are_kept(directory):
 def test_a_killed_write_leaves_the_previous_checkpoint_and_is_cleared_away(directory):
     manager = CheckpointManager(directory)
     first = save(manager, 1)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         save(manager, 2, write_rank_files=kill)
     assert manager.latest() == first and len(os.listdir(directory)) == 2
     assert CheckpointManager(directory).latest() == first
@@ -133,11 +133,11 @@ def test_a_checkpoint_is_never_lost_while_it_is_replaced(directory, monkeypatch,
     def rename_then_die(source: Path, target: Path) -> Path:
         result = rename(source, target)
         if target.name == (".replaced_step_000007" if survivor == "old" else "step_000007"):
-            raise Killed
+            raise KilledError
         return result
 
     monkeypatch.setattr(Path, "rename", rename_then_die)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         manager.save(7, {}, {"i": "new"})
     monkeypatch.undo()
     assert CheckpointManager(directory).latest() == path
@@ -153,7 +153,7 @@ def test_a_killed_deletion_leaves_nothing_that_looks_like_a_checkpoint(directory
     manager = CheckpointManager(directory, keep=1)
     save(manager, 1)
     monkeypatch.setattr("lzero.checkpoint.shutil.rmtree", kill)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         save(manager, 2)
     assert list_checkpoints(directory) == [directory / "step_000002"]
     monkeypatch.undo()
@@ -197,7 +197,7 @@ def run_ranks(directory: Path, write_rank_files: list) -> list[BaseException | P
             outcomes[rank] = save(
                 manager, 2, rank_state={"rank": rank}, write_rank_files=write_rank_files[rank]
             )
-        except (Killed, threading.BrokenBarrierError) as error:
+        except (KilledError, threading.BrokenBarrierError) as error:
             meeting.abort()
             outcomes[rank] = error
 
@@ -223,7 +223,7 @@ def test_every_rank_writes_its_own_part(directory):
 
 def test_one_dying_rank_means_no_checkpoint(directory):
     outcomes = run_ranks(directory, [None, kill])
-    assert isinstance(outcomes[1], Killed) and isinstance(outcomes[0], threading.BrokenBarrierError)
+    assert isinstance(outcomes[1], KilledError) and isinstance(outcomes[0], threading.BrokenBarrierError)
     assert list_checkpoints(directory) == []
 
 

@@ -167,12 +167,20 @@ class Run:
         """Log an update."""
         metrics = self.policy.scalars(result)
         metrics["replay/age"] = windows.age.float().mean().item()
-        if not np.isfinite(metrics["learn/loss"]):
+        self._log(metrics)
+
+    def check_finite(self, result: LearnResult) -> None:
+        """Stop before a broken network acts or reaches a checkpoint; for the last update of a round.
+
+        Raises:
+            FloatingPointError: if its loss or gradient norm is not a number; both are the same on all ranks.
+        """
+        loss, grad_norm = result.task_losses.mean().item(), result.grad_norm.item()
+        if not np.isfinite([loss, grad_norm]).all():
             raise FloatingPointError(
-                f"the loss is {metrics['learn/loss']} after {self.policy.train_iter} updates; lower "
+                f"the loss is {loss} and the gradient norm {grad_norm} after {self.policy.train_iter} updates; lower "
                 "policy.optimiser.learning_rate or use precision=fp32, then resume from the last checkpoint"
             )
-        self._log(metrics)
 
     def log_progress(self) -> None:
         """Log phase times and refresh the progress display."""

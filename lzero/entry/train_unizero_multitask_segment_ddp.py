@@ -45,6 +45,7 @@ def train_unizero_multitask_segment_ddp(
     Raises:
         pydantic.ValidationError: if the config is not valid.
         RunError: if the run's folder holds another experiment, or cannot be resumed as asked.
+        FloatingPointError: if the loss or its gradient stops being a number.
     """
     config = ExperimentConfig.model_validate(config)
     limit = max_env_step or config.train.max_env_steps
@@ -56,6 +57,7 @@ def train_unizero_multitask_segment_ddp(
                 episodes = run.collector.collect(train.collect_steps, random=run.is_warming_up)
             run.count_collected(episodes)
 
+            result = None
             for _ in range(run.updates_due()):
                 with timer("sample"):
                     windows = run.replay.sample(run.batch_sizes, run.rngs["replay"])
@@ -65,6 +67,8 @@ def train_unizero_multitask_segment_ddp(
                     run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
                 if run.policy.train_iter % train.log_interval == 0:
                     run.log_update(result, windows)
+            if result is not None:
+                run.check_finite(result)
 
             run.log_progress()
             if run.crossed(train.eval_interval, before) and run.env_steps < limit:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -373,9 +374,32 @@ def test_a_run_that_died_between_checkpoints_goes_on_from_the_last(tmp_path, fin
     assert updates_by_step(tmp_path / "tiny") == updates_by_step(finished[0] / "tiny")
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    config = settings(tmp_path, {"policy.optimiser": {"learning_rate": 1e20}})
-    with pytest.raises(FloatingPointError, match=r"updates.*policy\.optimiser\.learning_rate"):
+@pytest.mark.parametrize("broken", ["loss", "grad_norm"])
+def test_a_run_whose_loss_is_no_number_stops_before_it_saves(tmp_path, monkeypatch, broken):
+    """Though nothing is logged meanwhile; the checkpoint of the round before stays the newest."""
+    learn: Callable = UniZeroMTPolicy.learn
+
+    def breaking_learn(policy, windows):
+        result = learn(policy, windows)
+        if policy.train_iter < 12:
+            return result
+        nothing = {
+            "loss": {"task_losses": result.task_losses * torch.nan},
+            "grad_norm": {"grad_norm": torch.tensor(torch.inf)},
+        }
+        return replace(result, **nothing[broken])
+
+    monkeypatch.setattr(UniZeroMTPolicy, "learn", breaking_learn)
+    changes = {"train.log_interval": 1000, "train.checkpoint_interval": 20}
+    with pytest.raises(FloatingPointError, match=r"after 16 updates.*policy\.optimiser\.learning_rate"):
+        train_unizero_multitask_segment_ddp(settings(tmp_path, changes))
+    newest = list_checkpoints(tmp_path / "tiny" / "checkpoints")[-1]
+    assert load_state(newest)["env_steps"] == 40
+
+
+def test_an_exploding_run_says_so(tmp_path):
+    config = settings(tmp_path, {"policy.optimiser": {"learning_rate": 1e20}, "train.log_interval": 1000})
+    with pytest.raises(FloatingPointError, match=r"loss is nan.*policy\.optimiser\.learning_rate"):
         train_unizero_multitask_segment_ddp(config)
 
 

@@ -59,8 +59,8 @@ def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
                 "search": {"num_simulations": 16, "num_eval_simulations": 8},
             },
             "train": {
-                "max_env_steps": 4_800,
-                "eval_interval": 4_800,
+                "max_env_steps": 3_200,
+                "eval_interval": 3_200,
                 "eval_episodes": 4,
                 "checkpoint_interval": 1_600,
                 "log_interval": 10,
