@@ -5,17 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zoo.classic_control.envs import (
-    CLASSIC_CONTROL,
-    make_classic_control_multitask_env,
-    make_classic_control_vector_env,
-)
+from lzero.config import EnvConfig
+from lzero.envs import MultiTaskVectorEnv
+from zoo.classic_control.domain import CLASSIC_CONTROL
+from zoo.classic_control.envs import TIME_LIMIT, make_classic_control_vector_env
+
+NAMES = list(CLASSIC_CONTROL.games)
+
+
+def make(tasks: list[int], count: int, limit: int = 500) -> MultiTaskVectorEnv:
+    config = EnvConfig(max_episode_steps=limit, clip_reward=False)
+    counts = [count] * len(tasks)
+    return CLASSIC_CONTROL.make(config, NAMES, tasks, counts, env_offsets=[0] * len(tasks), training=True, num_threads=1)
 
 
 def test_pads_features_and_actions() -> None:
-    env = make_classic_control_multitask_env(list(CLASSIC_CONTROL), [4, 2, 9], 2)
+    env = make([0, 1, 2], 2)
     assert env.num_envs == 6 and env.num_envs_per_task == (2, 2, 2)
-    assert env.task_id.tolist() == [4, 4, 2, 2, 9, 9] and env.task_id.dtype == np.int64
+    assert env.task_id.tolist() == [0, 0, 1, 1, 2, 2] and env.task_id.dtype == np.int64
     assert env.observation_shape == (6,) and env.observation_dtype == np.float32
     assert env.legal_actions.tolist() == [[True, True, False]] * 2 + [[True, True, True]] * 4
     env.reset(0)
@@ -25,17 +32,17 @@ def test_pads_features_and_actions() -> None:
         assert observation[rows, :features].all() and not observation[rows, features:].any()
 
 
-def test_padding_to_a_larger_common_shape() -> None:
-    env = make_classic_control_multitask_env(["CartPole-v1"], [0], 2, num_actions=5, observation_shape=(8,))
-    assert env.legal_actions.tolist() == [[True] * 2 + [False] * 3] * 2
-    assert env.reset(0).observation.shape == (2, 8)
+def test_a_rank_with_one_task_has_the_shapes_of_all() -> None:
+    env = make([0], 2)
+    assert env.legal_actions.tolist() == [[True, True, False]] * 2
+    assert env.reset(0).observation.shape == (2, 6)
 
 
-@pytest.mark.parametrize("name", CLASSIC_CONTROL)
+@pytest.mark.parametrize("name", TIME_LIMIT)
 def test_classic_control_time_limit_truncates(name: str) -> None:
     """At the limit truncated, not terminated; the next row only resets; the same seed repeats the stream."""
     limit = 5
-    envs = [make_classic_control_multitask_env([name], [0], 3, max_episode_steps=limit) for _ in range(2)]
+    envs = [make([NAMES.index(name)], 3, limit) for _ in range(2)]
     for step in (env.reset(3) for env in envs):
         assert step.reset.all()
     for time in range(1, limit + 4):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from lzero.config import EnvConfig
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 
-# name: (time limit in env steps, features, actions, score of a random policy, score that counts as solved)
+# name: (features, actions, score of a random policy, score that counts as solved)
 PROBLEMS = {
-    "CartPole-v1": (500, 4, 2, 22.0, 475.0),
-    "Acrobot-v1": (500, 6, 3, -500.0, -100.0),
-    "MountainCar-v0": (200, 2, 3, -200.0, -110.0),
+    "CartPole-v1": (4, 2, 22.0, 475.0),
+    "Acrobot-v1": (6, 3, -500.0, -100.0),
+    "MountainCar-v0": (2, 3, -200.0, -110.0),
 }
 
 
@@ -30,14 +30,14 @@ class ClassicControlDomain:
         num_threads: int,
     ) -> MultiTaskVectorEnv:
         """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads`` is not used."""
-        from zoo.classic_control.envs import make_classic_control_vector_env
+        from zoo.classic_control.envs import TIME_LIMIT, make_classic_control_vector_env
 
         tasks = [
             TaskEnv(
                 make_classic_control_vector_env(
                     games[task],
                     count,
-                    max_episode_steps=min(config.step_limit_of(games[task]), PROBLEMS[games[task]][0]),
+                    max_episode_steps=min(config.step_limit_of(games[task]), TIME_LIMIT[games[task]]),
                 ),
                 task_id=task,
                 name=games[task],
@@ -48,13 +48,13 @@ class ClassicControlDomain:
             for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True)
         ]
         # Over all games, not this rank's alone: every rank holds the same model.
-        features = max(PROBLEMS[game][1] for game in games)
-        actions = max(PROBLEMS[game][2] for game in games)
+        features = max(PROBLEMS[game][0] for game in games)
+        actions = max(PROBLEMS[game][1] for game in games)
         return MultiTaskVectorEnv(tasks, num_actions=actions, observation_shape=(features,))
 
     def normalised_score(self, game: str, score: float) -> float:
         """0 for a random policy, 1 for the score that counts as solved."""
-        _, _, _, random, solved = PROBLEMS[game]
+        _, _, random, solved = PROBLEMS[game]
         return (score - random) / (solved - random)
 
     def make_screen(self, config: EnvConfig, game: str) -> None:
