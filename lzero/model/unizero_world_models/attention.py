@@ -84,19 +84,18 @@ class SelfAttention(nn.Module):
             slab: this layer's keys and values ``(N, S, 2, H, K)``.
             slot: where the new keys and values go.
             window: flat row numbers ``(N·W,)`` into ``slab`` seen as ``(N·S, …)``, the new token's own included.
-            mask: boolean ``(N, 1, 1, W)``, False where the window holds nothing.
+            mask: ``(N, 1, 1, W)`` in the slab's dtype, 0 where the window holds a token and −inf where it holds nothing.
 
         Returns:
             ``(N, D)``.
         """
         num_roots = len(x_ND)
-        qkv = self.qkv(x_ND).view(num_roots, 3, self.num_heads, -1)
-        q_k = rotate(qkv[:, :2], rotation)
-        new = slab[:, slot]
-        new[:, 0] = q_k[:, 1]
-        new[:, 1] = qkv[:, 2]
+        # fp32 also under autocast: the rotation works in place on pairs of fp32 numbers
+        qkv = self.qkv(x_ND).float().view(num_roots, 3, self.num_heads, -1)
+        torch.view_as_complex(qkv[:, :2].unflatten(-1, (-1, 2))).mul_(rotation)
+        slab[:, slot].copy_(qkv[:, 1:])
         keys_values = slab.view(-1, slab[0, 0].numel()).index_select(0, window)
-        keys_values = keys_values.view(num_roots, -1, 2, self.num_heads, q_k.shape[-1])  # (N, W, 2, H, K)
+        keys_values = keys_values.view(num_roots, -1, 2, self.num_heads, qkv.shape[-1])  # (N, W, 2, H, K)
         k, v = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q_k[:, 0].unsqueeze(2), k, v, attn_mask=mask)
+        y = F.scaled_dot_product_attention(qkv[:, 0].unsqueeze(2).to(k.dtype), k, v, attn_mask=mask)
         return self.out(y.reshape(num_roots, -1))

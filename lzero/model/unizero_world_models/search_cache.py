@@ -130,4 +130,6 @@ class SearchCache:
     def _site(self, position: Tensor, slot: int, seen: Tensor) -> TokenSite:
         num_roots, num_slots = self.slabs[0].shape[:2]
         rows = torch.arange(0, num_roots * num_slots, num_slots, device=seen.device)[:, None]
-        return TokenSite(position, slot, (seen.clamp_min(0) + rows).view(-1), (seen >= 0)[:, None, None])
+        # added to the scores as it is: a boolean mask would be converted again in every layer
+        mask = self.slabs[0].new_zeros(seen.shape).masked_fill_(seen < 0, -torch.inf)
+        return TokenSite(position, slot, (seen.clamp_min(0) + rows).view(-1), mask[:, None, None])

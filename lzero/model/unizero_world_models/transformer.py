@@ -122,7 +122,7 @@ class Transformer(nn.Module):
             slabs: per layer ``(N, S, 2, H, K)``.
             slot: where each layer stores the new keys and values.
             window: ``(N·W',)`` flat rows of ``(N·S)`` that the token sees, itself included.
-            mask: boolean ``(N, 1, 1, W')``.
+            mask: ``(N, 1, 1, W')`` in the slabs' dtype, 0 or −inf.
 
         Returns:
             ``(N, D)``.
