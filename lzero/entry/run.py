@@ -18,7 +18,7 @@ from lzero.checkpoint import (
 )
 from lzero.config import ExperimentConfig, load_domain
 from lzero.device import resolve_device
-from lzero.distributed import assign_tasks, init_distributed, local_rank_from_environment
+from lzero.distributed import RankShare, assign_tasks, init_distributed, local_rank_from_environment
 from lzero.entry.evaluation import Examination
 from lzero.logging import PhaseTimer, RunLogger, TrainingProgress, setup_logging
 from lzero.mcts.replay_buffer import PriorityConfig, ReplayBuffer, ReplayWindows
@@ -48,15 +48,13 @@ class Run:
 
     def __init__(self, config: ExperimentConfig, *, seed: int, max_env_steps: int, resume: bool) -> None:
         self.config, self.seed = config, seed
-        self.dist = init_distributed(resolve_device(config.device, local_rank_from_environment()))
+        try:
+            self.dist = init_distributed(resolve_device(config.device, local_rank_from_environment()))
+            share = self._assign_tasks()
+        except (RuntimeError, ValueError) as error:  # a missing GPU, too many processes: what to type instead is in it
+            raise RunError(str(error)) from error
         setup_logging(self.dist.is_main)
         games = config.env.games
-        share = assign_tasks(
-            len(games),
-            [config.env.envs_of(game) for game in games],
-            [config.batch_size_of(game) for game in games],
-            self.dist.world_size,
-        )[self.dist.rank]
         self.share, self.batch_sizes = share, dict(zip(share.task_ids, share.batch_sizes, strict=True))
         self.rngs = {
             name: np.random.default_rng([seed, self.dist.rank, stream]) for stream, name in enumerate(("act", "replay"))
@@ -241,6 +239,16 @@ class Run:
         self.logger.truncate_after(self.policy.train_iter, self.env_steps)
         if self.dist.is_main:
             logger.info("resuming from %s at %s env steps per game", checkpoint, f"{self.env_steps:,}")
+
+    def _assign_tasks(self) -> RankShare:
+        """The tasks of this rank, and its part of each one's environments and batch."""
+        config, games = self.config, self.config.env.games
+        return assign_tasks(
+            len(games),
+            [config.env.envs_of(game) for game in games],
+            [config.batch_size_of(game) for game in games],
+            self.dist.world_size,
+        )[self.dist.rank]
 
     def _check_folder(self, resume: bool) -> None:
         if not resume and self.checkpoints.latest() is not None:

@@ -460,3 +460,10 @@ def test_the_real_command(tmp_path, name):
             frames = [frame for frame in video]
         assert len(frames) == 61 and frames[0].shape == (420, 320, 3)
         assert np.abs(frames[0].astype(int) - frames[-1]).max() > 30, "the film shows a game, not a still"
+
+
+def test_a_missing_gpu_is_one_line(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(RunError, match="device=cpu"):
+        train_unizero_multitask_segment_ddp(settings(tmp_path) | {"device": "cuda"})
