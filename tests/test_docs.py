@@ -19,6 +19,6 @@ def test_the_domain_recipe_trains(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert '"max_env_steps": 8_000' in train
-    exec(train.replace('"max_env_steps": 8_000', '"max_env_steps": 320'), {})
+    exec(train.replace('"max_env_steps": 8_000', '"eval_episodes": 2, "max_env_steps": 160'), {})
     assert (tmp_path / "runs" / "cartpole" / "metrics.jsonl").stat().st_size > 0
     assert list((tmp_path / "runs" / "cartpole" / "checkpoints").glob("step_*"))
