@@ -138,7 +138,7 @@ def test_sum_and_gather(outcomes):
             assert array.dtype == torch.float64
 
 
-def test_one_process_has_no_group_and_every_collective_is_a_no_op(monkeypatch):
+def test_one_process_has_no_group_and_collectives_change_nothing(monkeypatch):
     for name in distributed_module.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
@@ -154,7 +154,8 @@ def test_one_process_has_no_group_and_every_collective_is_a_no_op(monkeypatch):
         place.all_reduce_gradients_(net.parameters())
         place.broadcast_parameters_(net)
         place.barrier()
-        assert torch.equal(net.linear.weight.grad, before) and net.unused.grad is None
+        assert torch.equal(net.linear.weight.grad, before)
+        assert not net.unused.grad.any()  # zero, not missing, as on several ranks: AdamW treats the two differently
         assert place.all_reduce_sum_(torch.ones(2)).tolist() == [1.0, 1.0]
         array = np.array([1.0])
         [copy] = place.all_gather_array(array)
