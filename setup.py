@@ -32,7 +32,7 @@ setup(
         "scipy>=1.14",
         "imageio[ffmpeg]>=2.36",
     ],
-    extras_require={"test": ["pytest>=8", "ruff>=0.9", "psutil>=6"]},
+    extras_require={"test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
