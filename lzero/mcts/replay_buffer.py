@@ -13,8 +13,6 @@ sets ``terminated`` with no reset row behind it: the game goes on in the next ro
 """
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from lzero.mcts.frame_chunks import FrameChunks
 from lzero.mcts.sum_tree import PriorityConfig, RowPriorities
 
 TERMINATED, TRUNCATED, RESET = 1, 2, 4
@@ -100,7 +99,6 @@ class ReplayBuffer:
         self.task_id_of_ring, self.num_rings = tasks, tasks.size
         self.ring_length, self.window, self.num_actions = ring_length, window, num_actions
         self.observation_shape = tuple(map(int, observation_shape))
-        self._chunk_steps = chunk_steps
         self._head = 0
         self._is_image = len(self.observation_shape) == 3
         stored_shape = self.observation_shape
@@ -121,7 +119,7 @@ class ReplayBuffer:
         self._ring_bounds = np.append(first_ring, self.num_rings)  # task t: rings bounds[t] to bounds[t+1]−1
         self._startable = np.zeros(self.num_rings, np.int64)  # rows per ring at which a window may start
         self._priorities = RowPriorities(self._ring_bounds * ring_length, priority) if priority else None
-        self._chunk_files: dict[int, str] = {}
+        self._chunks = FrameChunks(chunk_steps)
 
     @property
     def head(self) -> int:
@@ -252,7 +250,7 @@ class ReplayBuffer:
             suffix: ends the stem of every file, to tell ranks apart.
             previous: directory of an earlier checkpoint; full frame files that it holds are hard-linked.
         """
-        chunks = self._save_frames(directory, suffix, previous)
+        chunks = self._chunks.save(self._frames, self.oldest, self._head, directory, suffix, previous)
         rows = self._rows[:, self._live_slots()]
         arrays = {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
         if self._priorities:
@@ -286,7 +284,7 @@ class ReplayBuffer:
             self._priorities.tree.clear()
             self._priorities.tree.update(self._live_leaves().ravel(), arrays["priority_mass"].ravel())
             self._priorities.max_priority[:] = arrays["max_priority"]
-        self._load_frames(directory, header["chunks"])
+        self._chunks.load(self._frames, self.oldest, self._head, directory, header["chunks"])
 
     def _check_row(self, observation: np.ndarray, row: dict[str, np.ndarray]) -> None:
         shape, dtype = (self.num_rings, *self.observation_shape), self._frames.dtype
@@ -382,44 +380,5 @@ class ReplayBuffer:
             "num_actions": self.num_actions,
             "window": self.window,
             "prioritised": self._priorities is not None,
-            "chunk_steps": self._chunk_steps,
+            "chunk_steps": self._chunks.chunk_steps,
         }
-
-    def _save_frames(self, directory: Path, suffix: str, previous: Path | None) -> list[str]:
-        """Write or link the frame files; names carry a random token, so equal names mean equal content."""
-        names = []
-        for chunk in range(self.oldest // self._chunk_steps, -(-self._head // self._chunk_steps)):
-            name = self._chunk_files.get(chunk)
-            if name is None or previous is None or not _link(previous / name, directory / name):
-                first = max(self.oldest, chunk * self._chunk_steps)
-                stop = min(self._head, (chunk + 1) * self._chunk_steps)
-                name = f"frames-{first:012d}-{secrets.token_hex(4)}-{suffix}.safetensors"
-                frames = self._frames.take(np.arange(first, stop) % self.ring_length, axis=1)
-                save_file({"frames": frames}, directory / name, metadata={"first_step": str(first)})
-            names.append(name)
-        self._remember_full_chunks(names)
-        return names
-
-    def _load_frames(self, directory: Path, names: list[str]) -> None:
-        for name in names:
-            with safe_open(directory / name, framework="numpy") as file:
-                first, frames = int(file.metadata()["first_step"]), file.get_tensor("frames")
-            steps = np.arange(max(first, self.oldest), first + frames.shape[1])
-            self._frames[:, steps % self.ring_length] = frames[:, steps - first]
-        self._remember_full_chunks(names)
-
-    def _remember_full_chunks(self, names: list[str]) -> None:
-        """Note the files that later checkpoints can link: chunks to which no frame will be added."""
-        oldest_chunk, full = self.oldest // self._chunk_steps, self._head // self._chunk_steps
-        self._chunk_files = {c: name for c, name in enumerate(names, oldest_chunk) if c < full}
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Hard-link, or copy where the file system refuses; False if there is no source."""
-    if not source.exists():
-        return False
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-    return True
