@@ -59,7 +59,7 @@ class Examination:
                 write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
         gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
         by_game = dict(zip(self.config.env.games, gathered, strict=True))
-        return ScoreTable.build(by_game, self.domain.normalised_score)
+        return ScoreTable.build(by_game, self.domain.normalised_score, self.domain.score_scale)
 
     def close(self) -> None:
         """Close the environments."""

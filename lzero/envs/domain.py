@@ -28,6 +28,8 @@ class Domain(Protocol):
     """A family of games. An experiment names it by import path (``env.domain``)."""
 
     games: tuple[str, ...]
+    score_scale: str
+    """What the common scale of scores is called, e.g. human-normalised."""
 
     def make(
         self,

@@ -42,16 +42,23 @@ class ScoreTable:
     Attributes:
         scores: episode scores by game.
         normalised: mean score on the domain's common scale by game; empty where the domain has none.
+        scale: what that scale is called.
     """
 
     scores: Mapping[str, np.ndarray]
     normalised: Mapping[str, float]
+    scale: str = "normalised"
 
     @classmethod
-    def build(cls, scores: Mapping[str, np.ndarray], normalise: Callable[[str, float], float | None]) -> "ScoreTable":
-        """Table of episode ``scores`` by game; ``normalise(game, mean score)`` gives the common scale."""
+    def build(
+        cls,
+        scores: Mapping[str, np.ndarray],
+        normalise: Callable[[str, float], float | None],
+        scale: str = "normalised",
+    ) -> "ScoreTable":
+        """Table of episode ``scores`` by game; ``normalise(game, mean score)`` gives the common scale, called ``scale``."""
         normalised = {game: normalise(game, float(values.mean())) for game, values in scores.items()}
-        return cls(scores, {game: value for game, value in normalised.items() if value is not None})
+        return cls(scores, {game: value for game, value in normalised.items() if value is not None}, scale)
 
     def aggregates(self) -> dict[str, float]:
         """:func:`aggregate` of the normalised scores; empty where there are none."""
@@ -66,7 +73,7 @@ class ScoreTable:
     def render(self, title: str) -> Table:
         """The table for a terminal."""
         table = Table(title=title)
-        for header in ("game", "return", "std", "episodes", "human-normalised"):
+        for header in ("game", "return", "std", "episodes", self.scale):
             table.add_column(header, justify="left" if header == "game" else "right")
         for game, values in self.scores.items():
             normalised = f"{self.normalised[game]:.3f}" if game in self.normalised else "–"

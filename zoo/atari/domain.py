@@ -10,6 +10,8 @@ from lzero.envs.multitask import MultiTaskVectorEnv
 class AtariDomain:
     """Atari 2600 games through ALE; scores are human-normalised where the game has reference scores."""
 
+    score_scale = "human-normalised"
+
     @cached_property
     def games(self) -> tuple[str, ...]:
         """Every game that ALE ships, in CamelCase."""

@@ -17,6 +17,7 @@ class ClassicControlDomain:
     """CartPole, Acrobot and MountainCar as tasks of one agent; features and actions are padded to the largest."""
 
     games: tuple[str, ...] = tuple(PROBLEMS)
+    score_scale = "share of solved"
 
     def make(
         self,
