@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lzero.config import MoEConfig
 from lzero.model.unizero_world_models.moe import PATHS, MoELayer, Segments, choose_path, hardcoded_experts
@@ -172,3 +173,15 @@ def test_path_choice():
     assert choose_path("cuda", torch.bfloat16, uneven, every_expert=False) == "grouped"
     assert choose_path("cuda", torch.float32, even, every_expert=False) == "batched"
     assert choose_path("cpu", torch.float32, uneven, every_expert=True) == "batched"
+
+
+@pytest.mark.parametrize(("path", "dtype"), [("batched", torch.float32), ("grouped", torch.bfloat16)])
+def test_accelerator_paths_wait_for_no_value(path, dtype):
+    """Fake tensors hold no values: whatever would make the host wait for one on an accelerator raises here."""
+    with FakeTensorMode():
+        layer = make_layer(top_k=2)
+        x = torch.randn(24, DIM).to(dtype)
+        gates, chosen, _, _ = layer.router(x)
+        y = PATHS[path](x, gates, chosen, layer.experts, Segments.of(chosen, 8))
+        layer._count(chosen, torch.zeros(24, dtype=torch.int64))
+        assert y.shape == x.shape

@@ -58,7 +58,9 @@ class Segments:
         """Sort; nothing reaches the host."""
         pairs = chosen_TK.flatten()
         order = pairs.argsort(stable=True)
-        return cls(order, order // chosen_TK.shape[1], torch.bincount(pairs, minlength=num_experts))
+        counts = torch.zeros(num_experts, dtype=torch.int64, device=pairs.device)
+        counts.index_add_(0, pairs, torch.ones_like(pairs))  # bincount would make the host wait for the largest index
+        return cls(order, order // chosen_TK.shape[1], counts)
 
 
 class SegmentedSwiGLU(torch.autograd.Function):
