@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=("lzero", "lzero.*", "zoo", "zoo.*")),
-    package_data={"zoo.atari": ["scores.json"]},
+    package_data={"zoo.atari": ["scores.json"], "zoo.minatar": ["scores.json"]},
     # The reason for each is in the README.
     install_requires=[
         "torch>=2.11,<2.14",
@@ -30,9 +30,13 @@ setup(
         "rich>=14",
         "safetensors>=0.5",
         "scipy>=1.14",
+        "matplotlib>=3.10",
         "imageio[ffmpeg]>=2.36",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"]},
+    extras_require={
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"],
+        "minatar": ["minatar>=1.0.15"],  # GPL-3: optional, imported at run time
+    },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",

@@ -72,6 +72,10 @@ class EnvConfig(Section):
     """Up to this many random no-op frames after a reset."""
     sticky_action_probability: float = Field(0.0, ge=0.0, le=1.0)
     """Probability that the environment repeats the previous action."""
+    difficulty_ramping: bool = True
+    """MinAtar: games get harder with progress."""
+    minimal_actions: bool = False
+    """MinAtar: only the actions that the game uses, others masked."""
     overrides: dict[str, GameOverride] = {}
     """Per-game exceptions, keyed by game name."""
 
@@ -237,20 +241,28 @@ class ModelConfig(Section):
 class SearchConfig(Section):
     """Tree search in latent space."""
 
+    kind: Literal["puct", "gumbel"] = "puct"
+    """``puct`` learns from visits; ``gumbel`` from Q completed by the value, made for few simulations."""
     num_simulations: PositiveInt = 25
     """Simulations per move when collecting."""
     num_eval_simulations: PositiveInt = 50
     """Simulations per move when evaluating."""
     dirichlet_alpha: PositiveFloat = 0.3
-    """Concentration of the root noise when collecting."""
+    """puct: concentration of the root noise when collecting."""
     dirichlet_weight: float = Field(0.25, ge=0.0, le=1.0)
-    """Share of the root noise in the root prior when collecting."""
+    """puct: share of the root noise in the root prior when collecting."""
     pb_c_init: PositiveFloat = 1.25
-    """Exploration constant of PUCT."""
+    """puct: exploration constant."""
     pb_c_base: PositiveFloat = 19652.0
-    """Visits at which exploration starts to grow."""
+    """puct: visits at which exploration starts to grow."""
     temperature: PositiveFloat = 0.25
-    """Actions are drawn from visits^(1/temperature) when collecting."""
+    """puct: actions are drawn from visits^(1/temperature) when collecting."""
+    max_considered_actions: PositiveInt = 16
+    """gumbel: actions that are tried at the root, at most; sequential halving finds the best of them."""
+    c_visit: float = Field(50.0, ge=0.0)
+    """gumbel: visits added to those of the most visited action in the scale of Q against logits."""
+    c_scale: PositiveFloat = 0.1
+    """gumbel: Q, rescaled to [0, 1], counts (c_visit + most visits) * c_scale against logits."""
 
 
 class ReplayConfig(Section):

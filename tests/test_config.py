@@ -24,10 +24,17 @@ from lzero.config import (
 from zoo.atari.config.presets import presets
 from zoo.atari.envs import ATARI8, ATARI26
 from zoo.classic_control.config.classic_control_unizero_multitask_segment_ddp_config_moe import PRESETS as CLASSIC
+from zoo.minatar.config.presets import presets as minatar_presets
 
 ALL_PRESETS = {
     f"{family}-{name}": config
-    for family, members in (("moe", presets(moe=True)), ("dense", presets(moe=False)), ("classic", CLASSIC))
+    for family, members in (
+        ("moe", presets(moe=True)),
+        ("dense", presets(moe=False)),
+        ("classic", CLASSIC),
+        ("minatar-moe", minatar_presets(moe=True)),
+        ("minatar-dense", minatar_presets(moe=False)),
+    )
     for name, (_, config) in members.items()
 }
 

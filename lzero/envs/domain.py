@@ -1,6 +1,6 @@
 """What a domain offers the library: how its games are made, shown and scored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -56,6 +56,9 @@ class Domain(Protocol):
 
     def normalised_score(self, game: str, score: float) -> float | None:
         """Score of ``game`` on the domain's common scale; None where there is none."""
+
+    def reference_scores(self, game: str) -> Mapping[str, float]:
+        """Raw scores to draw beside curves, by label, such as {'random': -20.7, 'human': 14.6}; empty if none known."""
 
     def make_screen(self, config: EnvConfig, game: str) -> Screen | None:
         """The screen of ``game`` for videos; None where the domain shows nothing."""

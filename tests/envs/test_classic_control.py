@@ -56,6 +56,15 @@ def test_classic_control_time_limit_truncates(name: str) -> None:
         env.close()
 
 
+def test_reference_scores_are_the_ends_of_the_common_scale() -> None:
+    for name in NAMES:
+        scores = CLASSIC_CONTROL.reference_scores(name)
+        assert {label: CLASSIC_CONTROL.normalised_score(name, score) for label, score in scores.items()} == {
+            "random": 0.0,
+            "solved": 1.0,
+        }
+
+
 def test_refuses_an_unknown_problem() -> None:
     with pytest.raises(ValueError, match=r"'Pendulum-v1'.*CartPole-v1"):
         make_classic_control_vector_env("Pendulum-v1", 2)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from zoo.atari.domain import ATARI
 from zoo.atari.scores import SCORES_FILE, has_reference, human_normalised, reference_table
 
 DATA = json.loads(SCORES_FILE.read_text(encoding="utf-8"))
@@ -47,3 +48,19 @@ def test_published_scores_follow_their_games_and_not_their_positions():
     # the source note's recomputed aggregates, to its three digits
     assert line.aggregates["mean"] == pytest.approx(0.380, abs=5e-4)
     assert line.aggregates["median"] == pytest.approx(0.260, abs=5e-4)
+
+
+def test_reference_scores_stand_for_comparable_settings_only():
+    """Those of the 8 games with all actions; a game outside has its random player and human, an unknown one nothing."""
+    assert ATARI.reference_scores("Pong") == {
+        "random": -20.7,
+        "human": 14.6,
+        "UniZero multi-task (atari8 400k)": 19,
+        "MuZero multi-task (atari8 400k)": -1,
+        "UniZero single-task (atari8 400k)": 18,
+    }
+    for game in DATA["atari26"]:
+        assert len(ATARI.reference_scores(game)) == (5 if game in DATA["atari8"] else 2)
+    assert ATARI.reference_scores("Breakout") == {"random": 1.7, "human": 30.5}, "single-task 100k lines stay out"
+    assert ATARI.reference_scores("Tennis") == {}
+    assert set(DATA["games"]["Pong"]) == {"random", "human"}, "the data are not written to"

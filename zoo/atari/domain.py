@@ -1,6 +1,6 @@
 """The Atari domain, as experiments name it: ``zoo.atari.domain:ATARI``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from lzero.config import EnvConfig
@@ -54,6 +54,12 @@ class AtariDomain:
         from zoo.atari.scores import has_reference, human_normalised
 
         return human_normalised(game, score) if has_reference(game) else None
+
+    def reference_scores(self, game: str) -> Mapping[str, float]:
+        """A random player, a human and published multi-game results; empty for a game without reference scores."""
+        from zoo.atari.scores import reference_scores
+
+        return reference_scores(game)
 
     def make_screen(self, config: EnvConfig, game: str) -> "NativeScreenTwin":  # noqa: F821 (imported where used)
         """The console's own 210x160 screen of ``game``."""

@@ -72,6 +72,20 @@ def reference_table() -> tuple[ReferenceLine, ...]:
     )
 
 
+def reference_scores(game: str) -> dict[str, float]:
+    """Raw scores of ``game`` to draw beside curves, by label; empty where none are known.
+
+    Published ones are those of the 8 games learned with all 18 actions, labelled with method, games and budget: other
+    settings do not compare with the runs of this library.
+    """
+    published = {
+        f"{line.method} ({line.setting.partition('_env_steps')[0].replace('_', ' ')})": line.scores[game]
+        for line in reference_table()
+        if line.setting.startswith("atari8_") and game in line.scores
+    }
+    return _data()["games"].get(game, {}) | published
+
+
 @functools.cache
 def _data() -> dict[str, Any]:
     return json.loads(SCORES_FILE.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """The classic control domain, as experiments name it: ``zoo.classic_control.domain:CLASSIC_CONTROL``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lzero.config import EnvConfig
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
@@ -57,6 +57,11 @@ class ClassicControlDomain:
         """0 for a random policy, 1 for the score that counts as solved."""
         _, _, random, solved = PROBLEMS[game]
         return (score - random) / (solved - random)
+
+    def reference_scores(self, game: str) -> Mapping[str, float]:
+        """A random policy's score and the one that counts as solved."""
+        _, _, random, solved = PROBLEMS[game]
+        return {"random": random, "solved": solved}
 
     def make_screen(self, config: EnvConfig, game: str) -> None:
         """None: these problems are not filmed."""

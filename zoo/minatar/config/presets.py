@@ -1,0 +1,65 @@
+"""Presets of the MinAtar experiments, with dense blocks or mixture-of-experts blocks."""
+
+from lzero.config import ExperimentConfig
+from zoo.minatar.envs import GAMES
+
+THREE = ("Breakout", "Asterix", "SpaceInvaders")
+
+
+def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
+    """Name to (a line of help, config)."""
+    suffix = "moe" if moe else "dense"
+    return {
+        "breakout": ("Breakout alone", _minatar(f"minatar_breakout_{suffix}", ("Breakout",), moe, 64, 50_000)),
+        "three": (
+            "Breakout, Asterix and SpaceInvaders together",
+            _minatar(f"minatar_three_{suffix}", THREE, moe, 32, 50_000),
+        ),
+        "five": ("all five games together", _minatar(f"minatar_five_{suffix}", tuple(GAMES), moe, 32, 50_000)),
+    }
+
+
+def _minatar(exp_name: str, games: tuple[str, ...], moe: bool, batch_size: int, max_env_steps: int) -> ExperimentConfig:
+    """Small networks: well under an hour on one core."""
+    return ExperimentConfig.model_validate(
+        {
+            "exp_name": exp_name,
+            "env": {
+                "domain": "zoo.minatar.domain:MINATAR",
+                "games": games,
+                # the package's own defaults
+                "sticky_action_probability": 0.1,
+                "difficulty_ramping": True,
+                "num_envs": 16,
+                "num_eval_envs": 32,
+                # all six: an action then means the same in every game and shares its embedding
+                "minimal_actions": False,
+                # Freeway ends itself one step later, with a clock that no observation shows
+                "max_episode_steps": 2500,
+                "clip_reward": False,
+                "end_on_life_loss": False,
+            },
+            "model": {
+                "embed_dim": 64,
+                "num_heads": 4,
+                "num_layers": 2,
+                "encoder": {"kind": "mlp", "hidden": (256,)},
+                "moe": {"enabled": moe, "num_experts": 8, "num_shared_experts": 1},
+            },
+            "policy": {
+                "batch_size": batch_size,
+                "unroll_steps": 5,
+                "discount": 0.99,
+                "replay_ratio": 0.25,
+                "replay": {"capacity": 100_000},
+                "optimiser": {"learning_rate": 5e-4},
+                "search": {"num_simulations": 16, "num_eval_simulations": 16},
+            },
+            "train": {
+                "max_env_steps": max_env_steps,
+                "eval_interval": 10_000,
+                "eval_episodes": 32,
+                "checkpoint_interval": 10_000,
+            },
+        }
+    )

@@ -1,0 +1,233 @@
+"""MinAtar games of the package ``minatar`` as one gymnasium vector env in this process (a step takes microseconds).
+
+The package is GPL-3 and optional: it is imported when the first game is made, not when this module is.
+
+Shape legend: n = environments, C = channels of the game, one per kind of object.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from lzero.config import nearest
+
+GAMES = {
+    "Breakout": "breakout",
+    "Asterix": "asterix",
+    "SpaceInvaders": "space_invaders",
+    "Freeway": "freeway",
+    "Seaquest": "seaquest",
+}
+"""The package's name of every game."""
+
+SIDE = 10
+"""Height and width of the grid in cells."""
+NUM_ACTIONS = 6
+"""Size of the full action set, the same in all games: nothing, left, up, right, down, fire."""
+NOTHING = 0
+MAX_EPISODE_STEPS = 2500
+"""Default time limit in env steps. Freeway ends itself, as a death, one step later and no observation shows that
+clock; with this limit its episodes are truncated instead."""
+CELL_PIXELS = 16
+
+
+@dataclass(frozen=True)
+class GameShape:
+    """What a game shows and understands."""
+
+    channels: int
+    """C."""
+    minimal_actions: tuple[int, ...]
+    """Those of the full action set that have an effect, ascending."""
+
+    def num_actions(self, *, minimal: bool) -> int:
+        """Size of the minimal or of the full action set."""
+        return len(self.minimal_actions) if minimal else NUM_ACTIONS
+
+
+@functools.cache
+def game_shape(name: str) -> GameShape:
+    """Channels and actions of a game, asked of the package.
+
+    Raises:
+        ValueError: if the game is unknown.
+        ImportError: if the package ``minatar`` is missing.
+    """
+    game = _make_game(name, sticky=0.0, difficulty_ramping=True)
+    return GameShape(game.n_channels, tuple(sorted(game.minimal_action_set())))
+
+
+class MinAtarVectorEnv(VectorEnv):
+    """n environments of one game: observations ``(n, 10, 10, C)`` uint8, 255 where an object is; autoreset NEXT_STEP.
+
+    The same seed and the same actions give the same stream. Every episode starts from "nothing" as the action that a
+    sticky step would repeat, so that no episode depends on how the one before it ended.
+
+    Args:
+        name: one of :data:`GAMES`.
+        num_envs: n.
+        max_episode_steps: time limit in env steps; it truncates and does not terminate.
+        sticky: probability per env step that the game repeats the action it executed last.
+        difficulty_ramping: games get harder with progress (Breakout and Freeway never do).
+        minimal_actions: offer only the actions that have an effect, in the order of the full set.
+
+    Raises:
+        ValueError: if the game is unknown or a number is out of range.
+        ImportError: if the package ``minatar`` is missing.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
+
+    def __init__(
+        self,
+        name: str,
+        num_envs: int,
+        *,
+        max_episode_steps: int = MAX_EPISODE_STEPS,
+        sticky: float = 0.1,
+        difficulty_ramping: bool = True,
+        minimal_actions: bool = False,
+    ) -> None:
+        if num_envs < 1 or max_episode_steps < 1:
+            raise ValueError(f"num_envs={num_envs}, max_episode_steps={max_episode_steps}; allowed is 1 or more")
+        if not 0 <= sticky <= 1:
+            raise ValueError(f"sticky={sticky}; allowed is a probability from 0 to 1")
+        shape = game_shape(name)
+        self.num_envs = num_envs
+        self._max_episode_steps = max_episode_steps
+        self._games = [_make_game(name, sticky, difficulty_ramping) for _ in range(num_envs)]
+        self._native_actions = shape.minimal_actions if minimal_actions else tuple(range(NUM_ACTIONS))
+        self.single_observation_space = Box(0, 255, (SIDE, SIDE, shape.channels), np.uint8)
+        self.single_action_space = Discrete(len(self._native_actions))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._over = np.ones(num_envs, np.bool_)
+        self._steps = np.zeros(num_envs, np.int64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every environment.
+
+        Args:
+            seed: environment j is seeded with ``seed + j``; None continues the random streams.
+            options: not used.
+        """
+        super().reset(seed=seed, options=options)
+        for j, game in enumerate(self._games):
+            if seed is not None:
+                game.seed(seed + j)
+            _begin_episode(game)
+        self._over[:] = False
+        self._steps[:] = 0
+        return self._observe(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Act in every environment; those whose episode is over begin the next one and ignore their action.
+
+        Args:
+            actions: ``(n,)`` indices into the game's action set.
+
+        Returns:
+            Observations, rewards float64, terminated and truncated (each ``(n,)``), and an empty info.
+        """
+        reward = np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, np.bool_)
+        for j, game in enumerate(self._games):
+            if self._over[j]:
+                _begin_episode(game)
+            else:
+                reward[j], terminated[j] = game.act(self._native_actions[actions[j]])
+        self._steps = np.where(self._over, 0, self._steps + 1)
+        truncated = (self._steps >= self._max_episode_steps) & ~terminated
+        self._over = terminated | truncated
+        return self._observe(), reward, terminated, truncated, {}
+
+    def _observe(self) -> np.ndarray:
+        occupied = np.stack([game.state() for game in self._games])
+        return np.multiply(occupied, 255, dtype=np.uint8)
+
+
+class MinAtarScreen:
+    """Replays the first environment of a task as pictures, for videos.
+
+    With the same seed, settings and actions (also those that a reset row ignores) it plays the same episodes.
+
+    Args:
+        name: the game.
+        settings: those of the environment that it shadows, as in :class:`MinAtarVectorEnv`.
+
+    Attributes:
+        frames_per_second: of a video with one picture per env step, at about the speed of a human's game.
+        raw_reward: of the last step.
+        episode_over: whether the last step ended the episode; the next one starts another.
+    """
+
+    frames_per_second = 15
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        self._env = MinAtarVectorEnv(name, 1, **settings)
+        self._colours = _colours(game_shape(name).channels)
+        self.raw_reward, self.episode_over = 0.0, False
+
+    def reset(self, seed: int) -> np.ndarray:
+        """First picture ``(160, 160, 3)`` uint8 RGB of the episode that ``seed`` starts."""
+        observation, _ = self._env.reset(seed=seed)
+        self.raw_reward, self.episode_over = 0.0, False
+        return self._picture(observation[0])
+
+    def step(self, action: int) -> np.ndarray:
+        """Picture after ``action``, which is what the shadowed environment got."""
+        observation, reward, terminated, truncated, _ = self._env.step(np.array([action], np.int64))
+        self.raw_reward, self.episode_over = float(reward[0]), bool(terminated[0] | truncated[0])
+        return self._picture(observation[0])
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    def _picture(self, observation: np.ndarray) -> np.ndarray:
+        """Every channel in its own colour; objects in one cell mix theirs, so that none hides another."""
+        present = observation / 255.0
+        share = present / np.maximum(present.sum(axis=2, keepdims=True), 1.0)
+        cells = (share @ self._colours).round().astype(np.uint8)
+        return cells.repeat(CELL_PIXELS, axis=0).repeat(CELL_PIXELS, axis=1)
+
+
+def _colours(channels: int) -> np.ndarray:
+    """``(C, 3)`` RGB of 0 to 255: hues evenly spaced on the circle."""
+    return 255.0 * np.array([colorsys.hsv_to_rgb(channel / channels, 0.75, 1.0) for channel in range(channels)])
+
+
+def _make_game(name: str, sticky: float, difficulty_ramping: bool) -> Any:
+    if name not in GAMES:
+        raise ValueError(f"game {name!r} is not of MinAtar; {nearest(name, list(GAMES))}")
+    return _package().Environment(GAMES[name], sticky_action_prob=sticky, difficulty_ramping=difficulty_ramping)
+
+
+def _package() -> ModuleType:
+    try:
+        import minatar
+    except ModuleNotFoundError as error:
+        if error.name != "minatar":  # it is installed, but something that it needs is not
+            raise
+        raise ImportError(
+            "MinAtar games need the package minatar (GPL-3), an optional extra. Install it:\n"
+            "pip install minatar\n"
+            "or, in a checkout of this project: pip install -e .[minatar]"
+        ) from error
+    return minatar
+
+
+def _begin_episode(game: Any) -> None:
+    game.reset()
+    game.last_action = NOTHING
