@@ -42,19 +42,29 @@ class SearchResult:
 
     Attributes:
         visits: visit counts of the root's actions ``(N, A)``.
-        value: mean of the backed-up returns ``(N,)``.
+        improved: what the network's policy should be ``(N, A)``: the visit distribution of pUCT, Gumbel's π'.
+        action_weights: by which to choose actions ``(N, A)``: the visits of pUCT, one at the winner of Gumbel search.
+        value: of the search ``(N,)``: the mean of the backed-up returns of pUCT, Gumbel's Q averaged over π'.
         prior: the network's own policy over legal actions, without noise ``(N, A)``.
         network_value: the network's own value ``(N,)``.
     """
 
     visits: np.ndarray
+    improved: np.ndarray
+    action_weights: np.ndarray
     value: np.ndarray
     prior: np.ndarray
     network_value: np.ndarray
 
     def policy(self) -> np.ndarray:
-        """Visit distribution ``(N, A)``."""
-        return (self.visits / self.visits.sum(axis=1, keepdims=True)).astype(np.float32)
+        """Policy target ``(N, A)`` float32."""
+        return self.improved.astype(np.float32)
+
+    def actions(self, temperature: float, rng: np.random.Generator | None) -> np.ndarray:
+        """Actions to take ``(N,)``: drawn from ``action_weights^(1/temperature)``, without ``rng`` those of most weight."""
+        if rng is None:
+            return self.action_weights.argmax(axis=1)
+        return sample_actions(self.action_weights, temperature, rng)
 
 
 def search(
@@ -72,8 +82,9 @@ def search(
         support: of the value and reward predictions.
         root: inference at the roots, with ``policy (N, A)`` and ``value (N, bins)`` logits and a ``cache``.
         legal: ``(N, A)`` bool.
-        tree: reused between calls; its sizes are the search's.
-        noise: root noise; None searches with the plain prior.
+        tree: reused between calls; its sizes are the search's, its kind (:class:`BatchTree` or
+            :class:`~lzero.mcts.gumbel.GumbelTree`) decides which actions are tried and what is made of them.
+        noise: root noise of pUCT; None searches with the plain prior, as Gumbel search must.
 
     Source: MuZero (arXiv 1911.08265), with all roots in one batch.
     """
@@ -81,7 +92,7 @@ def search(
     illegal = torch.as_tensor(~legal, device=device)
     prior = _to_host(root.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1))
     network_value = _to_host(support.expectation(root.value))
-    tree.reset(prior if noise is None else add_noise(prior, legal, noise), legal)
+    tree.reset(prior if noise is None else add_noise(prior, legal, noise), legal, network_value)
     for _ in range(tree.num_simulations):
         parent, action = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in tree.select())
         node = model.recurrent_inference(root.cache, parent, action)
@@ -89,7 +100,14 @@ def search(
         node_prior = node.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1)
         answer = _to_host(torch.cat([scalars.t(), node_prior], dim=1))  # one transfer per simulation
         tree.expand_and_backup(answer[:, 0], answer[:, 1], answer[:, 2:])
-    return SearchResult(tree.visit_counts(), tree.root_values(), prior, network_value)
+    return SearchResult(
+        visits=tree.visit_counts(),
+        improved=tree.improved_policy(),
+        action_weights=tree.action_weights(),
+        value=tree.root_values(),
+        prior=prior,
+        network_value=network_value,
+    )
 
 
 def add_noise(prior: np.ndarray, legal: np.ndarray, noise: RootNoise) -> np.ndarray:
@@ -103,11 +121,11 @@ def add_noise(prior: np.ndarray, legal: np.ndarray, noise: RootNoise) -> np.ndar
     return ((1 - noise.weight) * prior + noise.weight * dirichlet).astype(np.float32)
 
 
-def sample_actions(visits: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``(N,)`` actions with probability proportional to ``visits^(1/temperature)``."""
-    weight = (visits / visits.max(axis=1, keepdims=True)) ** (1 / temperature)
-    cumulative = weight.cumsum(axis=1)
-    threshold = rng.random(len(visits)) * cumulative[:, -1]
+def sample_actions(weights: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``(N,)`` actions with probability proportional to ``weights^(1/temperature)``."""
+    sharpened = (weights / weights.max(axis=1, keepdims=True)) ** (1 / temperature)
+    cumulative = sharpened.cumsum(axis=1)
+    threshold = rng.random(len(weights)) * cumulative[:, -1]
     return (cumulative > threshold[:, None]).argmax(axis=1)
 
 

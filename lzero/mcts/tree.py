@@ -36,6 +36,8 @@ class TreeArrays(NamedTuple):
     """float64 ``(N, M+1)``: sum of those returns; ``value_sum / visits`` is the node's value V."""
     q: np.ndarray
     """float64 ``(N, M+1)``: current r + γV of the node."""
+    network_value: np.ndarray
+    """float32 ``(N, M+1)``: the network's own value of the node; 0 at roots that were given none."""
     legal: np.ndarray
     """bool ``(N, A)``: legal actions, the same in every node of a tree."""
 
@@ -233,6 +235,7 @@ class BatchTree:
             visits=np.zeros(nodes, np.int32),
             value_sum=np.zeros(nodes, np.float64),
             q=np.zeros(nodes, np.float64),
+            network_value=np.zeros(nodes, np.float32),
             legal=np.zeros((num_roots, num_actions), np.bool_),
         )
         self._no_root_action = np.full(num_roots, -1, np.int64)
@@ -246,15 +249,17 @@ class BatchTree:
             raise RuntimeError("the tree has no root yet; call reset(prior, legal) first")
         return self._simulation
 
-    def reset(self, prior: np.ndarray, legal: np.ndarray) -> None:
+    def reset(self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None) -> None:
         """Start a new search in the same memory.
 
         Args:
             prior: ``(N, A)`` probabilities at the roots; illegal actions' are dropped, the rest renormalised.
             legal: ``(N, A)`` bool; an illegal action is never selected in any node of its tree.
+            network_value: ``(N,)`` values of the roots; pUCT has no use for them.
 
         Raises:
-            ValueError: for wrong shapes, a root without legal action, or a prior that is no distribution.
+            ValueError: for wrong shapes, a root without legal action, a prior that is no distribution, or values that
+                are not finite.
         """
         legal = np.asarray(legal)
         self._check_shape("legal", legal, (self.num_roots, self.num_actions))
@@ -268,6 +273,9 @@ class BatchTree:
             array.fill(0)
         self.arrays.legal[:] = legal
         self._store_prior(0, prior)
+        self.arrays.network_value[:, 0] = (
+            0.0 if network_value is None else self._checked_scalars("network_value", network_value)
+        )
         self._simulation = 0
 
     def select(self, root_action: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -288,7 +296,7 @@ class BatchTree:
             raise RuntimeError(f"all {self.num_simulations} simulations are done; call reset(prior, legal)")
         forced = self._no_root_action if root_action is None else self._checked_root_action(root_action)
         parent, action = np.empty(self.num_roots, np.int64), np.empty(self.num_roots, np.int64)
-        _select(self.arrays, self.simulation + 1, forced, self._constants, self._rng, parent, action)
+        self._walk(forced, parent, action)
         self._selected = (parent, action)
         return parent.copy(), action.copy()
 
@@ -309,6 +317,7 @@ class BatchTree:
         reward, value = self._checked_scalars("reward", reward), self._checked_scalars("value", value)
         new_node = self.simulation + 1
         self._store_prior(new_node, prior)
+        self.arrays.network_value[:, new_node] = value
         _attach_and_backup(self.arrays, new_node, *self._selected, reward, value, self._constants.discount)
         self._simulation, self._selected = new_node, None
 
@@ -322,6 +331,24 @@ class BatchTree:
         if self.simulation == 0:
             raise RuntimeError("root values need at least one simulation; call select, expand_and_backup")
         return (self.arrays.value_sum[:, 0] / self.arrays.visits[:, 0]).astype(np.float32)
+
+    def improved_policy(self) -> np.ndarray:
+        """float64 ``(N, A)``: what the search would have the network do, here the visit distribution."""
+        visits = self.visit_counts()
+        return visits / visits.sum(axis=1, keepdims=True)
+
+    def action_weights(self) -> np.ndarray:
+        """``(N, A)``: how strongly to prefer each root action when acting, here the visit counts."""
+        return self.visit_counts()
+
+    def root_rewards(self, action: np.ndarray) -> np.ndarray:
+        """float32 ``(N,)``: predicted reward of ``action (N,)`` at each root; 0 where the search never tried it."""
+        child = self.arrays.children[np.arange(self.num_roots), 0, action]
+        return np.where(child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0)
+
+    def _walk(self, root_action: np.ndarray, parent: np.ndarray, action: np.ndarray) -> None:
+        """Write every tree's next edge to ``parent`` and ``action``, all ``(N,)``; a root action of -1 is open."""
+        _select(self.arrays, self.simulation + 1, root_action, self._constants, self._rng, parent, action)
 
     def _store_prior(self, node: int, prior: np.ndarray) -> None:
         prior = np.ascontiguousarray(prior, np.float32)

@@ -12,6 +12,7 @@ import torch
 
 from lzero.config import ModelConfig, SearchConfig
 from lzero.device import torch_threads
+from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.search import RootNoise, SearchResult, sample_actions, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
@@ -28,13 +29,52 @@ class Decision:
 
     Attributes:
         action: ``(N,)`` int64.
-        policy: visit distribution of the search ``(N, A)``.
+        policy: what the search would have the network learn ``(N, A)``.
         value: root value of the search ``(N,)``.
+        prior: the network's own policy, without noise ``(N, A)``.
+        network_value: the network's own value ``(N,)``.
+        reward: that the network predicts for the action ``(N,)``.
     """
 
     action: np.ndarray
     policy: np.ndarray
     value: np.ndarray
+    prior: np.ndarray
+    network_value: np.ndarray
+    reward: np.ndarray
+
+
+def make_tree(
+    config: SearchConfig,
+    num_roots: int,
+    num_simulations: int,
+    num_actions: int,
+    *,
+    discount: float,
+    rng: np.random.Generator | None = None,
+) -> BatchTree:
+    """The tree of the configured kind of search; with ``rng`` it explores, as an actor does that collects."""
+    if config.kind == "gumbel":
+        return GumbelTree(
+            num_roots,
+            num_simulations,
+            num_actions,
+            discount=discount,
+            max_considered_actions=config.max_considered_actions,
+            c_visit=config.c_visit,
+            c_scale=config.c_scale,
+            rng=rng,
+        )
+    return BatchTree(
+        num_roots,
+        num_simulations,
+        num_actions,
+        discount=discount,
+        pb_c_init=config.pb_c_init,
+        pb_c_base=config.pb_c_base,
+        deterministic=rng is None,
+        rng=rng,
+    )
 
 
 class Actor:
@@ -48,8 +88,8 @@ class Actor:
         discount: per env step.
         task_id: ``(N,)`` int64.
         legal: legal actions ``(N, A)`` bool.
-        rng: with it the actor explores: root noise, random ties, sampled actions (collecting); None has none of that
-            (evaluating).
+        rng: with it the actor explores: root or Gumbel noise, random ties, sampled actions (collecting); None has none
+            of that (evaluating).
     """
 
     def __init__(
@@ -70,16 +110,11 @@ class Actor:
         self.groups = model.groups(task_id)
         self.device = self.groups.task_id.device
         self.context = EnvContext(len(task_id), model_config.context_steps, model_config.embed_dim, self.device)
-        self.tree = BatchTree(
-            len(task_id),
-            search_config.num_eval_simulations if rng is None else search_config.num_simulations,
-            legal.shape[1],
-            discount=discount,
-            pb_c_init=search_config.pb_c_init,
-            pb_c_base=search_config.pb_c_base,
-            deterministic=rng is None,
-            rng=rng,
-        )
+        simulations = search_config.num_eval_simulations if rng is None else search_config.num_simulations
+        self.tree = make_tree(search_config, len(task_id), simulations, legal.shape[1], discount=discount, rng=rng)
+        self.noise = None
+        if rng is not None and search_config.kind == "puct":
+            self.noise = RootNoise(search_config.dirichlet_alpha, search_config.dirichlet_weight, rng)
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray) -> Decision:
@@ -87,16 +122,12 @@ class Actor:
         with self.autocast():
             latent = self.model.encode(self._to_device(observation), self.groups.task_id)
             result = self._search(latent)
-        if self.rng is None:
-            action = result.visits.argmax(axis=1)
-        else:
-            action = sample_actions(result.visits, self.search_config.temperature, self.rng)
+        action = result.actions(self.search_config.temperature, self.rng)
         self.context.push(latent, torch.as_tensor(action, device=self.device))
-        return Decision(action, result.policy(), result.value)
+        reward = self.tree.root_rewards(action)
+        return Decision(action, result.policy(), result.value, result.prior, result.network_value, reward)
 
     def _search(self, latent: torch.Tensor) -> SearchResult:
-        config = self.search_config
-        noise = None if self.rng is None else RootNoise(config.dirichlet_alpha, config.dirichlet_weight, self.rng)
         small = self.device.type == "cpu" and latent.numel() * latent.shape[1] < SMALL_SEARCH
         with torch_threads(1) if small else nullcontext():
             root = self.model.initial_inference(
@@ -106,14 +137,18 @@ class Actor:
                 self.groups,
                 self.tree.num_simulations,
             )
-            return search(self.model, self.support, root, self.legal, self.tree, noise)
+            return search(self.model, self.support, root, self.legal, self.tree, self.noise)
 
     def act_randomly(self) -> Decision:
-        """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an empty context."""
+        """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an empty context.
+
+        Policy and prior are the uniform policy that was followed, values and reward are zero.
+        """
         policy = (self.legal / self.legal.sum(axis=1, keepdims=True)).astype(np.float32)
         action = sample_actions(policy, 1.0, self.rng)
         self.forget(np.ones(len(policy), bool))
-        return Decision(action, policy, np.zeros(len(policy), np.float32))
+        unknown = np.zeros(len(policy), np.float32)
+        return Decision(action, policy, unknown, policy, unknown, unknown)
 
     def forget(self, ended: np.ndarray) -> None:
         """Clear the context of the environments whose episode ``ended (N,)``."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lzero.config import ExperimentConfig
 from lzero.mcts.search import search
-from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
+from lzero.policy.actor import make_tree
 from lzero.policy.scaling_transform import ScalarSupport
 
 
@@ -26,12 +26,12 @@ def reanalysed_policy(
     task_id: Tensor,
     legal: Tensor,
 ) -> Tensor:
-    """Visit distributions of fresh searches at every step of some windows.
+    """Policies of fresh searches at every step of some windows.
 
     Args:
         model: the target network.
         support: of its scalars.
-        config: the experiment; its number of simulations and exploration constants are used, without root noise.
+        config: the experiment; its kind of search is used as when collecting, but without noise.
         latent: target latents ``(B, S, D)``.
         action: ``(B, S)`` int64.
         task_id: ``(B,)`` int64.
@@ -55,13 +55,8 @@ def reanalysed_policy(
         root_task,
         settings.num_simulations,
     )
-    tree = BatchTree(
-        windows * steps,
-        settings.num_simulations,
-        host_legal.shape[1],
-        discount=config.policy.discount,
-        pb_c_init=settings.pb_c_init,
-        pb_c_base=settings.pb_c_base,
+    tree = make_tree(
+        settings, windows * steps, settings.num_simulations, host_legal.shape[1], discount=config.policy.discount
     )
     policy = search(model, support, root, host_legal, tree).policy()
     return torch.as_tensor(policy.astype(np.float32), device=latent.device).view(windows, steps, -1)

@@ -328,3 +328,14 @@ def test_misuse_is_refused():
             BatchTree(2, 1, 3, **arguments)
     with pytest.raises(ValueError, match="num_simulations"):
         BatchTree(2, 0, 3, discount=0.9)
+
+
+def test_root_rewards_are_those_of_the_actions_tried():
+    tree = BatchTree(2, 3, 3, discount=0.9)
+    tree.reset(np.full((2, 3), 1 / 3, np.float32), np.ones((2, 3), bool))
+    for action, reward in (([0, 1], [1.0, 2.0]), ([2, 0], [3.0, 4.0])):
+        tree.select(np.array(action))
+        tree.expand_and_backup(np.array(reward), np.zeros(2), np.full((2, 3), 1 / 3, np.float32))
+    assert tree.root_rewards(np.array([0, 0])).tolist() == [1.0, 4.0]
+    assert tree.root_rewards(np.array([2, 1])).tolist() == [3.0, 2.0]
+    assert tree.root_rewards(np.array([1, 2])).tolist() == [0.0, 0.0]

@@ -78,7 +78,8 @@ class CountingActor:
     def act(self, observation: np.ndarray) -> Decision:
         action = np.full(len(observation), self.calls % 3)
         self.calls += 1
-        return Decision(action, np.zeros((len(observation), 3), np.float32), np.zeros(len(observation), np.float32))
+        policy, scalar = np.full((len(observation), 3), 1 / 3, np.float32), np.zeros(len(observation), np.float32)
+        return Decision(action, policy, scalar, policy, scalar, scalar)
 
     def forget(self, ended: np.ndarray) -> None:
         self.forgotten.append((self.calls, ended.copy()))
