@@ -1,0 +1,58 @@
+"""It learns: two tasks that look alike and ask for opposite actions, learned by the real script in about a minute.
+
+The agent that sees one step, shares its heads and is not told the task cannot know which way its paddle moves: it must
+fail, or the first result would prove nothing about tasks.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lzero
+from lzero.logging import read_metrics
+from zoo.catch.domain import CATCH
+
+ROOT = Path(lzero.__file__).parents[1]
+SCRIPT = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py"
+PRESETS = ("both", "blind")
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of the last evaluation by preset and game; the runs share the machine's cores."""
+    folder = tmp_path_factory.mktemp("runs")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, preset, "--output-dir", folder, "--exp-name", preset, "--train.no-video"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for preset in PRESETS
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=540)
+        assert run.returncode == 0, output
+    found = {}
+    for preset in PRESETS:
+        *_, last = (line["arrays"] for line in read_metrics(folder / preset / "metrics.jsonl") if "arrays" in line)
+        found[preset] = {game: np.array(last[f"eval_scores/{game}"]) for game in CATCH.games}
+    return found
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("game", CATCH.games)
+def test_both_mirrored_tasks_reach_nine_tenths_of_the_optimum(scores, game):
+    assert len(scores["both"][game]) >= 50
+    assert scores["both"][game].mean() >= 0.9 * CATCH.reference_scores(game)["optimum"]
+
+
+def test_an_agent_that_cannot_tell_the_tasks_apart_fails(scores):
+    assert np.mean([scores["blind"][game].mean() for game in CATCH.games]) < 0.5

@@ -1,0 +1,1 @@
+"""A tiny Catch game whose two tasks look alike and act alike in mirror image."""

@@ -1,0 +1,61 @@
+"""Presets of the Catch experiments, with dense blocks or mixture-of-experts blocks."""
+
+from lzero.config import ExperimentConfig
+
+
+def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
+    """Name to (a line of help, config)."""
+    suffix = "moe" if moe else "dense"
+    return {
+        "both": ("Catch and MirroredCatch, told apart by task id; a minute on 2 cores", _catch(f"catch_{suffix}", moe)),
+        "blind": (
+            "one step of context, shared heads, no task embedding: the tasks cannot be told apart",
+            _catch(f"catch_blind_{suffix}", moe, context_steps=1, share_head=True),
+        ),
+        "context": (
+            "shared heads and no task embedding, but 4 steps of context: the task shows in the paddle's motion",
+            _catch(f"catch_context_{suffix}", moe, share_head=True),
+        ),
+    }
+
+
+def _catch(exp_name: str, moe: bool, *, context_steps: int = 4, share_head: bool = False) -> ExperimentConfig:
+    return ExperimentConfig.model_validate(
+        {
+            "exp_name": exp_name,
+            "env": {
+                "domain": "zoo.catch.domain:CATCH",
+                "games": ("Catch", "MirroredCatch"),
+                "num_envs": 16,
+                "num_eval_envs": 16,
+                "max_episode_steps": 8,
+                "clip_reward": False,
+                "end_on_life_loss": False,
+            },
+            "model": {
+                "embed_dim": 64,
+                "num_heads": 4,
+                "num_layers": 1,
+                "context_steps": context_steps,
+                "share_head": share_head,
+                "encoder": {"kind": "mlp", "hidden": (128,)},
+                "moe": {"enabled": moe},
+            },
+            "policy": {
+                "batch_size": 32,
+                "unroll_steps": 5,
+                "td_steps": 5,
+                "replay_ratio": 0.25,
+                "replay": {"capacity": 20_000},
+                "optimiser": {"learning_rate": 1e-3},
+                "search": {"num_simulations": 16, "num_eval_simulations": 16},
+            },
+            "train": {
+                "max_env_steps": 4_800,
+                "eval_interval": 1_600,
+                "eval_episodes": 64,
+                "checkpoint_interval": 4_800,
+                "log_interval": 20,
+            },
+        }
+    )
