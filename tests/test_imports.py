@@ -14,7 +14,7 @@ import pytest
 import lzero
 
 ROOT = Path(lzero.__file__).parents[1]
-HELPERS = frozenset({"checkpoint", "device", "distributed", "logging", "report"})
+HELPERS = frozenset({"checkpoint", "device", "distributed", "logging", "report", "reporting"})
 MAY_IMPORT = {
     "config": frozenset(),
     "model": frozenset({"config"}),
