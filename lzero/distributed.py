@@ -42,8 +42,15 @@ class Distributed:
 
     @property
     def threads(self) -> int:
-        """Threads of this process: its share of the cores that this machine lends to the run, at least 1."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+        """Threads of this process: its share of the cores that this machine lends to the run, at least 1.
+
+        A run of one process started by hand takes no more than ``OMP_NUM_THREADS``; torchrun sets that variable to 1
+        for everybody, so there it says nothing.
+        """
+        share = max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        asked = wanted.isdigit() and int(wanted) > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
+        return min(share, int(wanted)) if asked else share
 
     def all_reduce_sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over ranks in place.

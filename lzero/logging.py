@@ -83,15 +83,21 @@ class RunLogger:
         if not self._is_main:
             return
         values = {tag: float(value) for tag, value in metrics.items()}
-        line = {
-            "env_step": env_step,
-            "train_iter": train_iter,
-            "wall_time": time.time(),
-            "metrics": {tag: value if math.isfinite(value) else None for tag, value in values.items()},
-        }
-        self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
+        finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
+        self._write_line(env_step, train_iter, finite)
         for tag, value in values.items():
             self._tensorboard.add_scalar(tag, value, env_step)
+
+    def arrays(self, arrays: Mapping[str, np.ndarray], env_step: int, train_iter: int) -> None:
+        """Log whole arrays, such as the scores of an evaluation's episodes, to the JSONL file alone.
+
+        Args:
+            arrays: by tag; NaN and infinities become ``null``.
+            env_step: env steps per game so far.
+            train_iter: updates so far.
+        """
+        if self._is_main:
+            self._write_line(env_step, train_iter, {}, {tag: _as_lists(array) for tag, array in arrays.items()})
 
     def image(self, tag: str, array: np.ndarray, env_step: int) -> None:
         """Log a picture ``(3, H, W)`` uint8."""
@@ -146,6 +152,14 @@ class RunLogger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _write_line(
+        self, env_step: int, train_iter: int, metrics: dict[str, float | None], arrays: dict[str, list] | None = None
+    ) -> None:
+        line = {"env_step": env_step, "train_iter": train_iter, "wall_time": time.time(), "metrics": metrics}
+        if arrays is not None:
+            line["arrays"] = arrays
+        self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
+
     def _open_metrics(self) -> None:
         path = self._directory / METRICS_FILE
         if path.exists():
@@ -165,7 +179,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``, oldest first, without an unfinished last one.
 
     Returns:
-        Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970) and ``metrics``.
+        Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970), ``metrics``, and in lines of
+        :meth:`RunLogger.arrays` also ``arrays``.
 
     Raises:
         ValueError: if another line is no JSON, with its number.
@@ -180,6 +195,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
     return lines
+
+
+def _as_lists(array: np.ndarray) -> list:
+    array = np.asarray(array, float)
+    return np.where(np.isfinite(array), array.astype(object), None).tolist()
 
 
 class PhaseTimer:
@@ -204,6 +224,30 @@ class PhaseTimer:
         seconds = {f"time/{phase}": value for phase, value in self._seconds.items()}
         self._seconds.clear()
         return seconds
+
+
+class RateMeter:
+    """Env steps and updates per second of wall time between two looks, all other work included.
+
+    Args:
+        env_steps: env steps of all games so far.
+        updates: updates so far.
+        clock: seconds; replaced in tests.
+    """
+
+    def __init__(self, env_steps: int, updates: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = (clock(), env_steps, updates)
+
+    def pop(self, env_steps: int, updates: int) -> dict[str, float]:
+        """``rate/env_steps_per_second`` and ``rate/updates_per_second`` since the last call."""
+        now = (self._clock(), env_steps, updates)
+        seconds, steps, done = (new - old for new, old in zip(now, self._last, strict=True))
+        self._last = now
+        return {
+            "rate/env_steps_per_second": steps / max(seconds, 1e-9),
+            "rate/updates_per_second": done / max(seconds, 1e-9),
+        }
 
 
 class TrainingProgress:

@@ -141,6 +141,7 @@ def test_sum_and_gather(outcomes):
 def test_one_process_has_no_group_and_collectives_change_nothing(monkeypatch):
     for name in distributed_module.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     threads = torch.get_num_threads()
     place = init_distributed("cpu")
     try:
@@ -163,6 +164,20 @@ def test_one_process_has_no_group_and_collectives_change_nothing(monkeypatch):
         place.shutdown()
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "run_id", "threads"),
+    [("1", None, 1), ("3", None, 3), ("99", None, 4), ("", None, 4), ("0", None, 4), ("1", "torchrun", 4)],
+)
+def test_a_process_started_by_hand_takes_no_more_threads_than_asked(monkeypatch, wanted, run_id, threads):
+    """Two runs side by side on two cores, each told to use one, must not fight for both."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if run_id is not None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+    assert Distributed().threads == threads
 
 
 def test_half_an_environment_is_refused(monkeypatch):

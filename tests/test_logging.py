@@ -13,7 +13,7 @@ from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lzero
-from lzero.logging import PhaseTimer, RunLogger, TrainingProgress, read_metrics
+from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress, read_metrics
 
 ROOT = Path(lzero.__file__).parents[1]
 
@@ -207,3 +207,20 @@ def test_metrics_file_is_strict_json(tmp_path):
         run.scalars({"a": float("inf")}, 1, 1)
     text = (tmp_path / "metrics.jsonl").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_arrays_go_to_the_file_with_null_for_what_is_no_number(tmp_path):
+    with RunLogger(tmp_path, is_main=True) as run_logger:
+        run_logger.arrays({"matrix": np.array([[1.0, np.nan], [np.inf, 2.5]]), "scores": np.array([3, 4])}, 40, 7)
+        run_logger.scalars({"a": 1.0}, 40, 7)
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert first["arrays"] == {"matrix": [[1.0, None], [None, 2.5]], "scores": [3.0, 4.0]}
+    assert (first["env_step"], first["train_iter"], first["metrics"]) == (40, 7, {})
+    assert second["metrics"] == {"a": 1.0} and "arrays" not in second
+
+
+def test_rates_are_differences_over_wall_time():
+    times = iter([10.0, 14.0, 14.5])
+    meter = RateMeter(100, 5, clock=lambda: next(times))
+    assert meter.pop(180, 7) == {"rate/env_steps_per_second": 20.0, "rate/updates_per_second": 0.5}
+    assert meter.pop(180, 8) == {"rate/env_steps_per_second": 0.0, "rate/updates_per_second": 2.0}

@@ -20,11 +20,12 @@ from lzero.config import ExperimentConfig, load_domain
 from lzero.device import resolve_device
 from lzero.distributed import RankShare, assign_tasks, init_distributed, local_rank_from_environment
 from lzero.entry.evaluation import Examination
-from lzero.logging import PhaseTimer, RunLogger, TrainingProgress, setup_logging
+from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress, setup_logging
 from lzero.mcts.replay_buffer import PriorityConfig, ReplayBuffer, ReplayWindows
 from lzero.policy.unizero_multitask import LearnResult, UniZeroMTPolicy
 from lzero.worker.collector import Collector, Episodes
 from lzero.worker.score_table import ScoreTable
+from lzero.worker.vitals import Vitals, VitalSums
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +68,18 @@ class Run:
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
 
-        domain = load_domain(config.env.domain)
-        self.env = domain.make(
-            config.env,
-            games,
-            share.task_ids,
-            share.num_envs,
-            env_offsets=share.env_offset,
-            training=True,
-            num_threads=self.dist.threads,
-        )
+        try:
+            self.env = load_domain(config.env.domain).make(
+                config.env,
+                games,
+                share.task_ids,
+                share.num_envs,
+                env_offsets=share.env_offset,
+                training=True,
+                num_threads=self.dist.threads,
+            )
+        except ImportError as error:  # an optional package: what to install is in the message
+            raise RunError(str(error)) from error
         torch.manual_seed(seed)
         self.policy = UniZeroMTPolicy(config, self.env.observation_shape, self._legal_actions(), self.dist)
         torch.manual_seed(seed + self.dist.rank)
@@ -103,7 +106,9 @@ class Run:
             self.replay,
             env_seed(seed, self.env_steps),
             self.timer,
+            Vitals(self.env.task_id, config.num_tasks, config.policy.discount),
         )
+        self.rates = RateMeter(self.env_steps * config.num_tasks, self.policy.train_iter)
         self.examination = Examination(config, self.policy, self.dist, share)
         self.progress = TrainingProgress(
             max_env_steps * config.num_tasks,
@@ -165,6 +170,8 @@ class Run:
         """Log an update."""
         metrics = self.policy.scalars(result)
         metrics["replay/age"] = windows.age.float().mean().item()
+        metrics |= {"health/target_lag": self.policy.target_lag(), **self._latent_health(windows), **self._vitals()}
+        metrics |= self.rates.pop(self.env_steps * self.config.num_tasks, self.policy.train_iter)
         self._log(metrics)
 
     def check_finite(self, result: LearnResult) -> None:
@@ -191,6 +198,8 @@ class Run:
         directory = self.config.run_dir / "videos" if video else None
         table = self.examination.run([self.seed, self.env_steps], self.config.train.eval_episodes, directory)
         self._log(table.metrics())
+        scores = {f"eval_scores/{game}": scores for game, scores in table.scores.items()}
+        self.logger.arrays(scores, self.env_steps, self.policy.train_iter)
         if self.dist.is_main:
             self.progress.show(table.render(f"evaluation at {self.env_steps:,} env steps per game"))
         return table
@@ -262,6 +271,22 @@ class Run:
         mine = np.zeros((self.config.num_tasks, self.env.num_actions), dtype=bool)
         mine[self.env.task_id] = self.env.legal_actions
         return np.logical_or.reduce(self.dist.all_gather_array(mine))
+
+    def _latent_health(self, windows: ReplayWindows) -> dict[str, float]:
+        """Health of the latents of all games, each from the ranks that hold it."""
+        ranks = np.stack(self.dist.all_gather_array(self.policy.latent_health(windows)))
+        seen = ~np.isnan(ranks)
+        values = np.where(seen, ranks, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        return {
+            f"health/{name}/{game}": values[row, task]
+            for row, name in enumerate(("effective_rank", "latent_norm"))
+            for task, game in enumerate(self.config.env.games)
+        }
+
+    def _vitals(self) -> dict[str, float]:
+        """Vital signs of acting since the last call, over all ranks."""
+        mine = self.collector.vitals.take().stack()
+        return VitalSums(*np.sum(self.dist.all_gather_array(mine), axis=0)).metrics(self.config.env.games)
 
     def _log(self, metrics: dict[str, float]) -> None:
         if metrics:

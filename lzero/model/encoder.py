@@ -190,9 +190,13 @@ class Encoder(nn.Module):
         Returns:
             Latents ``(B, D)`` in fp32.
         """
+        return self.norm(self.unnormalised(observation, task_id))
+
+    def unnormalised(self, observation: Tensor, task_id: Tensor) -> Tensor:
+        """Latents ``(B, D)`` before the final norm, whose length that norm hides; arguments as of :meth:`forward`."""
         if observation.dtype == torch.uint8:
             observation = observation.float().mul_(1 / 255)
         features = self.trunk(observation)
         if self.task_vector is not None:
             features = features + self.task_vector(task_id)
-        return self.norm(self.project(features))
+        return self.project(features)

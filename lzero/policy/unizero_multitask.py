@@ -19,6 +19,7 @@ from lzero.device import autocast, resolve_device, resolve_precision
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel, ema_update_, parameter_groups
 from lzero.model.unizero_world_models.heads import TaskGroups
+from lzero.policy.health import effective_rank, parameter_lag
 from lzero.policy.losses import TERMS, EntropyWeight, Targets, masked_means, task_sums, weighted_total
 from lzero.policy.scaling_transform import ScalarSupport
 from lzero.policy.targets import episode_masks, step_masks, value_targets
@@ -217,7 +218,12 @@ class UniZeroMTPolicy:
         """Metrics of an update as plain numbers, keyed by name; waits for the device."""
         means, losses = result.task_means.cpu(), result.task_losses.cpu()
         entropy_weight = self.entropy_weight.weight().cpu()
-        metrics = {"learn/grad_norm": result.grad_norm.item(), "learn/loss": losses.mean().item()}
+        grad_norm = result.grad_norm.item()
+        metrics = {
+            "learn/grad_norm": grad_norm,
+            "learn/grad_norm_clipped": min(grad_norm, self.config.policy.optimiser.max_grad_norm),
+            "learn/loss": losses.mean().item(),
+        }
         for index, name in enumerate(TERMS):
             metrics[f"learn/{name}"] = means[index].mean().item()
         for task, game in enumerate(self.config.env.games):
@@ -226,6 +232,29 @@ class UniZeroMTPolicy:
             if self.config.policy.loss.adaptive_entropy:
                 metrics[f"learn_entropy_weight/{game}"] = entropy_weight[task].item()
         return metrics
+
+    @torch.no_grad()
+    def latent_health(self, windows: "ReplayWindows") -> np.ndarray:
+        """Effective rank of each task's latents and their mean length before the final norm; waits for the device.
+
+        Two frames of every window are looked at, which bounds the rank.
+
+        Returns:
+            ``(2, T)`` float64, NaN for tasks that ``windows`` does not hold.
+        """
+        health = np.full((2, self.config.num_tasks), np.nan)
+        for task in np.unique(windows.task_id.numpy()):
+            frames = windows.observation[windows.task_id == task][:, [0, self.config.policy.unroll_steps]]
+            frames = frames.flatten(0, 1).to(self.device)
+            with self.autocast():
+                latent = self.model.encoder.unnormalised(frames, torch.full((len(frames),), task, device=self.device))
+            health[0, task] = effective_rank(self.model.encoder.norm(latent)).item()
+            health[1, task] = latent.float().norm(dim=-1).mean().item()
+        return health
+
+    def target_lag(self) -> float:
+        """Distance of the target network's parameters from the online network's, relative to those; waits for the device."""
+        return parameter_lag(self.model, self.target).item()
 
     def actor(self, task_id: np.ndarray, legal: np.ndarray, rng: np.random.Generator | None) -> "Actor":
         """An actor for environments of tasks ``task_id (N,)`` with ``legal (N, A)`` actions.

@@ -11,6 +11,7 @@ from lzero.envs.multitask import EnvStep, MultiTaskVectorEnv
 from lzero.logging import PhaseTimer
 from lzero.mcts.replay_buffer import ReplayBuffer
 from lzero.policy.actor import Actor, Decision
+from lzero.worker.vitals import Vitals
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,19 @@ class Collector:
         replay: receives every step.
         seed: of the environments.
         timer: takes the phase times ``search`` and ``env``.
+        vitals: watches the steps that are searched; None watches nothing.
     """
 
     def __init__(
-        self, env: MultiTaskVectorEnv, actor: Actor, replay: ReplayBuffer, seed: int, timer: PhaseTimer
+        self,
+        env: MultiTaskVectorEnv,
+        actor: Actor,
+        replay: ReplayBuffer,
+        seed: int,
+        timer: PhaseTimer,
+        vitals: Vitals | None = None,
     ) -> None:
-        self.env, self.actor, self.replay, self.timer = env, actor, replay, timer
+        self.env, self.actor, self.replay, self.timer, self.vitals = env, actor, replay, timer, vitals
         self.counter = EpisodeCounter(env.task_id)
         self.observation = env.reset(seed).observation
 
@@ -81,6 +89,8 @@ class Collector:
         with self.timer("env"):
             step = self.env.step(decision.action)
         self._store(decision, step)
+        if self.vitals is not None and not random:
+            self.vitals.add(decision, step)
         # A cleared context is the start of an episode: after an end, and after the row that only reset.
         self.actor.forget(step.terminated | step.episode_over | step.reset)
         self.observation = step.observation

@@ -89,7 +89,7 @@ def curves(run_dir: Path) -> list[dict[str, Any]]:
     """Rows of ``metrics.jsonl`` without what the clock says."""
     rows = []
     for line in read_metrics(run_dir / "metrics.jsonl"):
-        metrics = {name: value for name, value in line["metrics"].items() if not name.startswith("time/")}
+        metrics = {name: value for name, value in line["metrics"].items() if not name.startswith(("time/", "rate/"))}
         rows.append({"env_step": line["env_step"], "train_iter": line["train_iter"], "metrics": metrics})
     return rows
 
@@ -149,12 +149,18 @@ def test_a_run_leaves_its_files_and_returns_its_result(finished):
     for name in ("learn/loss", "learn_policy/CartPole-v1", "collect_return/CartPole-v1", "eval_return/CartPole-v1"):
         assert name in tags
     assert {"time/collect", "time/search", "time/env", "time/sample", "time/learn"} <= tags
+    assert {"rate/env_steps_per_second", "rate/updates_per_second", "learn/grad_norm_clipped", "replay/age"} <= tags
+    per_game = ("value_predicted", "value_realised", "reward_predicted", "reward_realised", "reward_error", "search_kl")
+    per_game += ("search_entropy", "prior_entropy", "latent_norm", "effective_rank")
+    assert {"health/target_lag", *(f"health/{name}/CartPole-v1" for name in per_game)} <= tags
     losses = [row["metrics"]["learn/loss"] for row in rows if "learn/loss" in row["metrics"]]
     assert [event.value for event in events.Scalars("learn/loss")] == pytest.approx(losses)
     assert len(losses) == result.train_iter
     evaluated = [row for row in rows if "eval_return/CartPole-v1" in row["metrics"]]
     assert [row["env_step"] for row in evaluated] == [60, 120]
     assert evaluated[-1]["metrics"]["eval_return/CartPole-v1"] == result.scores["CartPole-v1"]
+    scores = [row["arrays"]["eval_scores/CartPole-v1"] for row in read_metrics(run_dir / "metrics.jsonl") if "arrays" in row]
+    assert len(scores) == 2 and np.mean(scores[-1]) == pytest.approx(result.scores["CartPole-v1"])
 
 
 def test_the_ratio_of_learning_to_acting_is_exact_at_every_step(finished):
