@@ -20,7 +20,7 @@ import torch
 from lzero.config import ExperimentConfig
 from lzero.mcts.replay_buffer import ReplayBuffer
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.losses import masked_means, task_sums, weighted_total
+from lzero.policy.losses import latent_moments, masked_means, spread_shortfall, task_sums, weighted_total
 
 NUM_ACTIONS = 18
 ENCODERS = {
@@ -68,10 +68,12 @@ def bare(policy: UniZeroMTPolicy, replay: ReplayBuffer, batch: dict[int, int]) -
             with torch.no_grad():
                 latent = policy.target.encode(observation, groups.task_id[:, None].expand(action.shape))
                 policy.target.world_model.value_logits(latent, action[:, :-1], groups)
-            _, output = policy.model(observation[:, :steps], action[:, : steps - 1], groups)
+            latent, output = policy.model(observation[:, :steps], action[:, : steps - 1], groups)
+        moments = latent_moments(latent, groups.task_id, 2)
+        spread = spread_shortfall(latent, groups.task_id, moments, policy.config.policy.loss.spread_target)
         sums = task_sums(output, targets, groups.task_id, 2, policy.support, policy.model.encoder.norm)
         means = masked_means(sums.sums, sums.counts)
-        weighted_total(means, policy.config.policy.loss, policy.entropy_weight.weight()).mean().backward()
+        weighted_total(means, spread, policy.config.policy.loss, policy.entropy_weight.weight()).mean().backward()
         policy.model.zero_grad(set_to_none=True)
 
     return run

@@ -304,6 +304,10 @@ class LossConfig(Section):
     """Value."""
     policy: float = Field(1.0, ge=0.0)
     """Policy."""
+    spread: float = Field(5.0, ge=0.0)
+    """Shortfall of the latents' spread: keeps frames that look alike from becoming one latent."""
+    spread_target: float = Field(0.5, gt=0.0, le=1.0)
+    """Standard deviation of each latent dimension over a game's frames that is enough, as a share of the largest."""
     entropy: float = Field(1e-4, ge=0.0)
     """Bonus on the policy's entropy; the start value if adaptive."""
     adaptive_entropy: bool = False

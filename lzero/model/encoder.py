@@ -24,6 +24,12 @@ class LatentNorm(nn.Module):
         super().__init__()
         self.kind = kind
 
+    @property
+    def full_spread(self) -> float:
+        """Standard deviation of a dimension where latents are as different as they can be, dimensions alike."""
+        share = 1 / self.GROUP  # of one-hot groups, the variance of a dimension is share · (1 − share)
+        return 1.0 if self.kind == "layer_norm" else (share * (1 - share)) ** 0.5
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(…, D)`` in fp32."""
         x = x.float()

@@ -1,7 +1,7 @@
 """The loss of one update: masked means per task, exact on any number of ranks.
 
 Shape legend: B = windows, S = H + 1 steps, H = unrolled transitions, T = tasks of the run, A = actions, D = latent width,
-Q = loss terms.
+Q = loss terms that are means over steps.
 """
 
 from dataclasses import dataclass
@@ -84,6 +84,48 @@ def task_sums(
     return TaskSums(empty.index_add(1, task_id, by_row), empty.index_add(1, task_id, count_by_row))
 
 
+def latent_moments(latent: Tensor, task_id: Tensor, num_tasks: int) -> Tensor:
+    """Number, sum and sum of squares of the latents of each task ``(T, 1 + 2·D)``; they add up over ranks.
+
+    Args:
+        latent: ``(B, S, D)``.
+        task_id: ``(B,)`` int64.
+        num_tasks: T.
+    """
+    latent = latent.detach()
+    number = latent.new_full((len(latent), 1), latent.shape[1])
+    by_row = torch.cat([number, latent.sum(dim=1), latent.square().sum(dim=1)], dim=1)
+    return by_row.new_zeros(num_tasks, by_row.shape[1]).index_add(0, task_id, by_row)
+
+
+def spread_shortfall(latent: Tensor, task_id: Tensor, moments: Tensor, target: float) -> Tensor:
+    """By how much the standard deviation of a latent dimension falls short of ``target``: mean over dimensions ``(T,)``.
+
+    Without this term frames that look alike collapse: at first there is hardly any reward to tell them apart, and
+    latents that are all the same are the easiest to predict. The value is that of the whole batch on every rank; the
+    gradient is each rank's own part, so that gradients add up.
+
+    Args:
+        latent: of this rank, with gradient ``(B, S, D)``.
+        task_id: ``(B,)`` int64.
+        moments: of :func:`latent_moments`, over all ranks.
+        target: standard deviation that is enough.
+
+    Source: variance term of VICReg (arXiv 2105.04906, eq. 1), per task.
+    """
+    number = moments[:, :1].clamp_min(1.0)
+    mean, mean_square = (moments[:, 1:] / number).chunk(2, dim=1)
+    deviation = (mean_square - mean.square()).clamp_min(1e-6).sqrt()
+    short = (target - deviation).clamp_min(0.0)
+    value = torch.where(moments[:, 0] > 0, short.mean(dim=1), 0.0)
+    # ∂ deviation / ∂ z = (z − mean) / (number · deviation)
+    slope = torch.where(short > 0, -1 / (number * deviation * latent.shape[-1]), 0.0)
+    centred = latent.detach() - mean[task_id][:, None]
+    by_row = (slope[task_id][:, None] * centred * latent).sum(dim=(1, 2))
+    carrier = torch.zeros_like(value).index_add(0, task_id, by_row)
+    return value + carrier - carrier.detach()
+
+
 def latent_loss(predicted: Tensor, target: Tensor, norm: LatentNorm) -> Tensor:
     """Next-latent loss ``(B, H)``: mean squared error, or with ``sim_norm`` the mean cross-entropy of the groups."""
     if norm.kind == "layer_norm":
@@ -93,11 +135,12 @@ def latent_loss(predicted: Tensor, target: Tensor, norm: LatentNorm) -> Tensor:
     return -(target.unflatten(-1, groups) * log_predicted).sum(dim=-1).mean(dim=-1)
 
 
-def weighted_total(means: Tensor, config: LossConfig, entropy_weight: Tensor) -> Tensor:
-    """Loss per task ``(T,)`` from the terms' means ``(Q, T)`` and the entropy weights ``(T,)``."""
+def weighted_total(means: Tensor, spread: Tensor, config: LossConfig, entropy_weight: Tensor) -> Tensor:
+    """Loss per task ``(T,)`` from the terms' means ``(Q, T)``, the shortfall of spread and the entropy weights, ``(T,)`` both."""
     latent, reward, value, policy, entropy = means
     return (
         config.latent * latent
+        + config.spread * spread
         + config.reward * reward
         + config.value * value
         + config.policy * policy

@@ -20,7 +20,16 @@ from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel, ema_update_, parameter_groups
 from lzero.model.unizero_world_models.heads import TaskGroups
 from lzero.policy.health import effective_rank, parameter_lag
-from lzero.policy.losses import TERMS, EntropyWeight, Targets, masked_means, task_sums, weighted_total
+from lzero.policy.losses import (
+    TERMS,
+    EntropyWeight,
+    Targets,
+    latent_moments,
+    masked_means,
+    spread_shortfall,
+    task_sums,
+    weighted_total,
+)
 from lzero.policy.scaling_transform import ScalarSupport
 from lzero.policy.targets import episode_masks, step_masks, value_targets
 
@@ -35,12 +44,14 @@ class LearnResult:
 
     Attributes:
         task_means: means of the loss terms over all ranks ``(Q, T)``, rows as in ``losses.TERMS``.
+        spread: how far the latents' spread falls short of its target ``(T,)``.
         task_losses: weighted loss of each task ``(T,)``.
         grad_norm: gradient norm before clipping, a scalar.
         value_error: |predicted − target| value at the first step of each window ``(B,)``.
     """
 
     task_means: Tensor
+    spread: Tensor
     task_losses: Tensor
     grad_norm: Tensor
     value_error: Tensor
@@ -105,14 +116,18 @@ class UniZeroMTPolicy:
         self.model.train()
         steps = self.config.policy.unroll_steps + 1
         with self.autocast():
-            _, output = self.model(observation[:, :steps], action[:, : steps - 1], groups)
-        sums = task_sums(output, targets, groups.task_id, self.config.num_tasks, self.support, self.model.encoder.norm)
+            latent, output = self.model(observation[:, :steps], action[:, : steps - 1], groups)
+        norm = self.model.encoder.norm
+        sums = task_sums(output, targets, groups.task_id, self.config.num_tasks, self.support, norm)
         # One small reduction makes every mean a mean over all ranks, so 1 and N ranks take the same step.
-        reduced = self.dist.all_reduce_sum_(torch.cat([sums.sums.detach(), sums.counts]))
-        global_sums, global_counts = reduced.chunk(2)
-        entropy_weight = self.entropy_weight.weight()
+        moments = latent_moments(latent, groups.task_id, self.config.num_tasks)
+        parts = (sums.sums.detach(), sums.counts, moments.t())
+        reduced = self.dist.all_reduce_sum_(torch.cat(parts))
+        global_sums, global_counts, moments = reduced.split([len(part) for part in parts])
+        weights, entropy_weight = self.config.policy.loss, self.entropy_weight.weight()
+        spread = spread_shortfall(latent, groups.task_id, moments.t(), weights.spread_target * norm.full_spread)
         local_means = masked_means(sums.sums, global_counts)
-        loss = weighted_total(local_means, self.config.policy.loss, entropy_weight).mean()
+        loss = weighted_total(local_means, spread, weights, entropy_weight).mean()
         if output.balance_loss is not None:
             loss = loss + output.balance_loss / self.dist.world_size
         loss.backward()
@@ -124,7 +139,8 @@ class UniZeroMTPolicy:
         first_value = self.support.expectation(output.value[:, 0].detach())
         return LearnResult(
             task_means=task_means,
-            task_losses=weighted_total(task_means, self.config.policy.loss, entropy_weight),
+            spread=spread.detach(),
+            task_losses=weighted_total(task_means, spread.detach(), weights, entropy_weight),
             grad_norm=grad_norm,
             value_error=(first_value - targets.value[:, 0]).abs(),
         )
@@ -216,18 +232,20 @@ class UniZeroMTPolicy:
 
     def scalars(self, result: LearnResult) -> dict[str, float]:
         """Metrics of an update as plain numbers, keyed by name; waits for the device."""
-        means, losses = result.task_means.cpu(), result.task_losses.cpu()
+        means, spread, losses = result.task_means.cpu(), result.spread.cpu(), result.task_losses.cpu()
         entropy_weight = self.entropy_weight.weight().cpu()
         grad_norm = result.grad_norm.item()
         metrics = {
             "learn/grad_norm": grad_norm,
             "learn/grad_norm_clipped": min(grad_norm, self.config.policy.optimiser.max_grad_norm),
             "learn/loss": losses.mean().item(),
+            "learn/spread": spread.mean().item(),
         }
         for index, name in enumerate(TERMS):
             metrics[f"learn/{name}"] = means[index].mean().item()
         for task, game in enumerate(self.config.env.games):
             metrics[f"learn_loss/{game}"] = losses[task].item()
+            metrics[f"learn_spread/{game}"] = spread[task].item()
             metrics |= {f"learn_{name}/{game}": means[index, task].item() for index, name in enumerate(TERMS)}
             if self.config.policy.loss.adaptive_entropy:
                 metrics[f"learn_entropy_weight/{game}"] = entropy_weight[task].item()

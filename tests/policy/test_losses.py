@@ -15,7 +15,9 @@ from lzero.policy.losses import (
     EntropyWeight,
     Targets,
     latent_loss,
+    latent_moments,
     masked_means,
+    spread_shortfall,
     task_sums,
     weighted_total,
 )
@@ -246,14 +248,56 @@ def test_latent_loss_is_least_at_the_target(kind):
 
 
 def test_total_is_the_weighted_sum_of_the_terms():
-    config = LossConfig(latent=2.0, reward=3.0, value=5.0, policy=7.0)
-    means = torch.randn(len(TERMS), T)
+    config = LossConfig(latent=2.0, reward=3.0, value=5.0, policy=7.0, spread=11.0)
+    means, spread = torch.randn(len(TERMS), T), torch.randn(T)
     entropy_weight = torch.tensor([0.0, 0.5, 1.0, 2.0])
-    total = weighted_total(means, config, entropy_weight)
+    total = weighted_total(means, spread, config, entropy_weight)
     for task in range(T):
         latent, reward, value, policy, entropy = means[:, task].tolist()
         expected = 2 * latent + 3 * reward + 5 * value + 7 * policy - entropy_weight[task].item() * entropy
+        expected += 11 * spread[task].item()
         assert total[task].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def naive_shortfall(latent: torch.Tensor, task_id: torch.Tensor, target: float) -> torch.Tensor:
+    """Written as the definition, to be differentiated by autograd."""
+    values = []
+    for task in range(T):
+        frames = latent[task_id == task].flatten(0, 1)
+        deviation = frames.var(dim=0, correction=0).clamp_min(1e-6).sqrt() if len(frames) else torch.full((D,), 9.0)
+        values.append((target - deviation).clamp_min(0).mean())
+    return torch.stack(values)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_spread_shortfall_and_its_gradient_are_those_of_the_definition(num_ranks):
+    """On one rank, and as a sum over ranks that hold unequal parts; some dimensions and one task are wide enough."""
+    generator = torch.Generator().manual_seed(0)
+    task_id = torch.tensor([0, 0, 0, 1, 1, 3, 3, 3])  # nobody plays task 2
+    latent = torch.randn(len(task_id), 5, D, generator=generator) * torch.linspace(0.01, 1.2, D)
+    latent[task_id == 3] *= 100.0
+    latent.requires_grad_()
+    expected = naive_shortfall(latent, task_id, 0.5)
+    assert (expected[:2] > 0).all() and (expected[2:] == 0).all()
+    weight = torch.rand(T, generator=generator)
+    (expected_gradient,) = torch.autograd.grad((weight * expected).sum(), latent)
+
+    rows = torch.arange(len(task_id)).tensor_split(num_ranks)
+    moments = sum(latent_moments(latent[part], task_id[part], T) for part in rows)
+    parts = [spread_shortfall(latent[part], task_id[part], moments, 0.5) for part in rows]
+    for value in parts:
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(sum((weight * value).sum() for value in parts), latent)
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_frames_that_are_all_the_same_give_a_finite_gradient():
+    latent = torch.ones(3, 4, D, requires_grad=True)
+    task_id = torch.zeros(3, dtype=torch.int64)
+    value = spread_shortfall(latent, task_id, latent_moments(latent, task_id, T), 0.5)
+    assert value[0].item() == pytest.approx(0.499) and value[1:].eq(0).all()
+    value.sum().backward()
+    assert latent.grad.eq(0).all()
 
 
 LEGAL = torch.tensor([2, 18, 6, 1])

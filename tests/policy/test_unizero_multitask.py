@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import lzero
-from lzero.config import ExperimentConfig
+from lzero.config import ExperimentConfig, LossConfig
 from lzero.distributed import Distributed, assign_tasks, init_distributed
 from lzero.mcts.replay_buffer import ReplayBuffer, ReplayWindows
 from lzero.policy import UniZeroMTPolicy, unizero_multitask
@@ -128,6 +128,22 @@ def snapshot(policy: UniZeroMTPolicy) -> dict[str, Tensor]:
         state |= {f"{key}/{name}": value for key, value in policy.optimiser.state.get(parameter, {}).items()}
     state["entropy"] = policy.entropy_weight.log_weight
     return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def test_frames_that_look_alike_keep_different_latents():
+    """Pong's frames are nearly one picture: without a lower bound on their spread all latents became one within 50 updates."""
+    spread = {}
+    for weight in (0.0, LossConfig().spread):
+        config = make_config({"policy": {"loss": {"spread": weight}, "optimiser": {"learning_rate": 3e-3}}})
+        policy, windows = make_policy(config), make_windows(config)
+        alike = replace(windows, observation=1.0 + 0.1 * windows.observation)
+        for _ in range(60):
+            policy.learn(alike)
+        with torch.no_grad():
+            latent = policy.model.encode(alike.observation[:, 0], alike.task_id)
+        by_task = [latent[alike.task_id == task].std(dim=0).mean().item() for task in range(config.num_tasks)]
+        spread[weight] = by_task
+    assert max(spread[0.0]) < 0.2 < 0.4 < min(spread[LossConfig().spread]), spread
 
 
 @pytest.fixture
@@ -329,7 +345,10 @@ def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: T
     for task in range(config.num_tasks):
         rows = (windows.task_id == task).nonzero()[:, 0]
         part = rows_of(windows, rows)
-        _, output = model(part.observation[:, :steps], part.action[:, : steps - 1], part.task_id)
+        latent, output = model(part.observation[:, :steps], part.action[:, : steps - 1], part.task_id)
+        enough = config.policy.loss.spread_target * (1 if config.model.latent_norm == "layer_norm" else 7**0.5 / 8)
+        deviation = latent.flatten(0, 1).var(dim=0, correction=0).clamp_min(1e-6).sqrt()
+        shortfall = (enough - deviation).clamp_min(0).mean()
         sums, counts = dict.fromkeys(TERMS, 0.0), dict.fromkeys(TERMS, 0)
         for i, row in enumerate(rows.tolist()):
             acting, observed = naive_masks(windows, row)
@@ -360,6 +379,7 @@ def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: T
             + weight.value * mean["value"]
             + weight.policy * mean["policy"]
             - weight.entropy * mean["entropy"]
+            + weight.spread * shortfall
         )
     return torch.stack(losses)
 
