@@ -136,7 +136,7 @@ def latent_loss(predicted: Tensor, target: Tensor, norm: LatentNorm) -> Tensor:
 
 
 def weighted_total(means: Tensor, spread: Tensor, config: LossConfig, entropy_weight: Tensor) -> Tensor:
-    """Loss per task ``(T,)`` from the terms' means ``(Q, T)``, the shortfall of spread and the entropy weights, ``(T,)`` both."""
+    """Loss per task ``(T,)`` from the terms' means ``(Q, T)``, the spread's shortfall and entropy weights, both ``(T,)``."""
     latent, reward, value, policy, entropy = means
     return (
         config.latent * latent
