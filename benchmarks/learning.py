@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lzero.config import ExperimentConfig, load_domain
-from lzero.logging import read_metrics
+from lzero.config import load_domain
+from lzero.reporting.run_data import read_run
+from lzero.reporting.statistics import hierarchical_bootstrap_mean
 
 ROOT = Path(__file__).parents[1]
 CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
@@ -41,56 +42,37 @@ class Variant:
     arguments: str = ""
 
 
-def ablations(script: str, preset: str, *, longer: bool) -> tuple[Variant, ...]:
-    """The changes that are compared with the preset, one at a time."""
-    variants = [Variant("preset", f"{script}_moe.py", preset), Variant("dense blocks", f"{script}.py", preset)]
-    variants += [
-        Variant(
-            f"{count} simulations",
-            f"{script}_moe.py",
-            preset,
-            f"--policy.search.num-simulations {count} --policy.search.num-eval-simulations {count}",
-        )
-        for count in (5, 25, 50)
-    ]
-    if not longer:
+def ablations(script: str, preset: str, common: str = "", *, more: bool) -> tuple[Variant, ...]:
+    """Changes that are compared with the preset, one at a time; the preset has replay ratio 0.25 and context 4."""
+
+    def changed(name: str, arguments: str = "", blocks: str = "_moe") -> Variant:
+        return Variant(name, f"{script}{blocks}.py", preset, f"{common} {arguments}")
+
+    def searching(count: int, kind: str = "puct") -> str:
+        simulations = f"--policy.search.num-simulations {count} --policy.search.num-eval-simulations {count}"
+        return f"--policy.search.kind {kind} {simulations}"
+
+    variants = [changed("preset"), changed("dense blocks", blocks="")]
+    variants.append(changed("no spread loss", "--policy.loss.spread 0"))
+    variants += [changed(f"{count} simulations", searching(count)) for count in (5, 25, 50)]
+    if not more:
         return tuple(variants)
-    variants += [
-        Variant(
-            f"gumbel, {count} simulations",
-            f"{script}_moe.py",
-            preset,
-            f"--policy.search.kind gumbel --policy.search.num-simulations {count} "
-            f"--policy.search.num-eval-simulations {count}",
-        )
-        for count in (8, 16)
-    ]
-    variants += [
-        Variant(f"replay ratio {ratio}", f"{script}_moe.py", preset, f"--policy.replay-ratio {ratio}")
-        for ratio in (0.1, 0.25, 1)
-    ]
-    variants += [
-        Variant(f"context {steps}", f"{script}_moe.py", preset, f"--model.context-steps {steps}") for steps in (1, 4)
-    ]
-    variants += [
-        Variant(
-            f"task embedding {kind}, shared heads",
-            f"{script}_moe.py",
-            preset,
-            f"--model.task-embedding {kind} --model.share-head",
-        )
-        for kind in ("none", "add", "concat", "register")
-    ]
+    variants += [changed(f"gumbel, {count} simulations", searching(count, "gumbel")) for count in (8, 16)]
+    variants += [changed(f"replay ratio {ratio}", f"--policy.replay-ratio {ratio}") for ratio in (0.1, 1)]
+    variants.append(changed("context 1", "--model.context-steps 1"))
+    for kind in ("none", "add", "concat", "register"):
+        embedding = f"--model.task-embedding {kind} --model.share-head"
+        variants.append(changed(f"task embedding {kind}, shared heads", embedding))
     return tuple(variants)
 
 
 SUITES = {
-    "catch": ablations(CATCH, "both", longer=True),
+    "catch": ablations(CATCH, "both", more=True),
     "blind": (
         Variant("context 1, shared heads, no embedding", f"{CATCH}_moe.py", "blind"),
         Variant("context 4, shared heads, no embedding", f"{CATCH}_moe.py", "context"),
     ),
-    "breakout": ablations(MINATAR, "breakout", longer=False),
+    "breakout": ablations(MINATAR, "breakout", "--train.max-env-steps 15000 --train.eval-interval 5000", more=False),
     "minatar": (
         Variant("breakout", f"{MINATAR}_moe.py", "breakout"),
         Variant("three", f"{MINATAR}_moe.py", "three"),
@@ -141,14 +123,6 @@ def run(arguments: Arguments, variant: Variant, seed: int) -> Path:
     return folder
 
 
-def interval(scores: list[np.ndarray], rng: np.random.Generator, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, over seeds and over the episodes of each."""
-    seeds = rng.integers(len(scores), size=(resamples, len(scores)))
-    means = np.stack([s[rng.integers(len(s), size=(resamples, len(scores), len(s)))].mean(axis=-1) for s in scores])
-    resampled = np.take_along_axis(means.transpose(1, 2, 0), seeds[..., None], axis=2)[..., 0].mean(axis=1)
-    return tuple(np.percentile(resampled, [2.5, 97.5]))
-
-
 def main() -> None:
     """Train, then print the table."""
     arguments = tyro.cli(Arguments)
@@ -164,31 +138,34 @@ def main() -> None:
 
         folders = dict(zip(jobs, pool.map(done, jobs), strict=True))
     table = Table(title=f"{arguments.suite}: final evaluation, seeds {', '.join(map(str, arguments.seeds))}")
-    for header in ("variant", "game", "mean", "95 % interval", "per seed", "x random", "minutes a run"):
+    for header in ("variant", "game", "mean", "95 % interval", "per seed", "x random", "while collecting", "minutes"):
         table.add_column(header)
-    rng = np.random.default_rng(0)
     for variant in variants:
-        mine = [folders[variant, seed] for seed in arguments.seeds]
-        for row in rows(variant, mine, rng):
+        for row in rows(variant, [folders[variant, seed] for seed in arguments.seeds]):
             table.add_row(*row)
+    table.caption = (
+        "interval: bootstrap over seeds and their episodes; while collecting: mean return over the whole run, which tells "
+        "fast learning from slow; minutes: wall time of a run, including its evaluations"
+    )
     Console(width=150).print(table)
 
 
-def rows(variant: Variant, folders: list[Path], rng: np.random.Generator) -> list[tuple[str, ...]]:
+def rows(variant: Variant, folders: list[Path]) -> list[tuple[str, ...]]:
     """The table's lines of one variant, one for each game."""
-    config = ExperimentConfig.model_validate_json((folders[0] / "config.json").read_text())
-    lines = [read_metrics(folder / "metrics.jsonl") for folder in folders]
+    runs = [read_run(folder) for folder in folders]
     minutes = np.mean([float((folder / "finished.txt").read_text().split()[0]) / 60 for folder in folders])
     found = []
-    for game in config.env.games:
-        tag = f"eval_scores/{game}"
-        scores = [np.array([line["arrays"][tag] for line in run if tag in line.get("arrays", {})][-1]) for run in lines]
-        low, high = interval(scores, rng)
+    for game in runs[0].games:
+        last = [run.series(f"eval_return/{game}").env_step[-1] for run in runs]
+        scores = [run.episode_scores(game, step) for run, step in zip(runs, last, strict=True)]
+        low, high = hierarchical_bootstrap_mean(scores)
         mean = np.mean([s.mean() for s in scores])
-        random = load_domain(config.env.domain).reference_scores(game).get("random")
+        random = load_domain(runs[0].domain).reference_scores(game).get("random")
         ratio = f"{mean / random:.1f}" if random is not None and random > 0 else "–"
         per_seed = " ".join(f"{s.mean():.2f}" for s in scores)
-        found.append((variant.name, game, f"{mean:.2f}", f"{low:.2f} … {high:.2f}", per_seed, ratio, f"{minutes:.1f}"))
+        collecting = np.mean([run.series(f"collect_return/{game}").value.mean() for run in runs])
+        cells = (f"{mean:.2f}", f"{low:.2f} … {high:.2f}", per_seed, ratio, f"{collecting:.2f}", f"{minutes:.1f}")
+        found.append((variant.name, game, *cells))
     return found
 
 
