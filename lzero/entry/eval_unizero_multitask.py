@@ -144,7 +144,7 @@ def main() -> None:
             video=command.video,
             device=command.device,
         )
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ImportError, ValueError) as error:
         sys.exit(f"error: {error}")
     rich.get_console().print(table.render(f"evaluation of {command.path}"))
 

@@ -305,6 +305,22 @@ def test_only_making_a_game_needs_the_package() -> None:
     assert "pip install minatar" in done.stderr.splitlines()
 
 
+TRAIN_WITHOUT_THE_PACKAGE = """
+import sys
+sys.modules["minatar"] = None
+from lzero.entry.cli import main
+from zoo.minatar.config.presets import presets
+main(presets(moe=True), "breakout", ["--output-dir", sys.argv[1]])
+"""
+
+
+def test_training_without_the_package_ends_with_what_to_install(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TRAIN_WITHOUT_THE_PACKAGE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: MinAtar games need") and "pip install minatar" in done.stderr
+
+
 def test_another_missing_package_is_not_blamed_on_minatar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "minatar")
     monkeypatch.setitem(sys.modules, "minatar.environment", None)
