@@ -100,10 +100,10 @@ class EnvConfig(Section):
 class EncoderConfig(Section):
     """Turns one observation into one latent."""
 
-    kind: Literal["resnet", "vit", "mlp"] = "resnet"
-    """``resnet`` and ``vit`` for images, ``mlp`` for vectors and very small grids."""
+    kind: Literal["resnet", "conv", "vit", "mlp"] = "resnet"
+    """``resnet`` and ``vit`` for pictures, ``conv`` for small grids, ``mlp`` for vectors and very small grids."""
     widths: tuple[PositiveInt, ...] = (32, 64, 64)
-    """resnet: channels of each stage; every stage after the first halves the resolution."""
+    """resnet: channels of each stage; every stage after the first halves the resolution. conv: channels of each layer."""
     stem_stride: Literal[1, 2, 4] = 4
     """resnet: stride of the first convolution (1 for 10x10 grids)."""
     blocks_per_stage: PositiveInt = 1

@@ -86,6 +86,23 @@ class ResNetTrunk(nn.Module):
         return self.layers(x)
 
 
+class ConvTrunk(nn.Module):
+    """3x3 convolutions at full resolution: features of small grids, where a cell is an object."""
+
+    def __init__(self, config: EncoderConfig, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = observation_shape
+        layers: list[nn.Module] = []
+        for previous, stage_width in zip((channels, *config.widths), config.widths, strict=False):
+            layers += [nn.Conv2d(previous, stage_width, 3, padding=1), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
+        self.out_features = config.widths[-1] * height * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(B, out_features)``."""
+        return self.layers(x)
+
+
 class ViTBlock(nn.Module):
     """Pre-norm transformer block over patches."""
 
@@ -150,7 +167,7 @@ class MLPTrunk(nn.Module):
         return self.layers(x)
 
 
-TRUNKS = {"resnet": ResNetTrunk, "vit": ViTTrunk, "mlp": MLPTrunk}
+TRUNKS = {"resnet": ResNetTrunk, "conv": ConvTrunk, "vit": ViTTrunk, "mlp": MLPTrunk}
 
 
 class Encoder(nn.Module):
