@@ -300,6 +300,8 @@ class LossConfig(Section):
     """Next-latent prediction."""
     reward: float = Field(1.0, ge=0.0)
     """Reward."""
+    termination: float = Field(1.0, ge=0.0)
+    """Whether an action ends the episode."""
     value: float = Field(0.5, ge=0.0)
     """Value."""
     policy: float = Field(1.0, ge=0.0)

@@ -97,9 +97,11 @@ def search(
         parent, action = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in tree.select())
         node = model.recurrent_inference(root.cache, parent, action)
         scalars = support.expectation(torch.stack([node.reward, node.value]))
+        survival = torch.sigmoid(-node.termination.float())[None]
         node_prior = node.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1)
-        answer = _to_host(torch.cat([scalars.t(), node_prior], dim=1))  # one transfer per simulation
-        tree.expand_and_backup(answer[:, 0], answer[:, 1], answer[:, 2:])
+        answer = _to_host(torch.cat([scalars, survival, node_prior.t()]))  # one transfer per simulation
+        reward, value, survival = answer[:3]
+        tree.expand_and_backup(reward, value, answer[3:].T, survival)
     return SearchResult(
         visits=tree.visit_counts(),
         improved=tree.improved_policy(),

@@ -30,12 +30,14 @@ class TreeArrays(NamedTuple):
     """float32 ``(N, M+1, A)``: policy at the node, zero on illegal actions, sums to one."""
     reward: np.ndarray
     """float32 ``(N, M+1)``: predicted reward on the edge into the node."""
+    discount: np.ndarray
+    """float64 ``(N, M+1)``: γ times the probability that the episode goes on after the edge into the node."""
     visits: np.ndarray
     """int32 ``(N, M+1)``: returns backed up through the node; below the root its own evaluation is one."""
     value_sum: np.ndarray
     """float64 ``(N, M+1)``: sum of those returns; ``value_sum / visits`` is the node's value V."""
     q: np.ndarray
-    """float64 ``(N, M+1)``: current r + γV of the node."""
+    """float64 ``(N, M+1)``: current r + γV of the node, γ times the survival probability."""
     network_value: np.ndarray
     """float32 ``(N, M+1)``: the network's own value of the node; 0 at roots that were given none."""
     legal: np.ndarray
@@ -152,19 +154,20 @@ def _write_prior(tree, node, prior_NA):
 
 
 @njit(cache=True, nogil=True)
-def _attach_and_backup(tree, new_node, parent_N, action_N, reward_N, value_N, discount):
+def _attach_and_backup(tree, new_node, parent_N, action_N, reward_N, value_N, discount_N):
     """Link the new node of every tree and add its discounted return to every node on the path to the root."""
     for n in range(parent_N.shape[0]):
         tree.children[n, parent_N[n], action_N[n]] = new_node
         tree.parent[n, new_node] = parent_N[n]
         tree.action[n, new_node] = action_N[n]
         tree.reward[n, new_node] = reward_N[n]
+        tree.discount[n, new_node] = discount_N[n]
         node = new_node
         value = np.float64(value_N[n])
         while node > 0:
             tree.visits[n, node] += 1
             tree.value_sum[n, node] += value
-            reward = np.float64(tree.reward[n, node])
+            reward, discount = np.float64(tree.reward[n, node]), tree.discount[n, node]
             tree.q[n, node] = reward + discount * tree.value_sum[n, node] / tree.visits[n, node]
             value = reward + discount * value
             node = tree.parent[n, node]
@@ -232,6 +235,7 @@ class BatchTree:
             action=np.zeros(nodes, np.int32),
             prior=np.zeros(edges, np.float32),
             reward=np.zeros(nodes, np.float32),
+            discount=np.zeros(nodes, np.float64),
             visits=np.zeros(nodes, np.int32),
             value_sum=np.zeros(nodes, np.float64),
             q=np.zeros(nodes, np.float64),
@@ -300,13 +304,17 @@ class BatchTree:
         self._selected = (parent, action)
         return parent.copy(), action.copy()
 
-    def expand_and_backup(self, reward: np.ndarray, value: np.ndarray, prior: np.ndarray) -> None:
+    def expand_and_backup(
+        self, reward: np.ndarray, value: np.ndarray, prior: np.ndarray, survival: np.ndarray | None = None
+    ) -> None:
         """Create the node behind the selected edge of every tree and back its value up to the root.
 
         Args:
             reward: ``(N,)`` predicted on the selected edges.
             value: ``(N,)`` of the new nodes.
             prior: ``(N, A)`` probabilities at the new nodes; treated like the roots' prior.
+            survival: ``(N,)`` probabilities that the episode goes on behind the selected edges, by which values from
+                behind them are multiplied; None where no episode ends.
 
         Raises:
             RuntimeError: without a preceding :meth:`select`.
@@ -316,9 +324,11 @@ class BatchTree:
             raise RuntimeError("no edge is selected; call select() before expand_and_backup()")
         reward, value = self._checked_scalars("reward", reward), self._checked_scalars("value", value)
         new_node = self.simulation + 1
+        survival = np.ones_like(reward) if survival is None else self._checked_scalars("survival", survival)
         self._store_prior(new_node, prior)
         self.arrays.network_value[:, new_node] = value
-        _attach_and_backup(self.arrays, new_node, *self._selected, reward, value, self._constants.discount)
+        discount = self._constants.discount * survival.astype(np.float64)
+        _attach_and_backup(self.arrays, new_node, *self._selected, reward, value, discount)
         self._simulation, self._selected = new_node, None
 
     def visit_counts(self) -> np.ndarray:

@@ -31,12 +31,14 @@ class NodeInference:
 
     Attributes:
         reward: logits of the step's reward ``(N, V)``.
+        termination: logits of the episode's end ``(N,)``.
         latent: latent of the new node ``(N, D)``.
         policy: logits at the new node ``(N, A)``.
         value: logits at the new node ``(N, V)``.
     """
 
     reward: Tensor
+    termination: Tensor
     latent: Tensor
     policy: Tensor
     value: Tensor
@@ -113,7 +115,7 @@ class UniZeroMTModel(nn.Module):
         )
 
     def recurrent_inference(self, cache: SearchCache, parent: Tensor, action: Tensor) -> NodeInference:
-        """Predict reward, latent, policy and value after ``action (N,)`` at node ``parent (N,)`` of every root."""
+        """Predict reward, termination, latent, policy and value after ``action (N,)`` at node ``parent (N,)`` of every root."""
         return NodeInference(*self.world_model.expand(cache, parent, action, self.encoder.norm))
 
     def balance_layers(self) -> list[nn.Module]:

@@ -7,6 +7,7 @@ Q = loss terms that are means over steps.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lzero.config import LossConfig
@@ -15,7 +16,7 @@ from lzero.model.unizero_world_models.world_model_multitask import WorldModelOut
 from lzero.policy.scaling_transform import ScalarSupport
 from lzero.policy.targets import StepMasks
 
-TERMS = ("latent", "reward", "value", "policy", "entropy")
+TERMS = ("latent", "reward", "termination", "value", "policy", "entropy")
 ILLEGAL_LOGIT = -1e9  # finite, so that 0 · log(0) stays 0
 
 
@@ -26,6 +27,7 @@ class Targets:
     Attributes:
         latent: target network's latents of steps 1 … H ``(B, H, D)``.
         reward: ``(B, H)``.
+        terminated: bool ``(B, H)``, the step's action ended the episode by death.
         value: ``(B, S)``.
         policy: visit distributions ``(B, S, A)``.
         masks: which steps count, per term.
@@ -35,6 +37,7 @@ class Targets:
 
     latent: Tensor
     reward: Tensor
+    terminated: Tensor
     value: Tensor
     policy: Tensor
     masks: StepMasks
@@ -73,6 +76,10 @@ def task_sums(
     terms = (
         (latent_loss(output.next_latent, targets.latent, latent_norm), masks.latent),
         (support.cross_entropy(output.reward, targets.reward), masks.reward),
+        (
+            F.binary_cross_entropy_with_logits(output.termination, targets.terminated.float(), reduction="none"),
+            masks.reward,
+        ),
         (support.cross_entropy(output.value, targets.value), masks.value),
         (-(targets.policy * log_policy).sum(dim=-1), masks.policy),
         (-(log_policy.exp() * log_policy).sum(dim=-1), masks.policy),
@@ -137,11 +144,12 @@ def latent_loss(predicted: Tensor, target: Tensor, norm: LatentNorm) -> Tensor:
 
 def weighted_total(means: Tensor, spread: Tensor, config: LossConfig, entropy_weight: Tensor) -> Tensor:
     """Loss per task ``(T,)`` from the terms' means ``(Q, T)``, the spread's shortfall and entropy weights, both ``(T,)``."""
-    latent, reward, value, policy, entropy = means
+    latent, reward, termination, value, policy, entropy = means
     return (
         config.latent * latent
         + config.spread * spread
         + config.reward * reward
+        + config.termination * termination
         + config.value * value
         + config.policy * policy
         - entropy_weight * entropy

@@ -169,6 +169,7 @@ class UniZeroMTPolicy:
         return Targets(
             latent=latent[:, 1:steps],
             reward=reward[:, : steps - 1],
+            terminated=terminated[:, : steps - 1],
             value=value_targets(
                 reward,
                 acting,

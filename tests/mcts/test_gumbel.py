@@ -365,7 +365,7 @@ def test_an_actor_decides_by_the_configured_search_and_tells_the_networks_own_op
         assert is_own == (kind == "gumbel"), "Dirichlet noise belongs to puct"
         assert legal[np.arange(6), explored.action].all()
         seen.add(tuple(explored.action))
-    assert len(seen) > 10
+    assert len(seen) > 5
     np.testing.assert_array_equal(actor(1).act(observation).action, actor(1).act(observation).action)
 
     at_random = loud.act_randomly()

@@ -71,7 +71,8 @@ class KnownModel:
         taken = np.arange(N), nodes.state[np.arange(N), parent.numpy()], action.numpy()
         reached = nodes.state[:, nodes.number] = self.mdps.target[taken]
         nodes.number += 1
-        return SimpleNamespace(reward=torch.from_numpy(self.mdps.reward[taken]), **self._predict(reached))
+        reward, certain = torch.from_numpy(self.mdps.reward[taken]), torch.full((N,), -torch.inf)
+        return SimpleNamespace(reward=reward, termination=certain, **self._predict(reached))
 
     def _predict(self, state: np.ndarray) -> dict[str, Tensor]:
         here = np.arange(N), state
@@ -184,3 +185,31 @@ def test_the_root_value_of_puct_converges_to_the_exact_one(value):
     means = [error.mean() for error in errors]
     assert all(after < 0.6 * before for before, after in zip(means, means[1:], strict=False))
     assert means[-1] < 0.4 and errors[-1].max() < 0.6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_that_foresees_death_avoids_it(kind):
+    """What a model imagines behind a death looks like life; only the survival probability tells the difference.
+
+    Rewards are the same everywhere, and the values behind a fatal action are as good as anywhere else.
+    """
+    rng = np.random.default_rng(3)
+    fatal = rng.integers(0, A, (N, L * W + 1))  # one action of every state kills
+    mdps = random_mdps(4)
+    target = mdps.target
+    mdps = Mdps(target, np.full_like(mdps.reward, 0.1), mdps.q)
+
+    class Deadly(KnownModel):
+        def recurrent_inference(self, nodes: SimpleNamespace, parent: Tensor, action: Tensor) -> SimpleNamespace:
+            left = nodes.state[np.arange(N), parent.numpy()]
+            dies = torch.from_numpy(fatal[np.arange(N), left] == action.numpy())
+            node = super().recurrent_inference(nodes, parent, action)
+            node.termination = torch.where(dies, 20.0, -20.0)
+            return node
+
+    model = Deadly(mdps, np.zeros(mdps.q.shape), np.ones(mdps.value.shape))
+    tree = KINDS[kind](N, 16, A, discount=DISCOUNT)
+    result = search(model, ScalarValues(), model.root(16), np.ones((N, A), bool), tree)
+    chosen = result.actions(1.0, None)
+    assert (chosen != fatal[:, 0]).all()
+    assert (result.policy()[np.arange(N), fatal[:, 0]] < 1 / A).all()

@@ -339,3 +339,18 @@ def test_root_rewards_are_those_of_the_actions_tried():
     assert tree.root_rewards(np.array([0, 0])).tolist() == [1.0, 4.0]
     assert tree.root_rewards(np.array([2, 1])).tolist() == [3.0, 2.0]
     assert tree.root_rewards(np.array([1, 2])).tolist() == [0.0, 0.0]
+
+
+def test_values_count_as_much_as_their_path_survives():
+    """Root 0: r = 1, survival 0.5, V = 4; below it r = 2, survival 0, V = 100. Root 1 never ends."""
+    tree = BatchTree(2, 2, 1, discount=0.9)
+    prior = np.ones((2, 1), np.float32)
+    tree.reset(prior, np.ones((2, 1), bool))
+    tree.select()
+    tree.expand_and_backup(np.array([1.0, 1.0]), np.array([4.0, 4.0]), prior, np.array([0.5, 1.0]))
+    assert tree.root_values() == pytest.approx([1 + 0.45 * 4, 1 + 0.9 * 4])
+    tree.select()
+    tree.expand_and_backup(np.array([2.0, 2.0]), np.array([100.0, 100.0]), prior, np.array([0.0, 1.0]))
+    first, second = [1 + 0.45 * 4, 1 + 0.9 * 4], [1 + 0.45 * 2, 1 + 0.9 * (2 + 0.9 * 100)]
+    assert tree.root_values() == pytest.approx(np.mean([first, second], axis=0))
+    assert tree.arrays.q[:, 1] == pytest.approx([1 + 0.45 * (4 + 2) / 2, 1 + 0.9 * (4 + 92) / 2])

@@ -56,6 +56,7 @@ def test_prefill_and_steps_equal_full_forward(moe, task_embedding):
                 (node.policy[n], full.policy[0, -1]),
                 (node.value[n], full.value[0, -1]),
                 (node.reward[n], full.reward[0, -1]),
+                (node.termination[n], full.termination[0, -1]),
                 (node.latent[n], expected_latent),
             ):
                 torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)

@@ -38,7 +38,8 @@ def random_case(seed: int = 0) -> tuple[WorldModelOutput, Targets]:
     def flags(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator) < 0.7
 
-    output = WorldModelOutput(normal(B, H + 1, A), normal(B, H + 1, BINS), normal(B, H, BINS), normal(B, H, D), None)
+    shapes = ((B, H + 1, A), (B, H + 1, BINS), (B, H, BINS), (B, H), (B, H, D))
+    output = WorldModelOutput(*(normal(*shape) for shape in shapes), None)
     legal = torch.ones(B, A, dtype=torch.bool)
     legal[TASK_ID == 1, 3:] = False
     visits = torch.rand(B, H + 1, A, generator=generator) * legal[:, None]
@@ -46,6 +47,7 @@ def random_case(seed: int = 0) -> tuple[WorldModelOutput, Targets]:
     targets = Targets(
         latent=LatentNorm("layer_norm")(torch.randn(B, H, D, generator=generator)),
         reward=torch.randn(B, H, generator=generator),
+        terminated=flags(B, H),
         value=3 * torch.randn(B, H + 1, generator=generator),
         policy=visits / visits.sum(dim=-1, keepdim=True),
         masks=StepMasks(reward=flags(B, H), latent=flags(B, H), policy=flags(B, H + 1), value=flags(B, H + 1)),
@@ -92,6 +94,8 @@ def naive_means(output: WorldModelOutput, targets: Targets) -> dict[str, list[fl
                 add("latent", task, float((difference**2).mean()), weight)
             if masks.reward[row, step]:
                 add("reward", task, scalar_loss(output.reward[row, step], targets.reward[row, step]), weight)
+                dies = 1 / (1 + np.exp(-output.termination[row, step].item()))
+                add("termination", task, -np.log(dies if targets.terminated[row, step] else 1 - dies), weight)
         for step in range(H + 1):
             if masks.value[row, step]:
                 add("value", task, scalar_loss(output.value[row, step], targets.value[row, step]), weight)
@@ -122,6 +126,7 @@ def test_counts_are_steps_whatever_their_weight():
     masks = (
         targets.masks.latent,
         targets.masks.reward,
+        targets.masks.reward,
         targets.masks.value,
         targets.masks.policy,
         targets.masks.policy,
@@ -140,12 +145,12 @@ def test_sums_of_parts_add_up():
             targets,
             **{
                 name: getattr(targets, name)[rows]
-                for name in ("latent", "reward", "value", "policy", "legal", "weight")
+                for name in ("latent", "reward", "terminated", "value", "policy", "legal", "weight")
             },
             masks=StepMasks(**{name: mask[rows] for name, mask in vars(targets.masks).items()}),
         )
         predicted = WorldModelOutput(
-            *(getattr(output, n)[rows] for n in ("policy", "value", "reward", "next_latent")), None
+            *(getattr(output, n)[rows] for n in ("policy", "value", "reward", "termination", "next_latent")), None
         )
         parts.append(task_sums(predicted, part, TASK_ID[rows], T, SUPPORT, LatentNorm("layer_norm")))
     torch.testing.assert_close(parts[0].sums + parts[1].sums, whole.sums)
@@ -161,10 +166,13 @@ def test_a_task_is_blind_to_other_tasks():
     def mixed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.where(mine.view(-1, *(1,) * (a.dim() - 1)), a, b)
 
-    names = ("policy", "value", "reward", "next_latent")
+    names = ("policy", "value", "reward", "termination", "next_latent")
     changed_output = WorldModelOutput(*(mixed(getattr(output, n), getattr(other_output, n)) for n in names), None)
     changed = Targets(
-        *(mixed(getattr(targets, n), getattr(other_targets, n)) for n in ("latent", "reward", "value", "policy")),
+        *(
+            mixed(getattr(targets, n), getattr(other_targets, n))
+            for n in ("latent", "reward", "terminated", "value", "policy")
+        ),
         masks=StepMasks(**{n: mixed(m, getattr(other_targets.masks, n)) for n, m in vars(targets.masks).items()}),
         legal=targets.legal,
         weight=mixed(targets.weight, other_targets.weight),
@@ -248,14 +256,14 @@ def test_latent_loss_is_least_at_the_target(kind):
 
 
 def test_total_is_the_weighted_sum_of_the_terms():
-    config = LossConfig(latent=2.0, reward=3.0, value=5.0, policy=7.0, spread=11.0)
+    config = LossConfig(latent=2.0, reward=3.0, value=5.0, policy=7.0, spread=11.0, termination=13.0)
     means, spread = torch.randn(len(TERMS), T), torch.randn(T)
     entropy_weight = torch.tensor([0.0, 0.5, 1.0, 2.0])
     total = weighted_total(means, spread, config, entropy_weight)
     for task in range(T):
-        latent, reward, value, policy, entropy = means[:, task].tolist()
+        latent, reward, termination, value, policy, entropy = means[:, task].tolist()
         expected = 2 * latent + 3 * reward + 5 * value + 7 * policy - entropy_weight[task].item() * entropy
-        expected += 11 * spread[task].item()
+        expected += 11 * spread[task].item() + 13 * termination
         assert total[task].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

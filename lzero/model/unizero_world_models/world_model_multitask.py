@@ -1,7 +1,8 @@
 """The multi-task world model: tokens in, predictions out, for training windows and for tree search.
 
 A sequence reads ``[z_0, a_0, z_1, a_1, …]``. At a latent token the model predicts policy and value, at an action token
-reward and next latent (UniZero, arXiv 2406.10667).
+reward and next latent (UniZero, arXiv 2406.10667), and whether the action ends the episode: no latent follows a death, so
+the value of what is imagined behind it means nothing.
 
 Shape legend: B = windows, S = steps, N = roots, D = model width, A = actions, V = support bins, C = context steps,
 R = register tokens, L = tokens.
@@ -19,6 +20,7 @@ from lzero.model.unizero_world_models.search_cache import SearchCache, TokenSite
 from lzero.model.unizero_world_models.transformer import Transformer
 
 MAX_POSITIONS = 4096
+RARE = -5.0  # logit of a termination before anything is learned
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class WorldModelOutput:
         policy: logits at the latent tokens ``(B, S, A)``.
         value: logits at the latent tokens ``(B, S, V)``.
         reward: logits at the action tokens ``(B, S−1, V)``.
+        termination: logits at the action tokens ``(B, S−1)``: the action ends the episode, or costs a life that counts.
         next_latent: unnormalised prediction at the action tokens ``(B, S−1, D)``.
         balance_loss: scalar of the mixture-of-experts layers, None where there is none.
     """
@@ -36,6 +39,7 @@ class WorldModelOutput:
     policy: Tensor
     value: Tensor
     reward: Tensor
+    termination: Tensor
     next_latent: Tensor
     balance_loss: Tensor | None
 
@@ -62,7 +66,8 @@ class WorldModel(nn.Module):
         sets = 1 if config.share_head else num_tasks
         self.policy_head = Head(dim, num_actions, sets)
         self.value_head = Head(dim, config.support_bins, sets)
-        self.reward_head = Head(dim, config.support_bins, sets)
+        self.reward_head = Head(dim, config.support_bins + 1, sets)  # the last output is the termination
+        nn.init.constant_(self.reward_head.bias2[..., -1], RARE)
         # Not zero: the layer norm that follows has no usable gradient at a vector of zeros.
         self.latent_head = Head(dim, dim, sets, zero_init=False)
 
@@ -76,10 +81,12 @@ class WorldModel(nn.Module):
         """
         hidden, balance_loss = self._run_sequence(self._tokens(latent, action, groups), groups)
         at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
+        outcome = self.reward_head(at_action, groups)
         return WorldModelOutput(
             policy=self.policy_head(at_latent, groups),
             value=self.value_head(at_latent, groups),
-            reward=self.reward_head(at_action, groups),
+            reward=outcome[..., :-1],
+            termination=outcome[..., -1],
             next_latent=self.latent_head(at_action, groups),
             balance_loss=balance_loss,
         )
@@ -142,7 +149,7 @@ class WorldModel(nn.Module):
 
     def expand(
         self, cache: SearchCache, parent: Tensor, action: Tensor, latent_norm: nn.Module
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """One simulation for every root: an action token, then the latent token that it predicts.
 
         Args:
@@ -152,17 +159,18 @@ class WorldModel(nn.Module):
             latent_norm: the encoder's final norm.
 
         Returns:
-            Reward logits ``(N, V)``, and of the new node the latent ``(N, D)``, policy logits ``(N, A)`` and value logits
-            ``(N, V)``.
+            Reward logits ``(N, V)``, termination logits ``(N,)``, and of the new node the latent ``(N, D)``, policy logits
+            ``(N, A)`` and value logits ``(N, V)``.
         """
         groups = cache.groups
         at_action, at_latent = cache.add_node(parent)
         token = self._embed(self.action_embedding(action), groups.task_id)
         hidden = self._step(token, cache, at_action)
         latent = latent_norm(self.latent_head(hidden, groups)[:, 0])
-        reward = self.reward_head(hidden, groups)[:, 0]
+        outcome = self.reward_head(hidden, groups)[:, 0]
         hidden = self._step(self._embed(latent, groups.task_id), cache, at_latent)
-        return reward, latent, self.policy_head(hidden, groups)[:, 0], self.value_head(hidden, groups)[:, 0]
+        policy, value = self.policy_head(hidden, groups)[:, 0], self.value_head(hidden, groups)[:, 0]
+        return outcome[:, :-1], outcome[:, -1], latent, policy, value
 
     def _step(self, token: Tensor, cache: SearchCache, site: TokenSite) -> Tensor:
         hidden = self.transformer.step(
