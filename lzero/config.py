@@ -125,6 +125,8 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.kind == "conv" and not self.widths:
+            raise ValueError("encoder.widths=(): encoder.kind='conv' needs at least one layer, e.g. (16,)")
         if self.kind == "resnet" and (not self.widths or any(width % 8 for width in self.widths)):
             raise ValueError(
                 f"encoder.widths={self.widths}: at least one stage is needed, and all widths must be multiples of 8 "

@@ -102,6 +102,7 @@ BAD_CASES = {
     ),
     "vit heads": ({"model": {"encoder": {"vit_heads": 5}}}, "encoder.vit_heads=5", "vit_width=384", "try 4"),
     "resnet widths": ({"model": {"encoder": {"widths": (32, 28)}}}, "encoder.widths", "28", "multiples of 8"),
+    "no conv widths": ({"model": {"encoder": {"kind": "conv", "widths": ()}}}, "encoder.widths", "at least one"),
     "no resnet widths": ({"model": {"encoder": {"widths": ()}}}, "encoder.widths", "at least one"),
     "top_k": ({"model": {"moe": {"num_experts": 4, "top_k": 5}}}, "moe.top_k=5", "moe.num_experts=4", "at most 4"),
     "no experts": (

@@ -10,6 +10,7 @@ CASES = {
     "resnet": ({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)),
     "resnet, stem 2": ({"kind": "resnet", "widths": (8, 16), "stem_stride": 2}, (3, 64, 64)),
     "resnet on a grid": ({"kind": "resnet", "widths": (16,), "stem_stride": 1}, (7, 10, 10)),
+    "conv on a grid": ({"kind": "conv", "widths": (8, 12)}, (7, 10, 10)),
     "vit": ({"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2}, (3, 64, 64)),
     "mlp on vectors": ({"kind": "mlp", "hidden": (16, 16)}, (5,)),
     "mlp on a grid": ({"kind": "mlp", "hidden": (16,)}, (4, 10, 10)),

@@ -43,7 +43,7 @@ def _minatar(exp_name: str, games: tuple[str, ...], moe: bool, batch_size: int, 
                 "embed_dim": 64,
                 "num_heads": 4,
                 "num_layers": 2,
-                "encoder": {"kind": "mlp", "hidden": (256,)},
+                "encoder": {"kind": "conv", "widths": (16,)},
                 "moe": {"enabled": moe, "num_experts": 8, "num_shared_experts": 1},
             },
             "policy": {
