@@ -9,17 +9,29 @@ THREE = ("Breakout", "Asterix", "SpaceInvaders")
 def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
     """Name to (a line of help, config)."""
     suffix = "moe" if moe else "dense"
+    # Alone, Breakout learns fastest from many updates; several games need many steps more, as rewards are rare in Asterix.
+    alone = {"num_envs": 16, "batch_size": 64, "replay_ratio": 0.25, "max_env_steps": 50_000}
+    together = {"num_envs": 32, "batch_size": 32, "replay_ratio": 0.1, "max_env_steps": 100_000}
     return {
-        "breakout": ("Breakout alone", _minatar(f"minatar_breakout_{suffix}", ("Breakout",), moe, 64, 50_000)),
+        "breakout": ("Breakout alone", _minatar(f"minatar_breakout_{suffix}", ("Breakout",), moe, **alone)),
         "three": (
             "Breakout, Asterix and SpaceInvaders together",
-            _minatar(f"minatar_three_{suffix}", THREE, moe, 32, 50_000),
+            _minatar(f"minatar_three_{suffix}", THREE, moe, **together),
         ),
-        "five": ("all five games together", _minatar(f"minatar_five_{suffix}", tuple(GAMES), moe, 32, 50_000)),
+        "five": ("all five games together", _minatar(f"minatar_five_{suffix}", tuple(GAMES), moe, **together)),
     }
 
 
-def _minatar(exp_name: str, games: tuple[str, ...], moe: bool, batch_size: int, max_env_steps: int) -> ExperimentConfig:
+def _minatar(
+    exp_name: str,
+    games: tuple[str, ...],
+    moe: bool,
+    *,
+    num_envs: int,
+    batch_size: int,
+    replay_ratio: float,
+    max_env_steps: int,
+) -> ExperimentConfig:
     """Small networks: well under an hour on one core."""
     return ExperimentConfig.model_validate(
         {
@@ -30,7 +42,7 @@ def _minatar(exp_name: str, games: tuple[str, ...], moe: bool, batch_size: int, 
                 # the package's own defaults
                 "sticky_action_probability": 0.1,
                 "difficulty_ramping": True,
-                "num_envs": 16,
+                "num_envs": num_envs,
                 "num_eval_envs": 32,
                 # all six: an action then means the same in every game and shares its embedding
                 "minimal_actions": False,
@@ -50,7 +62,7 @@ def _minatar(exp_name: str, games: tuple[str, ...], moe: bool, batch_size: int, 
                 "batch_size": batch_size,
                 "unroll_steps": 5,
                 "discount": 0.99,
-                "replay_ratio": 0.25,
+                "replay_ratio": replay_ratio,
                 "replay": {"capacity": 100_000},
                 "optimiser": {"learning_rate": 5e-4},
                 "search": {"num_simulations": 16, "num_eval_simulations": 16},
