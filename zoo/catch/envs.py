@@ -1,7 +1,8 @@
 """Catch in numpy: a ball falls down a small grid, a paddle in the lowest row has to be under it.
 
 In the mirrored game the two moves are swapped and nothing else: one picture asks for opposite actions. The tasks
-therefore conflict, and a picture alone does not tell them apart.
+therefore conflict, and a picture alone does not tell them apart: the paddle starts anywhere, or its place would show which
+way the first moves went.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CATCH_COLOURS = np.array([[235, 235, 235], [80, 160, 240]], np.uint8)
 class CatchVectorEnv(VectorEnv):
     """n Catch games: observations ``(n, ROWS, COLUMNS, 2)`` uint8, 0 or 255; an episode lasts ROWS − 1 steps.
 
-    The last step rewards +1 if the paddle is under the ball and −1 if not. The ball starts in a column that depends on
+    The last step rewards +1 if the paddle is under the ball and −1 if not. Ball and paddle start in columns that depend on
     the environment's seed and the number of the episode alone, so environments can be split over processes.
 
     Args:
@@ -70,10 +71,8 @@ class CatchVectorEnv(VectorEnv):
     def _begin(self, where: np.ndarray) -> None:
         """Put ball and paddle of the environments ``where (n,)`` at the start of their next episode."""
         self._ball_row[where] = 0
-        self._ball_column[where] = (_hash(self._seed[where], self._episode[where]) % np.uint64(COLUMNS)).astype(
-            np.int64
-        )
-        self._paddle[where] = COLUMNS // 2
+        places = _hash(self._seed[where], self._episode[where]) % np.uint64(COLUMNS**2)
+        self._ball_column[where], self._paddle[where] = np.divmod(places.astype(np.int64), COLUMNS)
         self._episode[where] += np.uint64(1)
         self._over[where] = False
 
