@@ -281,6 +281,7 @@ class Run:
             f"health/{name}/{game}": values[row, task]
             for row, name in enumerate(("effective_rank", "latent_norm"))
             for task, game in enumerate(self.config.env.games)
+            if seen[:, row, task].any()
         }
 
     def _vitals(self) -> dict[str, float]:
