@@ -69,8 +69,8 @@ def _minatar(
             },
             "train": {
                 "max_env_steps": max_env_steps,
-                "eval_interval": 10_000,
-                "eval_episodes": 32,
+                "eval_interval": max_env_steps // 5,
+                "eval_episodes": 64,
                 "checkpoint_interval": 10_000,
             },
         }
