@@ -9,9 +9,9 @@ THREE = ("Breakout", "Asterix", "SpaceInvaders")
 def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
     """Name to (a line of help, config)."""
     suffix = "moe" if moe else "dense"
-    # Alone, Breakout learns fastest from many updates; several games need many steps more, as rewards are rare in Asterix.
-    alone = {"num_envs": 16, "batch_size": 64, "replay_ratio": 0.25, "max_env_steps": 50_000}
-    together = {"num_envs": 32, "batch_size": 32, "replay_ratio": 0.1, "max_env_steps": 100_000}
+    # Many env steps and few updates each: rewards are rare in some games (Asterix), and steps are cheap.
+    alone = {"num_envs": 32, "batch_size": 64, "replay_ratio": 0.1, "max_env_steps": 60_000}
+    together = alone | {"batch_size": 32, "max_env_steps": 100_000}
     return {
         "breakout": ("Breakout alone", _minatar(f"minatar_breakout_{suffix}", ("Breakout",), moe, **alone)),
         "three": (
