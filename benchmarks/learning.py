@@ -62,10 +62,10 @@ def ablations(script: str, preset: str, common: str = "", *, more: bool) -> tupl
         return f"--policy.search.kind {kind} {simulations}"
 
     variants = [changed("preset"), changed("dense blocks", blocks="")]
-    variants.append(changed("no spread loss", "--policy.loss.spread 0"))
     variants += [changed(f"{count} simulations", searching(count)) for count in (5, 25, 50)]
     if not more:
         return tuple(variants)
+    variants.append(changed("no spread loss", "--policy.loss.spread 0"))
     variants += [changed(f"gumbel, {count} simulations", searching(count, "gumbel")) for count in (8, 16)]
     variants += [changed(f"replay ratio {ratio}", f"--policy.replay-ratio {ratio}") for ratio in (0.1, 1)]
     variants.append(changed("context 1", "--model.context-steps 1"))
