@@ -49,11 +49,12 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.GroupNorm(channels // 8, channels)
         matches = stride == 1 and in_channels == channels
         self.skip = nn.Identity() if matches else nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C', H/stride, W/stride)``."""
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
+        y = self.relu1(self.norm1(self.conv1(x)))
+        return self.relu2(self.norm2(self.conv2(y)) + self.skip(x))
 
 
 class ResNetTrunk(nn.Module):

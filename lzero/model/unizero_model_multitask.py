@@ -118,9 +118,15 @@ class UniZeroMTModel(nn.Module):
         """Predict reward, termination, latent, policy and value after ``action (N,)`` at node ``parent (N,)`` of every root."""
         return NodeInference(*self.world_model.expand(cache, parent, action, self.encoder.norm))
 
-    def balance_layers(self) -> list[nn.Module]:
-        """The mixture-of-experts layers, in order of depth."""
-        return [block.feed_forward for block in self.world_model.transformer.blocks if self.config.moe.enabled]
+    def task_parameters(self) -> list[nn.Parameter]:
+        """Parameters that belong to single tasks, stacked over tasks; none where there is one task."""
+        world_model = self.world_model
+        if world_model.num_tasks == 1:
+            return []
+        heads = () if self.config.share_head else world_model.heads.values()
+        modules = [*heads, world_model.task_embedding, self.encoder.task_vector]
+        parameters = [parameter for module in modules if module is not None for parameter in module.parameters()]
+        return parameters + ([] if world_model.registers is None else [world_model.registers])
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

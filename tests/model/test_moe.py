@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lzero.config import MoEConfig
+from lzero.model.unizero_world_models.balance import BalanceSums
 from lzero.model.unizero_world_models.moe import PATHS, MoELayer, Segments, choose_path, hardcoded_experts
 
 DIM, NUM_TASKS = 16, 3
@@ -129,16 +130,30 @@ def test_counts_are_choices_per_task_in_training_only():
 
 
 def test_aux_loss_is_lowest_when_balanced():
-    layer = make_layer(balance="aux_loss", z_loss_weight=0.0, aux_loss_weight=1.0).train()
+    config = make_layer(balance="aux_loss", z_loss_weight=0.0, aux_loss_weight=1.0).config
     balanced = torch.arange(8).repeat(4)[:, None]
     one_sided = torch.zeros_like(balanced)
 
     def loss(chosen):
         scores = torch.full((32, 8), 0.02).scatter(1, chosen, 0.86)
-        return layer._balance_loss(chosen, scores, scores.log()).item()
+        sums = BalanceSums.stack([BalanceSums.of(chosen, scores, scores.log())])
+        return sums.loss(sums.load, config).item()
 
     assert loss(balanced) == pytest.approx(1.0, abs=1e-5)
     assert loss(one_sided) > 3.0
+
+
+def test_parts_of_a_batch_share_the_balance_loss():
+    config = make_layer(balance="aux_loss", top_k=2).config
+    logits = torch.randn(24, 8)
+    scores = logits.softmax(-1)
+    chosen = scores.topk(2).indices
+    share = torch.zeros(8).index_add(0, chosen.flatten(), torch.ones(48)) / 48
+    expected = config.aux_loss_weight * 8 * (share * scores.mean(dim=0)).sum()
+    expected = expected + config.z_loss_weight * logits.logsumexp(-1).square().mean()
+    parts = [BalanceSums.stack([BalanceSums.of(chosen[r], scores[r], logits[r])]) for r in (slice(0, 7), slice(7, 24))]
+    load = sum(part.load for part in parts)
+    torch.testing.assert_close(sum(part.loss(load, config) for part in parts), expected)
 
 
 def test_selection_bias_moves_the_choice_but_not_the_gate():

@@ -83,13 +83,24 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, groups: TaskGroups) -> Tensor:
         """``(R, L, D)`` to ``(R, L, O)`` in fp32."""
-        length = x.shape[1]
-        grid = x.reshape(1, x.shape[0] * length, x.shape[-1]) if self.shared else groups.to_grid(x)
+        y = torch.baddbmm(self._of(self.bias2, groups), self._hidden(x, groups), self._of(self.weight2, groups))
+        return self._by_row(y, x, groups).float()
+
+    def activations(self, x: Tensor, groups: TaskGroups) -> Tensor:
+        """Hidden units ``(R, L, D)`` after the GELU."""
+        return self._by_row(self._hidden(x, groups), x, groups)
+
+    def _hidden(self, x: Tensor, groups: TaskGroups) -> Tensor:
+        """``(R, L, D)`` to the hidden units of the grid ``(G, S·L, D)``, where shared ``(1, R·L, D)``."""
+        grid = x.reshape(1, x.shape[0] * x.shape[1], x.shape[-1]) if self.shared else groups.to_grid(x)
         y = torch.addcmul(self._of(self.norm1_shift, groups), _norm(grid), self._of(self.norm1_scale, groups))
         y = torch.baddbmm(self._of(self.bias1, groups), y, self._of(self.weight1, groups))
         y = torch.addcmul(self._of(self.norm2_shift, groups), _norm(y), self._of(self.norm2_scale, groups))
-        y = torch.baddbmm(self._of(self.bias2, groups), F.gelu(y, approximate="tanh"), self._of(self.weight2, groups))
-        return (y.view(len(x), length, y.shape[-1]) if self.shared else groups.from_grid(y, length)).float()
+        return F.gelu(y, approximate="tanh")
+
+    def _by_row(self, y: Tensor, x: Tensor, groups: TaskGroups) -> Tensor:
+        """The grid's ``(…, O)`` back in the order of ``x (R, L, D)``: ``(R, L, O)``."""
+        return y.view(*x.shape[:2], y.shape[-1]) if self.shared else groups.from_grid(y, x.shape[1])
 
     def _of(self, stacked: Tensor, groups: TaskGroups) -> Tensor:
         everyone = self.shared or len(groups.present) == len(stacked)

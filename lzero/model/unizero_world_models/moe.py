@@ -16,9 +16,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lzero.config import MoEConfig
+from lzero.model.unizero_world_models.balance import BalanceSums
+from lzero.model.unizero_world_models.expert_statistics import (
+    ExpertSelection,
+    ExpertSelectionStatistics,
+    WindowStatistics,
+    reduce_selections,
+)
 
 
 class SwiGLU(nn.Module):
@@ -35,8 +42,12 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(T, D)`` to ``(T, D)``, or ``(E, T, D)`` to ``(E, T, D)``."""
-        a, b = torch.matmul(x, self.w_in).chunk(2, dim=-1)
-        return torch.matmul(F.silu(a) * b, self.w_out)
+        return torch.matmul(self.activations(x), self.w_out)
+
+    def activations(self, x: Tensor, expert: int | None = None) -> Tensor:
+        """Hidden units ``(…, F)`` after gating; of a stack, those of one ``expert`` or, by default, of all."""
+        a, b = torch.matmul(x, self.w_in if expert is None else self.w_in[expert]).chunk(2, dim=-1)
+        return F.silu(a) * b
 
 
 @dataclass(frozen=True)
@@ -251,8 +262,10 @@ class MoELayer(nn.Module):
             self.register_buffer(
                 "selection_counts", torch.zeros(num_tasks, config.num_experts, dtype=torch.int64), persistent=False
             )
+        # no buffer, and made when first needed: a target network, which counts nothing, carries no windows
+        self._expert_selection: ExpertSelectionStatistics | None = None
 
-    def forward(self, x: Tensor, task_id: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, task_id: Tensor) -> tuple[Tensor, BalanceSums | None]:
         """Mix.
 
         Args:
@@ -260,43 +273,36 @@ class MoELayer(nn.Module):
             task_id: ``(…,)`` int64 task of each token.
 
         Returns:
-            ``(…, D)`` and the balance loss (a scalar), None where there is none.
+            ``(…, D)`` and the sums of the balance loss, None where there is none.
         """
         x_TD, task_T = x.reshape(-1, x.shape[-1]), task_id.reshape(-1)
         y_TD = None
         for expert in self.shared_experts:
             y_TD = expert(x_TD) if y_TD is None else y_TD + expert(x_TD)
-        balance_loss = None
+        balance = None
         if self.config.num_experts:
-            routed_TD, balance_loss = self._routed(x_TD, task_T)
+            routed_TD, balance = self._routed(x_TD, task_T)
             y_TD = routed_TD if y_TD is None else y_TD + routed_TD
-        return y_TD.view(*x.shape[:-1], -1), balance_loss
+        return y_TD.view(*x.shape[:-1], -1), balance
 
-    def _routed(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, Tensor | None]:
-        balance_loss = None
-        if self.router is None:
-            chosen_TK = self.experts_of_task[task_T]
-            gates_TK = torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device)
-        else:
-            gates_TK, chosen_TK, scores_TE, logits_TE = self.router(x_TD)
-            if self.training and self.config.balance == "aux_loss":
-                balance_loss = self._balance_loss(chosen_TK, scores_TE, logits_TE)
+    def _routed(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, BalanceSums | None]:
+        balance = None
+        gates_TK, chosen_TK, scores_TE, logits_TE = self.routing(x_TD, task_T)
+        if self.training and self.config.balance == "aux_loss":
+            balance = BalanceSums.of(chosen_TK, scores_TE, logits_TE)
         if self.training:
             self._count(chosen_TK, task_T)
         segments = Segments.of(chosen_TK, self.config.num_experts)
         every_expert = chosen_TK.shape[1] == self.config.num_experts
         path = choose_path(x_TD.device.type, compute_dtype(x_TD), segments, every_expert=every_expert)
-        return PATHS[path](x_TD, gates_TK, chosen_TK, self.experts, segments), balance_loss
+        return PATHS[path](x_TD, gates_TK, chosen_TK, self.experts, segments), balance
 
-    def _balance_loss(self, chosen_TK: Tensor, scores_TE: Tensor, logits_TE: Tensor) -> Tensor:
-        """Load loss of Switch Transformer (arXiv 2101.03961, eq. 4) and router z-loss (arXiv 2202.08906, eq. 5)."""
-        num_experts = scores_TE.shape[1]
-        load_E = torch.zeros_like(scores_TE[0]).index_add(
-            0, chosen_TK.flatten(), torch.ones_like(scores_TE[:1, :1]).expand(chosen_TK.numel(), 1).flatten()
-        )
-        load_loss = num_experts * (load_E / chosen_TK.numel() * scores_TE.mean(dim=0)).sum()
-        z_loss = logits_TE.logsumexp(dim=-1).square().mean()
-        return self.config.aux_loss_weight * load_loss + self.config.z_loss_weight * z_loss
+    def routing(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """What :meth:`Router.forward` gives; with ``hardcoded`` routing equal gates, and neither scores nor logits."""
+        if self.router is not None:
+            return self.router(x_TD)
+        chosen_TK = self.experts_of_task[task_T]
+        return torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device), chosen_TK, None, None
 
     @torch.no_grad()
     def _count(self, chosen_TK: Tensor, task_T: Tensor) -> None:
@@ -309,6 +315,42 @@ class MoELayer(nn.Module):
         """Move the selection bias against the load ``(E,)`` of the last update (summed over ranks by the caller)."""
         load_E = load_E.float()
         self.router.selection_bias += self.config.bias_rate * (load_E.mean() - load_E).sign()
+
+    @property
+    def expert_selection(self) -> ExpertSelectionStatistics:
+        """Windows over this layer's selections.
+
+        Raises:
+            ValueError: if the layer has no routed experts.
+        """
+        if self._expert_selection is None:
+            if not self.config.num_experts:
+                raise ValueError("moe.num_experts=0: a layer without routed experts selects none; use at least 1")
+            self._expert_selection = ExpertSelectionStatistics(*self.selection_counts.shape, self.selection_counts.device)
+        return self._expert_selection
+
+    def record_expert_selection(self, present: Tensor | None = None) -> None:
+        """Move ``selection_counts`` of the update that ends into the windows; once per update, without a host sync.
+
+        Args:
+            present: tasks ``(G,)`` bool that took part in the update on any rank, the same on every rank; None takes those
+                that this rank has counted.
+        """
+        self.expert_selection.record(self.selection_counts, present)
+        self.selection_counts.zero_()
+
+    def get_expert_selection_stats(self, task_id: int | None = None) -> dict[int, dict[str, WindowStatistics]]:
+        """Selections that this rank recorded, ``{task: {window: {...}}}``, of one task or of all; waits for the device."""
+        return self.expert_selection.selection().stats(task_id)
+
+    def reduce_expert_selection_stats(self, group: distributed.ProcessGroup | None = None) -> ExpertSelection:
+        """Selections that all ranks recorded; collective, see :func:`reduce_selections`."""
+        return reduce_selections([self.expert_selection], group)[0]
+
+    def reset_expert_selection_stats(self) -> None:
+        """Forget all selections, also those not recorded yet."""
+        self.expert_selection.reset()
+        self.selection_counts.zero_()
 
 
 def hardcoded_experts(num_tasks: int, config: MoEConfig) -> Tensor:

@@ -4,11 +4,15 @@ Shape legend: B = sequences, L = tokens, N = roots, D = model width, W = attenti
 S = slots of the key/value slab.
 """
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.attention import SelfAttention, rotary_table, windowed_causal_mask
+from lzero.model.unizero_world_models.balance import BalanceSums
+from lzero.model.unizero_world_models.expert_statistics import ExpertSelection, WindowStatistics, reduce_selections
 from lzero.model.unizero_world_models.moe import MoELayer
 
 
@@ -22,7 +26,11 @@ class DenseMLP(nn.Module):
 
     def forward(self, x: Tensor, task_id: Tensor) -> tuple[Tensor, None]:
         """``(…, D)`` to ``(…, D)``; there is nothing to balance."""
-        return self.w_out(F.gelu(self.w_in(x), approximate="tanh")), None
+        return self.w_out(self.activations(x)), None
+
+    def activations(self, x: Tensor) -> Tensor:
+        """Hidden units ``(…, hidden)`` after the GELU."""
+        return F.gelu(self.w_in(x), approximate="tanh")
 
 
 class Block(nn.Module):
@@ -40,11 +48,11 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, rotation: Tensor, mask: Tensor, task_id: Tensor, keys_values: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """``(B, L, D)`` with ``task_id (B, L)`` to the same shape and the balance loss of the feed-forward."""
+    ) -> tuple[Tensor, BalanceSums | None]:
+        """``(B, L, D)`` with ``task_id (B, L)`` to the same shape and the feed-forward's sums of the balance loss."""
         x = x + self.dropout(self.attention(self.norm1(x), rotation, mask, keys_values))
-        y, balance_loss = self.feed_forward(self.norm2(x), task_id)
-        return x + self.dropout(y), balance_loss
+        y, balance = self.feed_forward(self.norm2(x), task_id)
+        return x + self.dropout(y), balance
 
     def step(self, x: Tensor, task_id: Tensor, **attention: Tensor | int) -> Tensor:
         """One new token per root, ``(N, D)`` with ``task_id (N,)``; see :meth:`SelfAttention.step`."""
@@ -78,7 +86,7 @@ class Transformer(nn.Module):
         position: Tensor | None = None,
         mask: Tensor | None = None,
         slabs: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, BalanceSums | None]:
         """Run whole sequences.
 
         Args:
@@ -89,18 +97,17 @@ class Transformer(nn.Module):
             slabs: per layer ``(B, S, 2, H, K)`` whose first L slots receive keys and values.
 
         Returns:
-            ``(B, L, D)`` and the balance losses added over layers, None where there are none.
+            ``(B, L, D)`` and the sums of the balance loss for every layer, None where there is none.
         """
         length = x.shape[1]
         rotation = self.rotation[:length] if position is None else self.rotation[position]
         if mask is None:
             mask = windowed_causal_mask(length, self.window, self.num_registers, device=x.device)
-        total = None
+        balance = []
         for layer, block in enumerate(self.blocks):
-            x, loss = block(x, rotation, mask, task_id, None if slabs is None else slabs[layer][:, :length])
-            if loss is not None:
-                total = loss if total is None else total + loss
-        return self.norm(x), total
+            x, sums = block(x, rotation, mask, task_id, None if slabs is None else slabs[layer][:, :length])
+            balance += [sums] if sums is not None else []
+        return self.norm(x), BalanceSums.stack(balance) if balance else None
 
     def step(
         self,
@@ -131,3 +138,59 @@ class Transformer(nn.Module):
         for block, slab in zip(self.blocks, slabs, strict=True):
             x = block.step(x, task_id, rotation=rotation, slab=slab, slot=slot, window=window, mask=mask)
         return self.norm(x)
+
+    def routed_layers(self) -> dict[int, MoELayer]:
+        """Feed-forwards with routed experts by layer; empty where all blocks are dense or only have shared experts."""
+        layers = {index: block.feed_forward for index, block in enumerate(self.blocks)}
+        return {
+            index: layer for index, layer in layers.items() if isinstance(layer, MoELayer) and layer.config.num_experts
+        }
+
+    def record_expert_selection(self, present: Tensor | None = None) -> None:
+        """Record the update that ends in every layer; see :meth:`MoELayer.record_expert_selection`."""
+        for layer in self.routed_layers().values():
+            layer.record_expert_selection(present)
+
+    def get_expert_selection_stats(self, task_id: int | None = None) -> dict[int, dict[int, dict[str, WindowStatistics]]]:
+        """Selections that this rank recorded, ``{layer: {task: {window: {...}}}}``; waits for the device.
+
+        A layer without routed experts has no entry.
+        """
+        return {index: layer.get_expert_selection_stats(task_id) for index, layer in self.routed_layers().items()}
+
+    def reduce_expert_selection_stats(self, group: distributed.ProcessGroup | None = None) -> dict[int, ExpertSelection]:
+        """Selections that all ranks recorded, by layer; collective, see :func:`reduce_selections`."""
+        layers = self.routed_layers()
+        reduced = reduce_selections([layer.expert_selection for layer in layers.values()], group)
+        return dict(zip(layers, reduced, strict=True))
+
+    def reset_expert_selection_stats(self) -> None:
+        """Forget all selections."""
+        for layer in self.routed_layers().values():
+            layer.reset_expert_selection_stats()
+
+    def expert_selection_state(self, group: distributed.ProcessGroup | None = None) -> dict[str, Tensor]:
+        """Windows of all layers over all ranks for a checkpoint, ``layer{l}.{name}``; collective."""
+        return {
+            f"layer{index}.{name}": tensor
+            for index, layer in self.routed_layers().items()
+            for name, tensor in layer.expert_selection.reduced(group).state().items()
+        }
+
+    def load_expert_selection_state(self, state: Mapping[str, Tensor], *, is_main: bool = True) -> None:
+        """Continue from :meth:`expert_selection_state`; ``is_main`` on the one rank that takes over the selections.
+
+        Raises:
+            ValueError: if ``state`` comes from other layers, windows, tasks or experts.
+        """
+        layers = self.routed_layers()
+        saved = {name.partition(".")[0] for name in state}
+        if saved != {f"layer{index}" for index in layers}:
+            raise ValueError(
+                f"the expert statistics are of {sorted(saved)}, this transformer routes in layers {list(layers)}; "
+                "load them into a model of the same layers, or start without them"
+            )
+        for index, layer in layers.items():
+            prefix = f"layer{index}."
+            own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            layer.expert_selection.load_state(own, is_main=is_main)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
+from lzero.model.unizero_world_models.balance import BalanceSums
 from lzero.model.unizero_world_models.heads import Head, TaskGroups
 from lzero.model.unizero_world_models.moe import compute_dtype
 from lzero.model.unizero_world_models.search_cache import SearchCache, TokenSite
@@ -33,7 +34,7 @@ class WorldModelOutput:
         reward: logits at the action tokens ``(B, S−1, V)``.
         termination: logits at the action tokens ``(B, S−1)``: the action ends the episode, or costs a life that counts.
         next_latent: unnormalised prediction at the action tokens ``(B, S−1, D)``.
-        balance_loss: scalar of the mixture-of-experts layers, None where there is none.
+        balance: sums of the balance loss for every mixture-of-experts layer, None where there is none.
     """
 
     policy: Tensor
@@ -41,7 +42,7 @@ class WorldModelOutput:
     reward: Tensor
     termination: Tensor
     next_latent: Tensor
-    balance_loss: Tensor | None
+    balance: BalanceSums | None
 
 
 class WorldModel(nn.Module):
@@ -56,6 +57,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: ModelConfig, num_tasks: int, num_actions: int) -> None:
         super().__init__()
         self.config = config
+        self.num_tasks = num_tasks
         dim = config.embed_dim
         self.transformer = Transformer(config, num_tasks, MAX_POSITIONS)
         self.action_embedding = nn.Embedding(num_actions, dim)
@@ -71,6 +73,16 @@ class WorldModel(nn.Module):
         # Not zero: the layer norm that follows has no usable gradient at a vector of zeros.
         self.latent_head = Head(dim, dim, sets, zero_init=False)
 
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The heads by name."""
+        return {
+            "policy": self.policy_head,
+            "value": self.value_head,
+            "reward": self.reward_head,
+            "latent": self.latent_head,
+        }
+
     def forward(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> WorldModelOutput:
         """Predict along whole windows, teacher-forced.
 
@@ -79,7 +91,7 @@ class WorldModel(nn.Module):
             action: actions between them ``(B, S−1)`` int64.
             groups: tasks of the B rows.
         """
-        hidden, balance_loss = self._run_sequence(self._tokens(latent, action, groups), groups)
+        hidden, balance = self._run_sequence(self._tokens(latent, action, groups), groups)
         at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
         outcome = self.reward_head(at_action, groups)
         return WorldModelOutput(
@@ -88,7 +100,7 @@ class WorldModel(nn.Module):
             reward=outcome[..., :-1],
             termination=outcome[..., -1],
             next_latent=self.latent_head(at_action, groups),
-            balance_loss=balance_loss,
+            balance=balance,
         )
 
     def value_logits(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> Tensor:
@@ -116,13 +128,13 @@ class WorldModel(nn.Module):
 
     def _run_sequence(
         self, tokens: Tensor, groups: TaskGroups, **kwargs: Tensor | list
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, BalanceSums | None]:
         """Transformer over ``(B, L, D)``, register tokens put in front and their outputs dropped."""
         if self.registers is not None:
             tokens = torch.cat([self.registers[groups.task_id], tokens], dim=1)
         task_id = groups.task_id[:, None].expand(tokens.shape[:2])
-        hidden, balance_loss = self.transformer(tokens, task_id, **kwargs)
-        return hidden[:, self.transformer.num_registers :], balance_loss
+        hidden, balance = self.transformer(tokens, task_id, **kwargs)
+        return hidden[:, self.transformer.num_registers :], balance
 
     def prefill(
         self, latent: Tensor, action: Tensor, num_valid: Tensor, groups: TaskGroups, num_simulations: int
