@@ -324,6 +324,15 @@ class LossConfig(Section):
     """Updates over which the target entropy falls."""
 
 
+class ProfileConfig(Section):
+    """Where the time goes, in detail; slows a run down."""
+
+    line_profiler: bool = False
+    """Time every line of learn, collect and the conflict analysis; ``line_profile.txt`` in the run's folder."""
+    torch_profiler: bool = False
+    """Trace some updates with the PyTorch profiler; ``trace.json`` in the run's folder."""
+
+
 class PolicyConfig(Section):
     """What is learned from, and how."""
 
@@ -349,6 +358,14 @@ class PolicyConfig(Section):
     """Share of the online network that enters the target network after each update."""
     reanalyse_fraction: float = Field(0.0, ge=0.0, le=1.0)
     """Share of sampled windows whose policy targets are searched anew with the target network."""
+    gradient_conflict_interval: int = Field(200, ge=0)
+    """Updates between two measurements of the gradient conflict between games; 0 measures never."""
+    gradient_aggregator: Literal["mean", "pcgrad", "cagrad", "upgrad"] = "mean"
+    """How the games' gradients become one; all but ``mean`` need the package torchjd and an update game by game."""
+    cagrad_c: float = Field(0.4, ge=0.0)
+    """cagrad: how far the update may be from the mean gradient, as a share of its length."""
+    profile: ProfileConfig = ProfileConfig()
+    """Profilers."""
 
     @property
     def window(self) -> int:
@@ -375,6 +392,8 @@ class TrainConfig(Section):
     """Newest checkpoints kept on disk."""
     log_interval: PositiveInt = 50
     """Updates between two rows of metrics."""
+    moe_log_interval: int = Field(100, ge=0)
+    """Updates between two looks at the expert selection; 0 never looks."""
     video: bool = True
     """Record one episode per game at the end."""
 

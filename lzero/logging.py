@@ -99,7 +99,7 @@ class RunLogger:
         if self._is_main:
             self._write_line(env_step, train_iter, {}, {tag: _as_lists(array) for tag, array in arrays.items()})
 
-    def image(self, tag: str, array: np.ndarray, env_step: int) -> None:
+    def add_image(self, tag: str, array: np.ndarray, env_step: int) -> None:
         """Log a picture ``(3, H, W)`` uint8."""
         if self._is_main:
             self._tensorboard.add_image(tag, array, env_step, dataformats="CHW")

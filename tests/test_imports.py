@@ -14,13 +14,13 @@ import pytest
 import lzero
 
 ROOT = Path(lzero.__file__).parents[1]
-HELPERS = frozenset({"checkpoint", "device", "distributed", "logging", "report", "reporting"})
+HELPERS = frozenset({"checkpoint", "device", "distributed", "heatmap", "logging", "profiling", "report", "reporting"})
 MAY_IMPORT = {
     "config": frozenset(),
     "model": frozenset({"config"}),
     "mcts": frozenset({"config", "model"}),
     "envs": frozenset({"config"}),
-    "policy": frozenset({"config", "device", "distributed", "model", "mcts"}),
+    "policy": frozenset({"config", "device", "distributed", "heatmap", "model", "mcts"}),
     "worker": frozenset({"config", "logging", "model", "envs", "mcts", "policy"}),
     "entry": frozenset({"config", "model", "envs", "mcts", "policy", "worker"}) | HELPERS,
     **dict.fromkeys(HELPERS, HELPERS | {"config"}),

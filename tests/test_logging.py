@@ -36,7 +36,7 @@ def test_scalars_go_to_both_logs(tmp_path):
 def test_pictures_and_texts_reach_tensorboard(tmp_path):
     picture = np.zeros((3, 4, 6), dtype=np.uint8)
     with RunLogger(tmp_path, is_main=True) as run:
-        run.image("conflict", picture, 10)
+        run.add_image("conflict", picture, 10)
         run.text("config", "lr 1e-4", 0)
     events = tensorboard_events(tmp_path)
     [image] = events.Images("conflict")
@@ -98,7 +98,7 @@ def test_other_ranks_write_nothing(tmp_path):
     with RunLogger(directory, is_main=False) as run:
         run.truncate_after(0, 0)
         run.scalars({"a": object()}, 1, 1)  # not even looked at
-        run.image("i", None, 1)
+        run.add_image("i", None, 1)
         run.text("t", "x", 1)
     assert not directory.exists()
 

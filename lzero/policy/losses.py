@@ -4,7 +4,7 @@ Shape legend: B = windows, S = H + 1 steps, H = unrolled transitions, T = tasks 
 Q = loss terms that are means over steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,12 @@ class Targets:
     masks: StepMasks
     legal: Tensor
     weight: Tensor
+
+    def rows(self, rows: slice) -> "Targets":
+        """Targets of some windows."""
+        masks = StepMasks(**{field.name: getattr(self.masks, field.name)[rows] for field in fields(self.masks)})
+        tensors = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "masks"}
+        return Targets(masks=masks, **tensors)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ S = H + 1 steps, T = tasks of the run, A = actions, D = latent width.
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,20 +18,18 @@ from lzero.config import ExperimentConfig
 from lzero.device import autocast, resolve_device, resolve_precision
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel, ema_update_, parameter_groups
+from lzero.model.unizero_world_models.expert_statistics import ExpertSelection
 from lzero.model.unizero_world_models.heads import TaskGroups
+from lzero.policy.aggregation import Aggregator
 from lzero.policy.health import effective_rank, parameter_lag
-from lzero.policy.losses import (
-    TERMS,
-    EntropyWeight,
-    Targets,
-    latent_moments,
-    masked_means,
-    spread_shortfall,
-    task_sums,
-    weighted_total,
-)
+from lzero.policy.losses import TERMS, EntropyWeight, Targets, masked_means, weighted_total
+from lzero.policy.measuring import ActivationPoint, MeasuringPoint, standard_points
+from lzero.policy.plasticity import measure_plasticity, norms_by_module, weight_norms
 from lzero.policy.scaling_transform import ScalarSupport
 from lzero.policy.targets import episode_masks, step_masks, value_targets
+from lzero.policy.task_gradients import TaskGradients
+from lzero.policy.update import Batch, Pass, Totals
+from lzero.policy.utils import GradientConflict, gram_matrices
 
 if TYPE_CHECKING:
     from lzero.mcts.replay_buffer import ReplayWindows
@@ -47,14 +45,18 @@ class LearnResult:
         spread: how far the latents' spread falls short of its target ``(T,)``.
         task_losses: weighted loss of each task ``(T,)``.
         grad_norm: gradient norm before clipping, a scalar.
+        gradient_norms: that of every parameter ``(P,)``, as in ``model.parameters()``.
         value_error: |predicted − target| value at the first step of each window ``(B,)``.
+        grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if the update measured none.
     """
 
     task_means: Tensor
     spread: Tensor
     task_losses: Tensor
     grad_norm: Tensor
+    gradient_norms: Tensor
     value_error: Tensor
+    grams: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class UniZeroMTPolicy:
@@ -97,6 +99,13 @@ class UniZeroMTPolicy:
             fused=True,
         )
         self.train_iter = 0
+        own = {id(parameter) for parameter in self.model.task_parameters()}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._shared = [parameter for parameter in trained if id(parameter) not in own]
+        self._own = [parameter for parameter in trained if id(parameter) in own]
+        self.measuring_points: dict[str, MeasuringPoint] = standard_points(self.model)
+        kind = config.policy.gradient_aggregator
+        self._aggregator = None if kind == "mean" else Aggregator(kind, config.policy.cagrad_c)
 
     def autocast(self) -> AbstractContextManager:
         """Context in which the networks run at the precision of the run."""
@@ -108,42 +117,84 @@ class UniZeroMTPolicy:
         Args:
             windows: this rank's share of the batch, from its replay ring.
         """
+        config, num_tasks = self.config, self.config.num_tasks
+        batch = self._batch(windows)
+        points = self.measuring_points if self.measures_conflict else {}
+        # one pass over the whole batch, or, where every task's gradient is wanted, one over the rows of each task
+        parts = {None: batch} if not points and self._aggregator is None else batch.by_task(_sizes(windows.task_id))
+        activations = {name: point for name, point in points.items() if isinstance(point, ActivationPoint)}
+
+        self.model.train()
+        with self.autocast():
+            passes = {
+                task: Pass.of(part, self.model, self.support, num_tasks, activations) for task, part in parts.items()
+            }
+        totals = Totals.of(list(passes.values()), self.dist)
+        spreads = {task: totals.spread(part, self.model, config) for task, part in passes.items()}
+        entropy_weight = self.entropy_weight.weight()
+        losses = {task: totals.loss(part, spreads[task], entropy_weight, config) for task, part in passes.items()}
+        if None in losses:
+            losses[None].backward()
+            grams = {}
+        else:
+            grams = self._backward_by_task(passes, losses, points, totals)
+        self.model.eval()
+        gradient_norms = self._step(present=totals.moments[:, 0] > 0)
+
+        task_means, spread = masked_means(totals.sums, totals.counts), next(iter(spreads.values())).detach()
+        self.entropy_weight.update_(task_means[TERMS.index("entropy")], self.train_iter)
+        first_value = torch.cat([part.output.value[:, 0].detach() for part in passes.values()])
+        return LearnResult(
+            task_means=task_means,
+            spread=spread,
+            task_losses=weighted_total(task_means, spread, config.policy.loss, entropy_weight),
+            grad_norm=gradient_norms.norm(),
+            gradient_norms=gradient_norms,
+            value_error=(self.support.expectation(first_value) - batch.targets.value[:, 0]).abs(),
+            grams=grams,
+        )
+
+    @property
+    def measures_conflict(self) -> bool:
+        """Whether the next update measures the conflict between the tasks' gradients."""
+        interval = self.config.policy.gradient_conflict_interval
+        return self.config.num_tasks > 1 and interval > 0 and self.train_iter % interval == 0
+
+    def conflicts(self, result: LearnResult) -> dict[str, GradientConflict]:
+        """Gradient conflict by component; empty if the update measured none. Waits for the device."""
+        return {name: GradientConflict.from_gram(gram) for name, gram in result.grams.items()}
+
+    def _backward_by_task(
+        self,
+        passes: Mapping[int, Pass],
+        losses: Mapping[int, Tensor],
+        points: Mapping[str, MeasuringPoint],
+        totals: Totals,
+    ) -> dict[str, Tensor]:
+        """Set the gradient from those of the tasks; Gram matrices by measuring point.
+
+        Each loss carries 1 / T, so with weights of one the rows add up to the gradient of a plain update.
+        """
+        num_windows = totals.moments[:, 0] / (self.config.policy.unroll_steps + 1)
+        found = TaskGradients.of(self._shared, self._own, points, passes, losses, num_windows)
+        num_tasks = self.config.num_tasks
+        task_ids = torch.tensor(found.tasks, device=self.device)
+        grams = gram_matrices(found.rows, found.layout.lengths, task_ids, num_tasks)
+        weights = torch.ones(num_tasks, dtype=torch.float64, device=self.device)
+        if self._aggregator is not None:  # one rank decides: some ways are random
+            weights = num_tasks * self._aggregator.weights(found.layout.whole_gram(grams)) * self.dist.is_main
+            self.dist.all_reduce_sum_(weights)
+        found.combine_(weights)
+        return found.layout.component_grams(grams * num_tasks**2)
+
+    def _batch(self, windows: "ReplayWindows") -> Batch:
+        """Windows on the device, with their targets."""
         groups = self.model.groups(windows.task_id)
         observation = windows.observation.to(self.device, non_blocking=True)
         action = windows.action.to(self.device, non_blocking=True)
         targets = self._targets(windows, observation, action, groups)
-
-        self.model.train()
         steps = self.config.policy.unroll_steps + 1
-        with self.autocast():
-            latent, output = self.model(observation[:, :steps], action[:, : steps - 1], groups)
-        norm = self.model.encoder.norm
-        sums = task_sums(output, targets, groups.task_id, self.config.num_tasks, self.support, norm)
-        # One small reduction makes every mean a mean over all ranks, so 1 and N ranks take the same step.
-        moments = latent_moments(latent, groups.task_id, self.config.num_tasks)
-        parts = (sums.sums.detach(), sums.counts, moments.t())
-        reduced = self.dist.all_reduce_sum_(torch.cat(parts))
-        global_sums, global_counts, moments = reduced.split([len(part) for part in parts])
-        weights, entropy_weight = self.config.policy.loss, self.entropy_weight.weight()
-        spread = spread_shortfall(latent, groups.task_id, moments.t(), weights.spread_target * norm.full_spread)
-        local_means = masked_means(sums.sums, global_counts)
-        loss = weighted_total(local_means, spread, weights, entropy_weight).mean()
-        if output.balance_loss is not None:
-            loss = loss + output.balance_loss / self.dist.world_size
-        loss.backward()
-        self.model.eval()
-        grad_norm = self._step()
-
-        task_means = masked_means(global_sums, global_counts)
-        self.entropy_weight.update_(task_means[TERMS.index("entropy")], self.train_iter)
-        first_value = self.support.expectation(output.value[:, 0].detach())
-        return LearnResult(
-            task_means=task_means,
-            spread=spread.detach(),
-            task_losses=weighted_total(task_means, spread.detach(), weights, entropy_weight),
-            grad_norm=grad_norm,
-            value_error=(first_value - targets.value[:, 0]).abs(),
-        )
+        return Batch(observation[:, :steps], action[:, : steps - 1], targets, groups)
 
     @torch.no_grad()
     def _targets(self, windows: "ReplayWindows", observation: Tensor, action: Tensor, groups: TaskGroups) -> Targets:
@@ -209,27 +260,35 @@ class UniZeroMTPolicy:
         )
         return visits.index_copy(0, chosen, fresh)
 
-    def _step(self) -> Tensor:
-        """Sum gradients over ranks, clip, step, and let the target follow; the norm before clipping."""
+    def _step(self, present: Tensor) -> Tensor:
+        """Sum gradients over ranks, clip, step, and let the target follow; norms ``(P,)`` before clipping.
+
+        Args:
+            present: ``(T,)`` bool, tasks with windows on any rank.
+        """
         parameters = list(self.model.parameters())
         self.dist.all_reduce_gradients_(parameters)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.policy.optimiser.max_grad_norm)
+        norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in parameters]))
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.policy.optimiser.max_grad_norm, norms.norm())
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self._balance_experts()
+        self._count_experts(present)
         ema_update_(self.target, self.model, self.config.policy.target_momentum)
         self.train_iter += 1
-        return grad_norm
+        return norms
 
     @torch.no_grad()
-    def _balance_experts(self) -> None:
-        """Aux-loss-free balancing: move each router's selection bias against the load over all ranks."""
-        if self.config.model.moe.balance != "bias":
-            return
-        for layer in self.model.balance_layers():
-            load = self.dist.all_reduce_sum_(layer.selection_counts.sum(dim=0))
-            layer.update_selection_bias(load)
-            layer.selection_counts.zero_()
+    def _count_experts(self, present: Tensor) -> None:
+        """Put the update's expert choices on record; balancing without a loss moves each router's bias against them."""
+        transformer = self.model.world_model.transformer
+        if self.config.model.moe.balance == "bias":
+            for layer in transformer.routed_layers().values():
+                layer.update_selection_bias(self.dist.all_reduce_sum_(layer.selection_counts.sum(dim=0)))
+        transformer.record_expert_selection(present)
+
+    def expert_selection(self) -> dict[int, ExpertSelection]:
+        """How often each task chose each expert, by layer, over all ranks; empty without routed experts."""
+        return self.model.world_model.transformer.reduce_expert_selection_stats()
 
     def scalars(self, result: LearnResult) -> dict[str, float]:
         """Metrics of an update as plain numbers, keyed by name; waits for the device."""
@@ -271,6 +330,21 @@ class UniZeroMTPolicy:
             health[1, task] = latent.float().norm(dim=-1).mean().item()
         return health
 
+    def plasticity(self, windows: "ReplayWindows", result: LearnResult) -> dict[str, float]:
+        """Dormant units, routers' entropy, and norms of weights and gradients by module; collective, waits for the device."""
+        steps = self.config.policy.unroll_steps + 1
+        observation = windows.observation[:, :steps].to(self.device)
+        action = windows.action[:, : steps - 1].to(self.device)
+        with self.autocast():
+            metrics = measure_plasticity(self.model, observation, action, self.model.groups(windows.task_id), self.dist)
+        names = [name for name, _ in self.model.named_parameters()]
+        for name, norms in {
+            "weight_norm": weight_norms(self.model),
+            "gradient_norm": norms_by_module(names, result.gradient_norms),
+        }.items():
+            metrics |= {f"plasticity/{name}/{module}": norm for module, norm in norms.items()}
+        return metrics
+
     def target_lag(self) -> float:
         """Distance of the target network's parameters from the online network's, relative to those; waits for the device."""
         return parameter_lag(self.model, self.target).item()
@@ -295,11 +369,12 @@ class UniZeroMTPolicy:
         )
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """Everything that a checkpoint keeps besides the optimiser, by file."""
+        """Everything that a checkpoint keeps besides the optimiser, by file; every rank must call it."""
         return {
             "model": self.model.state_dict(),
             "target": self.target.state_dict(),
             "entropy": {"log_weight": self.entropy_weight.log_weight},
+            "expert_selection": self.model.world_model.transformer.expert_selection_state(),
         }
 
     def load_tensors(self, load: Callable[[str], Mapping[str, Tensor]]) -> None:
@@ -307,3 +382,11 @@ class UniZeroMTPolicy:
         self.model.load_state_dict(load("model"))
         self.target.load_state_dict(load("target"))
         self.entropy_weight.log_weight = load("entropy")["log_weight"]
+        selection = load("expert_selection")
+        self.model.world_model.transformer.load_expert_selection_state(selection, is_main=self.dist.is_main)
+
+
+def _sizes(task_id: Tensor) -> dict[int, int]:
+    """Windows by task of ``task_id (B,)``, which is on the host and sorted."""
+    tasks, sizes = np.unique(task_id.numpy(), return_counts=True)
+    return dict(zip(tasks.tolist(), sizes.tolist(), strict=True))

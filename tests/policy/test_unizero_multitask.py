@@ -7,11 +7,9 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,113 +19,28 @@ from torch import Tensor
 import lzero
 from lzero.config import ExperimentConfig, LossConfig
 from lzero.distributed import Distributed, assign_tasks, init_distributed
-from lzero.mcts.replay_buffer import ReplayBuffer, ReplayWindows
-from lzero.policy import UniZeroMTPolicy, unizero_multitask
+from lzero.mcts.replay_buffer import ReplayWindows
+from lzero.policy import UniZeroMTPolicy, update
 from lzero.policy.losses import TERMS, Targets
+from tests.policy.unizero_cases import (
+    ACTIONS,
+    FEATURES,
+    GAMES,
+    LEGAL,
+    MODELS,
+    independent_loss,
+    make_config,
+    make_policy,
+    make_windows,
+    merged,
+    naive_masks,
+    rows_of,
+    snapshot,
+)
 
-GAMES = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
-LEGAL = np.array([[True, True, False], [True, True, True], [True, True, True]])
-FEATURES, ACTIONS = 6, 3
 WORLD_SIZE = 2
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}")
 RUN_TIMEOUT_SECONDS = 90
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the leaves of ``changes``."""
-    result = dict(base)
-    for key, value in changes.items():
-        result[key] = merged(base[key], value) if isinstance(value, Mapping) and key in base else value
-    return result
-
-
-def make_config(changes: Mapping[str, Any] | None = None) -> ExperimentConfig:
-    base = {
-        "env": {"domain": "zoo.classic_control.domain:CLASSIC_CONTROL", "games": GAMES, "num_envs": 2},
-        "model": {
-            "embed_dim": 32,
-            "num_heads": 4,
-            "context_steps": 3,
-            "support_bins": 21,
-            "support_limit": 5.0,
-            "encoder": {"kind": "mlp", "hidden": (24,)},
-            "moe": {"num_experts": 4},
-        },
-        "policy": {
-            "batch_size": 5,
-            "unroll_steps": 4,
-            "td_steps": 3,
-            "discount": 0.9,
-            "replay": {"capacity": 200},
-            "optimiser": {"max_grad_norm": 1e9},
-        },
-        "device": "cpu",
-        "precision": "fp32",
-    }
-    return ExperimentConfig.model_validate(merged(base, changes or {}))
-
-
-def make_policy(config: ExperimentConfig, dist: Distributed | None = None) -> UniZeroMTPolicy:
-    """A policy whose heads are not zero and whose target network differs from the online one, the same every time."""
-    torch.manual_seed(0)
-    policy = UniZeroMTPolicy(config, (FEATURES,), LEGAL[: config.num_tasks], dist)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        for parameter in policy.target.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return policy
-
-
-def make_replay(config: ExperimentConfig, *, sharp: bool = False, seed: int = 0) -> ReplayBuffer:
-    """Random streams with deaths, lost lives, time limits and reset rows; ``sharp`` visits favour one action."""
-    rng = np.random.default_rng(seed)
-    task_of_ring = np.repeat(np.arange(config.num_tasks), 2)
-    legal = LEGAL[task_of_ring]
-    rings, window = len(task_of_ring), config.policy.window
-    replay = ReplayBuffer(task_of_ring, 100, (FEATURES,), np.float32, ACTIONS, window)
-    over = np.zeros(rings, bool)
-    for _ in range(80):
-        reset = over
-        ending = rng.random(rings)
-        died, life_lost = ending < 0.08, (ending >= 0.08) & (ending < 0.12)
-        timed_out = (ending >= 0.12) & (ending < 0.2)
-        visits = rng.random((rings, ACTIONS)) ** (30 if sharp else 1) * legal
-        replay.append(
-            observation=rng.normal(size=(rings, FEATURES)).astype(np.float32),
-            action=rng.integers(0, legal.sum(axis=1)),
-            reward=rng.normal(size=rings) * ~reset,
-            terminated=(died | life_lost) & ~reset,
-            truncated=timed_out & ~reset,
-            reset=reset,
-            visits=visits / visits.sum(axis=1, keepdims=True),
-            root_value=np.zeros(rings),
-        )
-        over = (died | timed_out) & ~reset
-    return replay
-
-
-def make_windows(config: ExperimentConfig, *, sharp: bool = False, seed: int = 0) -> ReplayWindows:
-    """One batch of all tasks, with importance weights that differ."""
-    rng = np.random.default_rng(seed)
-    sizes = {task: config.batch_size_of(game) for task, game in enumerate(config.env.games)}
-    windows = make_replay(config, sharp=sharp).sample(sizes, rng)
-    assert (windows.terminated | windows.truncated).any() and windows.reset.any()
-    return replace(windows, weight=torch.from_numpy(rng.uniform(0.2, 1.0, len(windows.weight)).astype(np.float32)))
-
-
-def rows_of(windows: ReplayWindows, rows: Tensor) -> ReplayWindows:
-    return ReplayWindows(**{field.name: getattr(windows, field.name)[rows] for field in fields(windows)})
-
-
-def snapshot(policy: UniZeroMTPolicy) -> dict[str, Tensor]:
-    """Everything that an update changes, by name."""
-    state = {f"model/{name}": tensor for name, tensor in policy.model.state_dict().items()}
-    state |= {f"target/{name}": tensor for name, tensor in policy.target.state_dict().items()}
-    for name, parameter in policy.model.named_parameters():
-        state |= {f"{key}/{name}": value for key, value in policy.optimiser.state.get(parameter, {}).items()}
-    state["entropy"] = policy.entropy_weight.log_weight
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def test_frames_that_look_alike_keep_different_latents():
@@ -168,26 +81,14 @@ def gradients(monkeypatch):
 def seen_targets(monkeypatch) -> list[Targets]:
     """The targets of every update."""
     seen: list[Targets] = []
-    task_sums = unizero_multitask.task_sums
+    task_sums = update.task_sums
 
     def recording(output, targets, *rest):
         seen.append(targets)
         return task_sums(output, targets, *rest)
 
-    monkeypatch.setattr(unizero_multitask, "task_sums", recording)
+    monkeypatch.setattr(update, "task_sums", recording)
     return seen
-
-
-MODELS = {
-    "moe": {},
-    "dense": {"model": {"moe": {"enabled": False}}},
-    "shared heads": {"model": {"share_head": True}},
-    "sim_norm": {"model": {"latent_norm": "sim_norm"}},
-    "registers": {"model": {"task_embedding": "register", "moe": {"top_k": 2}}},
-    "hardcoded": {"model": {"task_embedding": "concat", "moe": {"routing": "hardcoded"}}},
-    "balanced": {"model": {"moe": {"balance": "aux_loss"}}},
-    "biased": {"model": {"moe": {"balance": "bias"}}},
-}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -292,19 +193,6 @@ def test_the_target_network_never_drops(seen_targets):
     assert not torch.equal(results[0].grad_norm, results[1].grad_norm), "dropout is active in the online network"
 
 
-def naive_masks(windows: ReplayWindows, row: int) -> tuple[list[bool], list[bool]]:
-    """Acting and observed steps of a window, walked step by step."""
-    acting, observed, alive, seen = [], [], True, True
-    for step in range(windows.action.shape[1]):
-        alive = alive and not windows.reset[row, step].item()
-        acting.append(alive)
-        observed.append(seen)
-        died, cut = windows.terminated[row, step].item(), windows.truncated[row, step].item()
-        seen = alive and not died
-        alive = alive and not died and not cut
-    return acting, observed
-
-
 def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
@@ -336,55 +224,6 @@ def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(
                 expected += discount**length * values[step + length]
             assert targets.value[row, step].item() == pytest.approx(expected, abs=1e-5)
     assert lonely / len(windows.task_id) > 0.01, "values with and without history differ, else this shows nothing"
-
-
-def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: Targets) -> Tensor:
-    """Mean over tasks of the loss, every task run by itself and every step added by hand."""
-    config, model, losses = policy.config, policy.model, []
-    steps = config.policy.unroll_steps + 1
-    for task in range(config.num_tasks):
-        rows = (windows.task_id == task).nonzero()[:, 0]
-        part = rows_of(windows, rows)
-        latent, output = model(part.observation[:, :steps], part.action[:, : steps - 1], part.task_id)
-        enough = config.policy.loss.spread_target * (1 if config.model.latent_norm == "layer_norm" else 7**0.5 / 8)
-        deviation = latent.flatten(0, 1).var(dim=0, correction=0).clamp_min(1e-6).sqrt()
-        shortfall = (enough - deviation).clamp_min(0).mean()
-        sums, counts = dict.fromkeys(TERMS, 0.0), dict.fromkeys(TERMS, 0)
-        for i, row in enumerate(rows.tolist()):
-            acting, observed = naive_masks(windows, row)
-            legal = LEGAL[task].nonzero()[0]
-            for step in range(steps):
-                if acting[step]:
-                    log_policy = output.policy[i, step, legal].log_softmax(-1)
-                    two_hot = policy.support.two_hot(targets.value[row, step])
-                    terms = {
-                        "policy": -(part.visits[i, step, legal] * log_policy).sum(),
-                        "entropy": -(log_policy.exp() * log_policy).sum(),
-                        "value": -(two_hot * output.value[i, step].log_softmax(-1)).sum(),
-                    }
-                    if step < steps - 1:
-                        two_hot = policy.support.two_hot(part.reward[i, step])
-                        terms["reward"] = -(two_hot * output.reward[i, step].log_softmax(-1)).sum()
-                        sign = 1.0 if part.terminated[i, step] else -1.0
-                        terms["termination"] = -torch.nn.functional.logsigmoid(sign * output.termination[i, step])
-                        if observed[step + 1]:
-                            predicted = model.encoder.norm(output.next_latent[i, step])
-                            terms["latent"] = (predicted - targets.latent[row, step]).square().mean()
-                    for term, value in terms.items():
-                        sums[term] = sums[term] + part.weight[i] * value
-                        counts[term] += 1
-        mean = {term: sums[term] / counts[term] for term in TERMS}
-        weight = config.policy.loss
-        losses.append(
-            weight.latent * mean["latent"]
-            + weight.reward * mean["reward"]
-            + weight.termination * mean["termination"]
-            + weight.value * mean["value"]
-            + weight.policy * mean["policy"]
-            - weight.entropy * mean["entropy"]
-            + weight.spread * shortfall
-        )
-    return torch.stack(losses)
 
 
 @pytest.mark.parametrize("name", ["moe", "dense", "shared heads"])
@@ -493,7 +332,7 @@ def test_no_parameter_is_registered_twice(name):
     if not config.model.moe.enabled:
         return
     sizes = [parameter.numel() for key, parameter in policy.model.named_parameters() if "expert" in key]
-    layer = policy.model.balance_layers()[0]
+    layer = policy.model.world_model.transformer.routed_layers()[0]
     one = sum(parameter.numel() for parameter in layer.shared_experts[0].parameters())
     assert sum(sizes) == config.model.num_layers * (4 + 1) * one
     heads = sum(parameter.numel() for key, parameter in policy.model.named_parameters() if "policy_head" in key)
@@ -505,13 +344,13 @@ def test_expert_bias_moves_against_the_load():
     config = make_config({"model": {"moe": {"balance": "bias", "bias_rate": 0.25}}})
     policy, windows = make_policy(config), make_windows(config)
     loads = []
-    for layer in policy.model.balance_layers():
+    for layer in policy.model.world_model.transformer.routed_layers().values():
         update = layer.update_selection_bias
         layer.update_selection_bias = lambda load, update=update: (loads.append(load.clone()), update(load))
     policy.learn(windows)
     tokens = len(windows.task_id) * (2 * config.policy.unroll_steps + 1)
     assert [load.sum().item() for load in loads] == [tokens] * config.model.num_layers, "each token counted once"
-    for layer, load in zip(policy.model.balance_layers(), loads, strict=True):
+    for layer, load in zip(policy.model.world_model.transformer.routed_layers().values(), loads, strict=True):
         expected = 0.25 * torch.sign(load.float().mean() - load)
         assert torch.equal(layer.router.selection_bias, expected) and expected.any()
         assert not layer.selection_counts.any()
@@ -594,6 +433,8 @@ def test_bf16_stays_close_to_fp32(name, caplog):
 
 RANK_CASES = {
     "tasks split": {"model": {"moe": {"balance": "bias", "bias_rate": 0.1}}},
+    "task by task": {"policy": {"gradient_conflict_interval": 2}},
+    "balanced": {"model": {"moe": {"balance": "aux_loss", "aux_loss_weight": 1.0}}},
     "one task shared": {"env": {"games": GAMES[1:2]}, "policy": {"batch_size": 7}},
     "clipped": {"policy": {"optimiser": {"max_grad_norm": 0.1}}, "model": {"moe": {"top_k": 2}}},
 }
@@ -618,6 +459,10 @@ def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
         result = policy.learn(rows_of(windows, torch.cat(rows)))
         outcome |= {f"means of update {seed}": result.task_means, f"norm of update {seed}": result.grad_norm}
         outcome |= {f"losses of update {seed}": result.task_losses}
+        if name == "task by task":
+            conflicts = policy.conflicts(result)
+            assert bool(conflicts) == (seed == 0), "every second update measures"
+            outcome |= {f"cosines/{component}": c.cosine_similarity_matrix for component, c in conflicts.items()}
     return outcome | snapshot(policy)
 
 
@@ -648,10 +493,15 @@ def test_two_ranks_take_the_same_step_as_one(outcomes, name):
         assert outcome[name].keys() == expected.keys()
         for key, tensor in expected.items():
             torch.testing.assert_close(
-                outcome[name][key], tensor, atol=1e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}"
+                outcome[name][key],
+                tensor,
+                atol=1e-5,
+                rtol=1e-4,
+                equal_nan=True,
+                msg=lambda text, key=key: f"{key}: {text}",
             )
     for key, tensor in outcomes[0][name].items():
-        assert torch.equal(tensor, outcomes[1][name][key]), f"ranks differ in {key}"
+        assert torch.equal(tensor.nan_to_num(9.0), outcomes[1][name][key].nan_to_num(9.0)), f"ranks differ in {key}"
 
 
 if __name__ == "__main__":

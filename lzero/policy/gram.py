@@ -1,0 +1,225 @@
+"""Gram matrices of task gradients that are spread over ranks, without any rank holding all gradients.
+
+Every rank multiplies its share of the columns for all tasks, so what travels and what is held is a part of T·D, not all of it.
+
+Shape legend: L = rows of this rank, R = rows of all ranks, P = tasks that have a row somewhere, T = tasks, D = columns,
+S = segments of columns, C = columns in hand.
+"""
+
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Self
+
+import torch
+from torch import Tensor, distributed
+
+from lzero.distributed import split_evenly
+
+# at a time
+BUFFER_NUMBERS = 2**20  # sent, and received: hides the latency of a collective
+BLOCK_NUMBERS = 2**16  # multiplied: fits into a cache in float64
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that exchange gradients, and which of them this one is; by default it is alone."""
+
+    rank: int = 0
+    count: int = 1
+    group: distributed.ProcessGroup | None = None
+
+    @classmethod
+    def of(cls, group: distributed.ProcessGroup | None) -> Self:
+        """Those of a process group (``None``: all of the run); one process alone where none was started.
+
+        Raises:
+            ValueError: if this process is not in the group.
+        """
+        if not distributed.is_initialized():
+            return cls()
+        rank = distributed.get_rank(group)
+        if rank < 0:
+            raise ValueError(f"group={group}: this process is not in it; only its members may call this")
+        return cls(rank, distributed.get_world_size(group), group)
+
+
+def gram_matrices(
+    rows: Tensor,
+    lengths: Sequence[int],
+    task_ids: Sequence[int] | Tensor,
+    num_tasks: int,
+    group: distributed.ProcessGroup | None = None,
+) -> Tensor:
+    """Scalar products of all tasks' gradients, for several components at once.
+
+    A collective: all ranks of the group call it together, also those without rows. Rows of one task are summed first.
+    Besides its rows a rank holds two buffers of ``BUFFER_NUMBERS`` numbers and a few of ``BLOCK_NUMBERS``. Products and
+    sums are in float64.
+
+    Args:
+        rows: gradients of this rank ``(L, D)``, L ≥ 0; D is the same on all ranks.
+        lengths: S numbers of columns, one per component; they sum to D.
+        task_ids: the task ``(L,)`` of each row; a task may have rows on several ranks, or several on one.
+        num_tasks: T.
+        group: process group; ``None`` for all ranks, or for this process alone where there is no process group.
+
+    Returns:
+        ``(S, T, T)`` float64 on the device of ``rows``, the same on every rank; zero for tasks without a row.
+
+    Raises:
+        ValueError: if arguments do not fit each other or those of the other ranks.
+    """
+    if rows.dim() != 2:
+        raise ValueError(f"rows has shape {tuple(rows.shape)}: give (L, D), a row per task")
+    if sum(lengths) != rows.shape[1] or min(lengths, default=0) < 1:
+        raise ValueError(
+            f"lengths={list(lengths)} for {rows.shape[1]} columns: give at least one, all positive, that sum to them"
+        )
+    return gram_of_segments(rows.split(list(lengths), dim=1), task_ids, num_tasks, Ranks.of(group))
+
+
+@torch.no_grad()
+def gram_of_segments(
+    segments: Sequence[Tensor], task_ids: Sequence[int] | Tensor, num_tasks: int, ranks: Ranks
+) -> Tensor:
+    """:func:`gram_matrices` of rows that lie in S tensors ``(L, D_s)``, which are never joined."""
+    ids = task_ids.tolist() if isinstance(task_ids, Tensor) else list(task_ids)
+    _check(segments, ids, num_tasks)
+    ends = list(accumulate(segment.shape[1] for segment in segments))
+    device = segments[0].device
+    wide = any(segment.dtype == torch.float64 for segment in segments)
+    ids_by_rank, wide = _announce(ids, ends, num_tasks, wide, device, ranks)
+    everywhere = [task for row_ids in ids_by_rank for task in row_ids]
+    present = list(dict.fromkeys(everywhere))
+    gram_TT = torch.zeros(len(segments), num_tasks, num_tasks, dtype=torch.float64, device=device)
+    if not present:
+        return gram_TT
+    places = None  # in P, of each of the R rows
+    if len(present) < len(everywhere):
+        places = torch.tensor([present.index(task) for task in everywhere], device=device)
+    gram_PP = torch.zeros(len(segments), len(present), len(present), dtype=torch.float64, device=device)
+    for start, shard_RC in _shards(segments, ends, [len(row_ids) for row_ids in ids_by_rank], wide, ranks):
+        _add_products_(gram_PP, shard_RC, places, ends, start)
+    if ranks.count > 1:
+        distributed.all_reduce(gram_PP, group=ranks.group)
+    index = torch.tensor(present, device=device)
+    gram_TT[:, index[:, None], index] = gram_PP
+    return gram_TT
+
+
+def _add_products_(gram_PP: Tensor, shard_RC: Tensor, places: Tensor | None, ends: Sequence[int], start: int) -> None:
+    """Add the scalar products of the columns from ``start`` on to the Gram matrices of their segments."""
+    for block_RC in shard_RC.split(max(1, BLOCK_NUMBERS // len(shard_RC)), dim=1):
+        sum_PC = block_RC.double()
+        if places is not None:
+            sum_PC = sum_PC.new_zeros(gram_PP.shape[1], sum_PC.shape[1]).index_add_(0, places, sum_PC)
+        stop = start + sum_PC.shape[1]
+        for index, low, high in _overlaps(ends, start, stop):
+            piece = sum_PC[:, low - start : high - start]
+            gram_PP[index].addmm_(piece, piece.T)
+        start = stop
+
+
+def _check(segments: Sequence[Tensor], task_ids: Sequence[int], num_tasks: int) -> None:
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks={num_tasks}: must be at least 1")
+    if not segments:
+        raise ValueError("no gradients: give at least one component")
+    for segment in segments:
+        if segment.dim() != 2 or segment.shape[1] == 0:
+            raise ValueError(f"gradients have shape {tuple(segment.shape)}: give (L, D) with at least one column")
+        if len(segment) != len(task_ids):
+            raise ValueError(f"{len(segment)} rows of gradients, {len(task_ids)} task_ids: give one task per row")
+    for task in task_ids:
+        if not 0 <= task < num_tasks:
+            raise ValueError(f"task_ids={list(task_ids)}: allowed are 0 to num_tasks - 1 = {num_tasks - 1}")
+
+
+def _announce(
+    task_ids: Sequence[int], ends: Sequence[int], num_tasks: int, wide: bool, device: torch.device, ranks: Ranks
+) -> tuple[list[list[int]], bool]:
+    """Tell all ranks what this one brings.
+
+    Returns:
+        The tasks of each rank's rows, and whether any rank has float64 rows.
+
+    Raises:
+        ValueError: on every rank, if they do not bring the same tasks and segments.
+    """
+    if ranks.count == 1:
+        return [list(task_ids)], wide
+    same = (num_tasks, len(ends), ends[-1], zlib.crc32(repr(ends).encode()))
+    headers = _gather([len(task_ids), int(wide), *same], device, ranks)
+    for rank, (_, _, *other) in enumerate(headers):
+        if other != headers[0][2:]:
+            raise ValueError(
+                f"rank 0 has {headers[0][2:5]} tasks, components and columns in all, rank {rank} has {other[:3]}: "
+                "all ranks must pass the same number of tasks and the same components of the same sizes in the same order"
+            )
+    most = max(header[0] for header in headers)
+    padded = _gather([*task_ids, *[-1] * (most - len(task_ids))], device, ranks)
+    ids = [row_ids[: header[0]] for row_ids, header in zip(padded, headers, strict=True)]
+    return ids, any(header[1] for header in headers)
+
+
+def _gather(numbers: Sequence[int], device: torch.device, ranks: Ranks) -> list[list[int]]:
+    """The numbers of every rank, equally many on each."""
+    if not numbers:
+        return [[]] * ranks.count
+    mine = torch.tensor(numbers, device=device)
+    everybody = [torch.empty_like(mine) for _ in range(ranks.count)]
+    distributed.all_gather(everybody, mine, group=ranks.group)
+    return torch.stack(everybody).tolist()
+
+
+def _shards(
+    segments: Sequence[Tensor], ends: Sequence[int], rows_of_ranks: Sequence[int], wide: bool, ranks: Ranks
+) -> Iterator[tuple[int, Tensor]]:
+    """This rank's share of the columns, some at a time: where they start, and all ranks' rows of them ``(R, C)``.
+
+    A share lies in a buffer that the next one overwrites. One process alone has all rows already.
+    """
+    if ranks.count == 1:
+        yield from zip([0, *ends], segments, strict=False)
+        return
+    dtype = torch.float64 if wide else torch.float32
+    all_rows, my_rows, most_rows = sum(rows_of_ranks), rows_of_ranks[ranks.rank], max(rows_of_ranks)
+    width = max(1, BUFFER_NUMBERS // max(all_rows, ranks.count * most_rows))
+    width = min(width, -(-ends[-1] // ranks.count))
+    sent = segments[0].new_empty(my_rows * width * ranks.count, dtype=dtype)
+    received = segments[0].new_empty(all_rows * width, dtype=dtype)
+    for start in range(0, ends[-1], width * ranks.count):
+        widths = split_evenly(min(width * ranks.count, ends[-1] - start), ranks.count)
+        starts = [start, *(start + end for end in accumulate(widths[:-1]))]
+        outgoing = sent[: my_rows * sum(widths)]
+        parts = outgoing.split([my_rows * columns for columns in widths])
+        for first, columns, part in zip(starts, widths, parts, strict=True):
+            _copy_columns(segments, ends, first, part.view(my_rows, columns))
+        incoming = received[: all_rows * widths[ranks.rank]]
+        distributed.all_to_all_single(
+            incoming,
+            outgoing,
+            [rows * widths[ranks.rank] for rows in rows_of_ranks],
+            [my_rows * columns for columns in widths],
+            group=ranks.group,
+        )
+        yield starts[ranks.rank], incoming.view(all_rows, widths[ranks.rank])
+
+
+def _copy_columns(segments: Sequence[Tensor], ends: Sequence[int], start: int, target: Tensor) -> None:
+    """Fill ``target (L, C)`` with the columns from ``start`` on."""
+    for index, low, high in _overlaps(ends, start, start + target.shape[1]):
+        begin = ends[index] - segments[index].shape[1]
+        target[:, low - start : high - start] = segments[index][:, low - begin : high - begin]
+
+
+def _overlaps(ends: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The segments that share columns with ``start:stop``: their number, and the first and last column shared."""
+    index = bisect_right(ends, start)
+    while start < stop:
+        end = min(ends[index], stop)
+        yield index, start, end
+        start, index = end, index + 1
