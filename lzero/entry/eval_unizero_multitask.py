@@ -78,6 +78,7 @@ def load_policy(checkpoint: Path, *, device: str = "auto", simulations: int | No
     """
     state = load_state(checkpoint)
     data = state["config"] | {"device": device}
+    data["policy"]["gradient_aggregator"] = "mean"  # nothing is learned: no package is needed for that
     if simulations is not None:
         data["policy"]["search"]["num_eval_simulations"] = simulations
     config = ExperimentConfig.model_validate(data)

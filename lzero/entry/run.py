@@ -19,15 +19,23 @@ from lzero.checkpoint import (
 from lzero.config import ExperimentConfig, load_domain
 from lzero.device import resolve_device
 from lzero.distributed import RankShare, assign_tasks, init_distributed, local_rank_from_environment
+from lzero.entry.allowance import Allowance
+from lzero.entry.conflict_log import log_gradient_conflicts
 from lzero.entry.evaluation import Examination
+from lzero.entry.profiled import watch
+from lzero.entry.utils import log_expert_selection
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress, setup_logging
 from lzero.mcts.replay_buffer import PriorityConfig, ReplayBuffer, ReplayWindows
+from lzero.policy.aggregation import AggregationError
 from lzero.policy.unizero_multitask import LearnResult, UniZeroMTPolicy
+from lzero.profiling import Profilers
 from lzero.worker.collector import Collector, Episodes
 from lzero.worker.score_table import ScoreTable
 from lzero.worker.vitals import Vitals, VitalSums
 
 logger = logging.getLogger(__name__)
+
+DRAWING_SHARE = 0.05  # of a run's time that the pictures of one subject may take; numbers are always logged
 
 
 class RunError(RuntimeError):
@@ -64,9 +72,14 @@ class Run:
         self.checkpoints = CheckpointManager(config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist)
         self._check_folder(resume)
         self.logger = RunLogger(config.run_dir, is_main=self.dist.is_main)
+        try:
+            self.profilers = Profilers(config.policy.profile, config.run_dir, is_main=self.dist.is_main)
+        except ImportError as error:  # an optional package: what to install is in the message
+            raise RunError(str(error)) from error
         self.env_steps = 0
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
+        self.drawing = {subject: Allowance(DRAWING_SHARE) for subject in ("conflict", "experts")}
 
         try:
             self.env = load_domain(config.env.domain).make(
@@ -81,7 +94,10 @@ class Run:
         except ImportError as error:  # an optional package: what to install is in the message
             raise RunError(str(error)) from error
         torch.manual_seed(seed)
-        self.policy = UniZeroMTPolicy(config, self.env.observation_shape, self._legal_actions(), self.dist)
+        try:
+            self.policy = UniZeroMTPolicy(config, self.env.observation_shape, self._legal_actions(), self.dist)
+        except AggregationError as error:  # an optional package
+            raise RunError(str(error)) from error
         torch.manual_seed(seed + self.dist.rank)
         replay = config.policy.replay
         self.replay = ReplayBuffer(
@@ -109,6 +125,7 @@ class Run:
             Vitals(self.env.task_id, config.num_tasks, config.policy.discount),
         )
         self.rates = RateMeter(self.env_steps * config.num_tasks, self.policy.train_iter)
+        watch(self.profilers, self.policy, self.collector)
         self.examination = Examination(config, self.policy, self.dist, share)
         self.progress = TrainingProgress(
             max_env_steps * config.num_tasks,
@@ -122,6 +139,7 @@ class Run:
 
     def __exit__(self, *exception: Any) -> None:
         self.progress.__exit__(*exception)
+        self.profilers.__exit__(*exception)
         self.logger.close()
         self.env.close()
         self.examination.close()
@@ -167,10 +185,23 @@ class Run:
         return max(0, int(due) - self.policy.train_iter)
 
     def log_update(self, result: LearnResult, windows: ReplayWindows) -> None:
-        """Log an update."""
+        """Log what is due after an update."""
+        train, games, now = self.config.train, self.config.env.games, (self.env_steps, self.policy.train_iter)
+        if self.policy.train_iter % train.log_interval == 0:
+            self._log_metrics(result, windows)
+        if result.grams:
+            how = {"is_main": self.dist.is_main, "drawing": self.drawing["conflict"]}
+            log_gradient_conflicts(self.logger, self.policy.conflicts(result), games, *now, **how)
+        if train.moe_log_interval and self.policy.train_iter % train.moe_log_interval == 0:
+            how = {"is_main": self.dist.is_main, "drawing": self.drawing["experts"]}
+            log_expert_selection(self.logger, self.policy.expert_selection(), games, *now, **how)
+
+    def _log_metrics(self, result: LearnResult, windows: ReplayWindows) -> None:
+        """Numbers of an update, and the health of what it works with."""
         metrics = self.policy.scalars(result)
         metrics["replay/age"] = windows.age.float().mean().item()
         metrics |= {"health/target_lag": self.policy.target_lag(), **self._latent_health(windows), **self._vitals()}
+        metrics |= self.policy.plasticity(windows, result)
         metrics |= self.rates.pop(self.env_steps * self.config.num_tasks, self.policy.train_iter)
         self._log(metrics)
 

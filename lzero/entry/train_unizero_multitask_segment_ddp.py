@@ -65,7 +65,7 @@ def train_unizero_multitask_segment_ddp(
                     result = run.policy.learn(windows)
                 if config.policy.replay.prioritised:
                     run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
-                if run.policy.train_iter % train.log_interval == 0:
+                with timer("log"):
                     run.log_update(result, windows)
             if result is not None:
                 run.check_finite(result)
