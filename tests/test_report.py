@@ -20,7 +20,8 @@ import lzero
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
-from lzero.report import CURVE_COLUMNS, final_rows, game_panels, main, write_report
+from lzero.report import PICTURES, main, write_report
+from lzero.reporting.pictures import game_panels
 from lzero.reporting.statistics import (
     NO_EVALUATION,
     NO_SCORES,
@@ -30,11 +31,13 @@ from lzero.reporting.statistics import (
     hierarchical_bootstrap_mean,
 )
 from lzero.reporting.study import build_study
+from lzero.reporting.tables import CURVE_COLUMNS, final_rows
 from zoo.classic_control.domain import CLASSIC_CONTROL
 
 ROOT = Path(lzero.__file__).parents[1]
 GAMES = ("CartPole-v1", "Acrobot-v1")
 FIGURES = ("returns.png", "collect_returns.png", "learning.png", "health.png")
+ALWAYS = ("curves.csv", "final.csv", "notes.txt", "index.html")
 
 
 def write_run(folder: Path, lines: list[dict[str, Any]], **changes: Any) -> Path:
@@ -148,7 +151,7 @@ def test_the_tables_hold_what_is_computed_by_hand(reported):
 
 def test_the_figures_are_pictures_of_a_readable_size(reported):
     out = reported[0] / "report"
-    assert {path.name for path in out.iterdir()} == {*FIGURES, "curves.csv", "final.csv", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == {*FIGURES, *ALWAYS}
     for name in FIGURES:
         width, height = png_size(out / name)
         panels = 1 if name in ("learning.png", "health.png") else 2
@@ -219,13 +222,17 @@ def test_panels_name_who_is_missing(runs, tmp_path):
 
 def test_a_figure_with_nothing_to_show_is_not_left_from_before(tmp_path, caplog):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "health.png").write_bytes(b"of an earlier report")
+    for name in ("health.png", "conflict.png", "conflict_final.csv", "expert_selection.png"):
+        (tmp_path / "out" / name).write_bytes(b"of an earlier report")
     empty = write_run(tmp_path / "new", [])
     with caplog.at_level(logging.WARNING):
         main([str(empty), "--out", str(tmp_path / "out")])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["curves.csv", "final.csv", "notes.txt"]
-    for name in FIGURES:
-        assert f"{name} is not drawn: no run has" in caplog.text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(ALWAYS)
+    not_drawn = [record.getMessage() for record in caplog.records if "not drawn: no run has" in record.getMessage()]
+    for picture in PICTURES:
+        assert sum(f"{picture.name}.png" in re.split("[ ,]+", note) for note in not_drawn) == 1
+        assert f"{picture.name}.png" not in FIGURES or f"{picture.name}.png is not drawn: no run has" in caplog.text
+    assert len(not_drawn) == len(FIGURES) + 3, "an analysis that is nowhere is named once"
     assert read_csv(tmp_path / "out" / "curves.csv") == []
     assert (tmp_path / "out" / "curves.csv").read_text().strip() == ",".join(CURVE_COLUMNS)
 
@@ -306,14 +313,16 @@ def test_a_report_of_a_real_run(tmp_path, monkeypatch):
         "output_dir": str(tmp_path),
         "env": {
             "domain": "zoo.classic_control.domain:CLASSIC_CONTROL",
-            "games": ["CartPole-v1"],
+            "games": GAMES,
             "num_envs": 2,
             "num_eval_envs": 2,
             "max_episode_steps": 12,
         },
         "model": model | {"encoder": {"kind": "mlp", "hidden": [16]}, "moe": {"num_experts": 2}},
-        "policy": {"batch_size": 4, "unroll_steps": 3, "td_steps": 2, "replay": {"capacity": 80}, "search": search},
-        "train": {"max_env_steps": 80, "collect_steps": 10, "eval_interval": 40, "eval_episodes": 3, "log_interval": 1},
+        "policy": {"batch_size": 4, "unroll_steps": 3, "td_steps": 2, "replay": {"capacity": 80}, "search": search}
+        | {"gradient_conflict_interval": 2},
+        "train": {"max_env_steps": 80, "collect_steps": 10, "eval_interval": 40, "eval_episodes": 3, "log_interval": 1}
+        | {"moe_log_interval": 2},
         "device": "cpu",
         "precision": "fp32",
     }
@@ -326,13 +335,25 @@ def test_a_report_of_a_real_run(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "final evaluation" in done.stdout and "CartPole-v1" in done.stdout and "solved" in done.stdout
-    for name in ("returns.png", "collect_returns.png", "learning.png"):
-        assert min(png_size(run / "report" / name)) > 350
+    page = (run / "report" / "index.html").read_text()
+    assert "conflict_average.png is not drawn: two games are one pair" in page
+    for picture in (picture for picture in PICTURES if picture.name != "conflict_average"):
+        assert min(png_size(run / "report" / f"{picture.name}.png")) > 150, "the tags are those that training writes"
+        assert f'<figure id="{picture.name}">' in page
     rows = read_csv(run / "report" / "curves.csv")
-    evaluated = [row for row in rows if row["metric"] == "eval_return"]
+    evaluated = [row for row in rows if (row["metric"], row["game"]) == ("eval_return", "CartPole-v1")]
     assert [float(row["env_step"]) for row in evaluated] == [40, 80]
     assert {(row["group"], row["num_seeds"]) for row in rows} == {("tiny", "1")}
-    [final] = read_csv(run / "report" / "final.csv")
+    components = {row["component"] for row in read_csv(run / "report" / "conflict_final.csv")}
+    assert components >= {
+        "encoder",
+        "before_moe/layer0",
+        "moe_layer/layer0",
+        "shared_expert/layer0",
+        "routed_experts/layer0",
+    }
+    assert {row["game"] for row in read_csv(run / "report" / "expert_final.csv")} == {"", *GAMES}
+    final = read_csv(run / "report" / "final.csv")[0]
     assert float(final["mean"]) == float(evaluated[-1]["mean"])
     assert float(final["low"]) <= float(final["mean"]) <= float(final["high"]), "episode scores are logged"
     assert (final["episodes"], final["interval"]) == ("3", OVER_EPISODES)
@@ -351,5 +372,5 @@ finally:
 def test_help_explains_the_options_and_comes_at_once():
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for text in ("RUN [RUN …]", "--out", "--labels", "--ignore", "python -m lzero.report"):
+    for text in ("RUN [RUN …]", "--out", "--labels", "--ignore", "python -m lzero.report", "index.html"):
         assert text in done.stdout

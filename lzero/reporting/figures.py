@@ -4,7 +4,6 @@ matplotlib is loaded when something is drawn. Figures are objects of their own: 
 are not used.
 """
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lzero.reporting.layout import (
+    EDGE,
+    REMARK_LINE,
+    REMARK_WIDTH,
+    X_LABEL_DEPTH,
+    Y_LABEL_DEPTH,
+    Layout,
+    wrap_reference,
+)
 from lzero.reporting.statistics import RANDOM, Curve
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ STYLE = {
     "figure.dpi": DPI,
 }
 GREY = {"fontsize": 8.5, "color": "0.35"}  # remarks
+FAINT = {"linewidth": 0.7, "alpha": 0.45, "zorder": 1.5}
 LINE_SHARE = 0.055  # of a panel's height that one line of small text takes
 STRETCH = (
     3.0  # a reference line may make the y-axis this many times as long as the curves need; else it is only written
@@ -50,6 +59,10 @@ class Panel:
         references: raw score by label, drawn as horizontal lines.
         missing: what is not there to be drawn, each in a few words.
         log_scale: allow a logarithmic axis.
+        faint: thin curves in the colours of their groups, without a band.
+        limits: both ends of the y-axis; None fits it to the curves.
+        has_zero_line: draw a line at 0.
+        starts_row: the panel is the first of its row.
     """
 
     title: str
@@ -57,11 +70,15 @@ class Panel:
     references: Mapping[str, float] = field(default_factory=dict)
     missing: Sequence[str] = ()
     log_scale: bool = False
+    faint: Sequence[Curve] = ()
+    limits: tuple[float, float] | None = None
+    has_zero_line: bool = False
+    starts_row: bool = False
 
 
 def draw(
     panels: Sequence[Panel],
-    groups: Mapping[str, str],
+    groups: Mapping[str, str | None],
     *,
     title: str,
     y_label: str,
@@ -72,7 +89,8 @@ def draw(
 
     Args:
         panels: at least one.
-        groups: remark for the legend by label of a group, e.g. ``3 seeds``; their order gives the colours.
+        groups: remark for the legend by label of a group, e.g. ``3 seeds``; their order gives the colours. A group
+            whose remark is None keeps its colour but is not in the legend.
         title: of the figure.
         y_label: of every panel, with the unit.
         caption: how the numbers were made.
@@ -82,40 +100,42 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    columns = min(len(panels), 3 if len(panels) <= 9 else 4)
-    rows = math.ceil(len(panels) / columns)
-    width, height = {1: (8.0, 3.8), 2: (5.8, 3.4)}.get(columns, (4.7, 3.1))
     style = {
         label: (COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)]) for n, label in enumerate(groups)
     }
+    entries = {
+        label: f"{label}, {remark}" if remark else label for label, remark in groups.items() if remark is not None
+    }
     with rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * rows + 1.4 + 0.25 * len(groups)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.1)
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        remarks = [_draw_panel(ax, panel, style, line_width) for panel, ax in zip(panels, axes, strict=False)]
+        figure = Figure()
+        axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {number}") for number in range(len(panels))]
+        remarks = [_draw_panel(ax, panel, style, line_width) for ax, panel in zip(axes, panels, strict=True)]
         lines = max(len(remark.splitlines()) for remark in remarks)  # the same room everywhere keeps panels in line
-        for panel, ax, remark in zip(panels, axes, remarks, strict=False):
-            ax.set_title(panel.title, loc="left", pad=6 + 11 * lines)
+        layout = Layout.of(panels, [*entries.values()], caption, lines, bool(y_label))
+        figure.set_size_inches(layout.width, layout.height)
+        for number, (ax, remark) in enumerate(zip(axes, remarks, strict=True)):
+            ax.set_position(layout.axes(number))
+            ax.set_title(layout.titles[number], loc="left", y=1.0, pad=6 + 72 * REMARK_LINE * lines)
             ax.annotate(remark, (0, 1), xytext=(0, 4), textcoords="offset points", xycoords="axes fraction", **GREY)
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-        for ax in axes[::columns]:
-            ax.set_ylabel(y_label)
-        handles = [
-            Line2D([], [], color=colour, linestyle=dash, linewidth=2, label=f"{label}, {groups[label]}")
-            for label, (colour, dash) in style.items()
-        ]
-        longest = max(len(handle.get_label()) for handle in handles)
+            # Labels at set places: matplotlib would measure the ticks of every panel to find them.
+            ax.xaxis.set_label_coords(0.5, -X_LABEL_DEPTH / layout.axes_height)
+            ax.yaxis.set_label_coords(-Y_LABEL_DEPTH / layout.axes_width, 0.5)
+            if layout.is_first_of_row(number):
+                ax.set_ylabel(y_label)
         figure.legend(
-            handles=handles,
-            loc="outside upper left",
+            handles=[
+                Line2D([], [], color=style[label][0], linestyle=style[label][1], linewidth=2, label=text)
+                for label, text in entries.items()
+            ],
+            loc="upper left",
+            bbox_to_anchor=(0, 1),
             alignment="left",
             frameon=False,
             title=title,
             title_fontproperties={"size": 13, "weight": "bold"},
-            ncols=max(1, min(len(handles), int(width * columns * 9 / longest))),
+            ncols=layout.legend_columns,
         )
-        figure.supxlabel(textwrap.fill(caption, int(width * columns * 15)), x=0.01, ha="left", **GREY)
+        figure.supxlabel(layout.caption, x=EDGE / layout.width, y=EDGE / layout.height, ha="left", va="bottom", **GREY)
     return figure
 
 
@@ -140,6 +160,12 @@ def spread(places: Sequence[float], heights: Sequence[float]) -> np.ndarray:
     return np.maximum(np.minimum(start, 1 - heights[-1] / 2 - offsets[-1]), heights[0] / 2) + offsets
 
 
+def value_range(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Smallest and largest number that curves and their intervals reach; of at least one curve."""
+    values = np.concatenate([part for curve in curves for part in (curve.mean, curve.low, curve.high)])
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
 def _draw_panel(ax: "Axes", panel: Panel, style: Mapping[str, tuple[str, str]], line_width: float) -> str:
     """Draw all but the title; returns what is to be remarked below it."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -151,23 +177,26 @@ def _draw_panel(ax: "Axes", panel: Panel, style: Mapping[str, tuple[str, str]], 
         ax.plot(curve.env_step, curve.mean, dash, color=colour, linewidth=line_width, marker=marker, markersize=3)
         if np.isfinite(curve.low).any():
             ax.fill_between(curve.env_step, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+    for curve in panel.faint:
+        ax.plot(curve.env_step, curve.mean, "-", color=style[curve.group][0], **FAINT)
+    if panel.has_zero_line:
+        ax.axhline(0.0, color="0.45", linewidth=0.8, zorder=1)
     ax.set_xlabel("env steps per game")
-    if panel.curves:
+    if curves := [*panel.curves, *panel.faint]:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        ax.set_xlim(0, 1.02 * max(curve.env_step[-1] for curve in panel.curves))
+        ax.set_xlim(0, 1.02 * max(curve.env_step[-1] for curve in curves))
         beyond = _set_y_axis(ax, panel)
         remarks += [f"off the scale: {', '.join(beyond)}"] if beyond else []
     else:
         ax.text(0.5, 0.5, "nothing to draw yet", transform=ax.transAxes, ha="center", **GREY)
         ax.set(xticks=[], yticks=[])
-    return textwrap.fill("; ".join(remarks), 62)
+    return textwrap.fill("; ".join(remarks), REMARK_WIDTH)
 
 
 def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
     """Fit the axis to the curves and draw the reference lines that are near enough; the others' names are returned."""
-    values = np.concatenate([part for curve in panel.curves for part in (curve.mean, curve.low, curve.high)])
-    low, high = np.nanmin(values), np.nanmax(values)
+    low, high = panel.limits or value_range([*panel.curves, *panel.faint])
     random = panel.references.get(RANDOM, low)  # what all else is measured by is always drawn
     low, high = min(low, random), max(high, random)
     if panel.log_scale and low > 0 and high > LOG_RATIO * low:
@@ -185,7 +214,7 @@ def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
 def _draw_references(ax: "Axes", references: Mapping[str, float]) -> None:
     bottom, top = ax.get_ylim()
     lines = sorted(references.items(), key=lambda item: item[1])
-    texts = [textwrap.fill(label, 18) for label, _ in lines]
+    texts = ["\n".join(wrap_reference(label)) for label, _ in lines]
     heights = [LINE_SHARE * len(text.splitlines()) for text in texts]
     ends = [(y - bottom) / (top - bottom) for _, y in lines]
     for (label, y), text, end, place in zip(lines, texts, ends, spread(ends, heights), strict=True):

@@ -22,12 +22,15 @@ NOT_LEARNING = (
     "exp_name",
     "output_dir",
     "env.num_eval_envs",
+    "policy.gradient_conflict_interval",
+    "policy.profile",
     "train.max_env_steps",
     "train.eval_interval",
     "train.eval_episodes",
     "train.checkpoint_interval",
     "train.keep_checkpoints",
     "train.log_interval",
+    "train.moe_log_interval",
     "train.video",
 )
 """Config fields that change neither what is learned nor what an evaluation measures: names, lengths and rhythms. Seeds
@@ -92,6 +95,11 @@ class RunData:
     def games(self) -> tuple[str, ...]:
         """Its games, in the order of task ids."""
         return tuple(self.fields["env.games"])
+
+    @property
+    def env_steps(self) -> float:
+        """Env steps per game at the last logged number; 0 where there is none."""
+        return max((series.env_step[-1] for series in self.scalars.values()), default=0.0)
 
     def tags(self, prefix: str) -> tuple[str, ...]:
         """Tags that begin with ``prefix`` and have a number, sorted."""

@@ -6,9 +6,9 @@ Intervals are 95 % percentile bootstrap intervals of a mean. With few seeds they
 they reach from the worst to the best. All random numbers come from one fixed seed, so a report can be repeated.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import numpy as np
 
@@ -19,6 +19,7 @@ CONFIDENCE = 0.95
 BOOTSTRAP_SEED = 0
 MAX_BINS = 50  # points of a smoothed curve: each is the mean over 2 % of the env steps
 MIN_BINS = 10  # with fewer, the values are shown as they were logged
+EVALUATION_METRIC = "eval_return"
 EPISODES_PREFIX = "collect_"  # numbers of single episodes: they scatter more than all others and are smoothed more
 
 RANDOM = "random"  # what domains call the score of a random policy
@@ -107,11 +108,22 @@ def bootstrap_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = len(values)
     if count < 2:
         raise ValueError(f"{count} value(s): an interval needs at least two")
-    flat = values.reshape(count, -1)
-    drawn = _generator().integers(count, size=(RESAMPLES, count))
-    weights_BS = np.stack([(drawn == index).sum(axis=1) for index in range(count)], axis=1) / count
-    low, high = _interval(weights_BS @ flat)
+    low, high = _interval(_resample_weights(count) @ values.reshape(count, -1))
     return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+
+
+def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Interval of the mean of ``first (S,)`` minus that of ``second (S',)``, which are resampled independently.
+
+    Raises:
+        ValueError: if either has fewer than two values.
+    """
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"{len(first)} and {len(second)} value(s): an interval needs at least two of each")
+    rng = _generator()
+    first_BS, second_BS = (rng.choice(values, size=(RESAMPLES, len(values))) for values in (first, second))
+    low, high = _interval(first_BS.mean(axis=1) - second_BS.mean(axis=1))
+    return float(low), float(high)
 
 
 def hierarchical_bootstrap_mean(scores: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -182,10 +194,42 @@ def smooth(series: Sequence[Series], values_per_bin: int) -> tuple[np.ndarray, n
 def build_curves(group: Group, prefix: str) -> list[Curve]:
     """Curves of all tags of a group that begin with ``prefix``; evaluations as they are, all else smoothed."""
     tags = sorted({tag for run in group.runs for tag in run.tags(prefix)})
+    curves = []
+    for tag in tags:
+        game = next((game for game in group.games if tag.endswith(f"/{game}")), "")
+        metric = tag.removesuffix(f"/{game}")
+        curve = mean_curve(group, metric, {run.name: run.series(tag) for run in group.runs}, game)
+        if curve and metric == EVALUATION_METRIC and len(curve.seeds) == 1:
+            curve = _with_episode_intervals(curve, next(run for run in group.runs if run.name in curve.seeds))
+        curves += [curve] if curve else []
+    return curves
+
+
+def mean_curve(group: Group, metric: str, series: Mapping[str, Series], game: str = "") -> Curve | None:
+    """A number over training, mean over seeds.
+
+    Evaluations are interpolated between seeds, all else is smoothed, by its ``metric``.
+
+    Args:
+        group: whose number it is.
+        metric: tag without the game.
+        series: by name of the run; empty ones do not count.
+        game: empty for what is not of one game.
+
+    Returns:
+        None if there is nothing, or the seeds have no env steps in common.
+    """
+    series = {name: one for name, one in series.items() if len(one)}
     align = interpolate
-    if not prefix.startswith(EVALUATION_PREFIX):
-        align = partial(smooth, values_per_bin=4 if prefix.startswith(EPISODES_PREFIX) else 2)
-    return [curve for tag in tags if (curve := _build_curve(group, tag, align)) is not None]
+    if not metric.startswith(EVALUATION_PREFIX):
+        align = partial(smooth, values_per_bin=4 if metric.startswith(EPISODES_PREFIX) else 2)
+    steps, values = align([*series.values()]) if series else (np.empty(0), np.empty((0, 0)))
+    if not len(steps):
+        return None
+    no_end = np.full(len(steps), np.nan)
+    low, high = bootstrap_mean(values) if len(series) > 1 else (no_end, no_end)
+    method = OVER_SEEDS if len(series) > 1 else ONE_SEED
+    return Curve(group.label, tuple(series), group.domain, game, metric, steps, values.mean(axis=0), low, high, method)
 
 
 def final_score(group: Group, game: str) -> FinalScore:
@@ -212,43 +256,22 @@ def final_score(group: Group, game: str) -> FinalScore:
     return make(steps, float(returns.mean()), low, high, sum(map(len, scores)), method)
 
 
-def _build_curve(
-    group: Group, tag: str, align: Callable[[Sequence[Series]], tuple[np.ndarray, np.ndarray]]
-) -> Curve | None:
-    runs = [run for run in group.runs if len(run.series(tag))]
-    steps, values = align([run.series(tag) for run in runs])
-    if not len(steps):
-        return None
-    game = next((game for game in group.games if tag.endswith(f"/{game}")), "")
-    low = high = np.full(len(steps), np.nan)
-    method = ONE_SEED
-    if len(runs) > 1:
-        (low, high), method = bootstrap_mean(values), OVER_SEEDS
-    elif tag.startswith("eval_return/"):
-        low, high = _episode_intervals(runs[0], game, steps)
-        method = OVER_EPISODES if np.isfinite(low).any() else NO_SCORES
-    return Curve(
-        group=group.label,
-        seeds=tuple(run.name for run in runs),
-        domain=group.domain,
-        game=game,
-        metric=tag.removesuffix(f"/{game}"),
-        env_step=steps,
-        mean=values.mean(axis=0),
-        low=low,
-        high=high,
-        interval=method,
-    )
-
-
-def _episode_intervals(run: RunData, game: str, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Interval over the episodes of each evaluation of one run; NaN where there are fewer than two scores."""
-    ends = np.full((2, len(steps)), np.nan)
-    for index, step in enumerate(steps):
-        scores = run.episode_scores(game, step)
+def _with_episode_intervals(curve: Curve, run: RunData) -> Curve:
+    """The interval over the episodes of each evaluation of one run; NaN where there are fewer than two scores."""
+    ends = np.full((2, len(curve.env_step)), np.nan)
+    for index, step in enumerate(curve.env_step):
+        scores = run.episode_scores(curve.game, step)
         if len(scores) >= 2:
             ends[:, index] = hierarchical_bootstrap_mean([scores])
-    return ends[0], ends[1]
+    method = OVER_EPISODES if np.isfinite(ends).any() else NO_SCORES
+    return replace(curve, low=ends[0], high=ends[1], interval=method)
+
+
+@cache
+def _resample_weights(count: int) -> np.ndarray:
+    """``(B, S)`` share of each of ``count`` seeds in each resample."""
+    drawn = _generator().integers(count, size=(RESAMPLES, count))
+    return np.stack([(drawn == index).sum(axis=1) for index in range(count)], axis=1) / count
 
 
 def _interval(means: np.ndarray) -> np.ndarray:

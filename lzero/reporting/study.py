@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lzero.config import load_domain
+from lzero.reporting.analysis_notes import PREFIXES, analysis_notes
+from lzero.reporting.curves import all_curves
+from lzero.reporting.progress import shown
 from lzero.reporting.run_data import SHOWN_FIELDS, Group, RunData, RunDataError, differing_fields, group_runs, read_run
-from lzero.reporting.statistics import Curve, FinalScore, build_curves, common_range, final_score
-
-CURVE_PREFIXES = ("eval_return/", "eval_normalised/", "eval_aggregate/", "collect_return/", "learn/", "health/")
+from lzero.reporting.statistics import Curve, FinalScore, common_range, final_score
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ def build_study(paths: Sequence[Path], *, labels: Sequence[str] = (), ignore: Se
     """
     if not paths:
         raise RunDataError("no run named; type python -m lzero.report runs/NAME [runs/NAME …]")
-    groups = _relabel(group_runs([read_run(path) for path in paths], ignore), labels)
+    groups = _relabel(group_runs([read_run(path) for path in shown(paths, "reading")], ignore), labels)
     references, notes = reference_scores(_tasks(groups))
     finals = tuple(final_score(group, game) for group in groups for game in group.games)
     return Study(
         groups=groups,
-        curves=tuple(curve for group in groups for prefix in CURVE_PREFIXES for curve in build_curves(group, prefix)),
+        curves=tuple(curve for group in shown(groups, "curves") for curve in all_curves(group)),
         finals=finals,
         references=references,
         notes=(*_notes(groups, finals), *notes),
@@ -109,7 +110,7 @@ def missing_inputs(run: RunData) -> Iterator[str]:
     ]
     if games:
         yield f"evaluations of {', '.join(games)} without the scores of their episodes (eval_scores/…)"
-    for tag in run.scalars:
+    for tag in (tag for tag in run.scalars if not tag.startswith(PREFIXES)):
         if count := run.not_numbers(tag):
             yield f"{tag} was no number {count} time(s), which are left out"
 
@@ -133,6 +134,7 @@ def _notes(groups: Sequence[Group], finals: Sequence[FinalScore]) -> Iterator[st
         for what in missing_inputs(run):
             missing[what].append(run.name)
     yield from (f"{what}: {', '.join(names)}" for what, names in missing.items())
+    yield from analysis_notes(groups)
     for group in groups:
         for one, other in combinations(group.runs, 2):
             if _same_numbers(one, other):

@@ -1,5 +1,7 @@
 """What is drawn, read back from the figure's objects."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -24,6 +26,11 @@ def axes_of(*panels: Panel, groups: tuple[str, ...] = ("a", "b")) -> list[Axes]:
     figure.draw_without_rendering()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"{group}, 2 seeds" for group in groups]
     assert figure.legends[0].get_title().get_text() == "Title" and figure.get_supxlabel() == "how it was made"
+    boxes = [figure.legends[0].get_window_extent(), figure._supxlabel.get_window_extent()]
+    boxes += [ax.get_tightbbox() for ax in figure.axes]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2)), "texts keep apart"
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
     return figure.axes
 
 
@@ -92,6 +99,32 @@ def test_losses_over_many_magnitudes_get_a_logarithmic_axis(values, scale):
     assert axes.get_yscale() == scale
     [axes] = axes_of(Panel("return", [curve(values, spread=0.0)]))
     assert axes.get_yscale() == "linear"
+
+
+def test_long_titles_are_wrapped_and_rows_begin_where_asked():
+    long = "a group with many words in its name (num_experts=8, top_k=2), layer 0"
+    panels = [Panel(long, [curve([1, 2])]), Panel("b", [curve([1, 2])]), Panel("c", [curve([1, 2])], starts_row=True)]
+    first, second, third = axes_of(*panels)
+    assert first.get_title(loc="left").split() == long.split() and "\n" in first.get_title(loc="left")
+    assert first.get_position().y0 == second.get_position().y0 > third.get_position().y1
+    assert first.get_position().x0 == third.get_position().x0 and third.get_ylabel() == "return" != second.get_ylabel()
+
+
+def test_faint_curves_and_limits():
+    thin = curve([5, 6, 7], "b")
+    [axes] = axes_of(Panel("x", [curve([1, 2, 3])], faint=[thin], has_zero_line=True))
+    assert to_hex([line for line in axes.lines if line.get_ydata()[0] == 5][0].get_color()).upper() == COLOURS[1]
+    assert axes.get_ylim()[1] > 7 and len(axes.collections) == 1, "thin curves count for the axis but have no band"
+    assert [line for line in axes.lines if list(line.get_ydata()) == [0, 0]]
+    [axes] = axes_of(Panel("x", [curve([1, 2, 3])], limits=(-2.0, 10.0)))
+    assert axes.get_ylim()[0] < -2 and axes.get_ylim()[1] > 10
+    assert axes_of(Panel("x", [], faint=[thin]))[0].lines, "thin curves alone are drawn too"
+
+
+def test_a_group_without_a_remark_keeps_its_colour_out_of_the_legend():
+    figure = draw([Panel("x", [curve([1, 2], "b")])], {"a": None, "b": ""}, title="t", y_label="", caption="c")
+    [text] = figure.legends[0].get_texts()
+    assert text.get_text() == "b" and to_hex(figure.axes[0].lines[0].get_color()).upper() == COLOURS[1]
 
 
 def test_many_panels_and_groups_keep_apart():

@@ -12,7 +12,8 @@ from lzero.reporting.run_data import RunData, RunDataError, common_name, flatten
 MAY_DIFFER = {
     *("exp_name", "output_dir", "env.num_eval_envs"),
     *(f"train.{name}" for name in ("max_env_steps", "eval_interval", "eval_episodes", "checkpoint_interval")),
-    *(f"train.{name}" for name in ("keep_checkpoints", "log_interval", "video")),
+    *(f"train.{name}" for name in ("keep_checkpoints", "log_interval", "moe_log_interval", "video")),
+    *("policy.gradient_conflict_interval", "policy.profile.line_profiler", "policy.profile.torch_profiler"),
 }
 FIELDS = dict(flatten(ExperimentConfig().model_dump(mode="json")))
 

@@ -1,0 +1,135 @@
+"""Run folders with the numbers of all analyses, made up but shaped as training writes them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lzero.config import ExperimentConfig
+from lzero.logging import RunLogger
+
+DOMAIN = "zoo.classic_control.domain:CLASSIC_CONTROL"
+GAMES = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
+WINDOWS = ("immediate", "short", "medium", "long")
+ENV_STEPS = 1000  # of a whole run
+
+
+def write_run(
+    folder: Path,
+    *,
+    seed: int,
+    experts: int = 4,
+    layers: int = 2,
+    analyses: int = 10,
+    games: Sequence[str] = GAMES,
+    **changes: Any,
+) -> Path:
+    """A run of ``analyses`` equal steps; without ``experts`` its feed-forward is a dense MLP.
+
+    ``changes`` go into its config by section.
+    """
+    model = changes.pop("model", {}) | {
+        "num_layers": layers,
+        "moe": {"enabled": experts > 0, "num_experts": max(experts, 1)},
+    }
+    env = {"domain": DOMAIN, "games": games}
+    config = ExperimentConfig.model_validate({"exp_name": folder.name, "env": env, "model": model, **changes})
+    rng = np.random.default_rng(seed)
+    with RunLogger(folder, is_main=True) as log:
+        (folder / "config.json").write_text(config.model_dump_json())
+        for number in range(1, analyses + 1):
+            step = ENV_STEPS * number // analyses
+            when = {"env_step": step, "train_iter": number}
+            log.scalars(dict(basic_scalars(rng, step, games)), **when)
+            scalars, arrays = conflict(rng, layers, experts, len(games))
+            log.scalars(scalars, **when)
+            log.arrays(arrays, **when)
+            if experts:
+                scalars, arrays = selection(rng, layers, experts, len(games), number / analyses)
+                log.scalars(scalars, **when)
+                log.arrays(arrays, **when)
+            log.scalars(dict(plasticity(rng, layers, experts)), **when)
+    return folder
+
+
+def basic_scalars(rng: np.random.Generator, step: int, games: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """What every run logs."""
+    yield "learn/loss", 5 - step / ENV_STEPS + 0.1 * rng.normal()
+    for game in games:
+        yield f"eval_return/{game}", step / 10 + rng.normal()
+        yield f"collect_return/{game}", step / 12 + rng.normal()
+        yield f"health/latent_norm/{game}", 1 + 0.1 * rng.normal()
+
+
+def component_names(layers: int, experts: int) -> list[str]:
+    """Every measuring point of a model."""
+    parts = ["before_moe", "moe_layer", *(["shared_expert", "router"] if experts else ())]
+    parts += [f"expert_{expert}" for expert in range(experts)]
+    inside = [f"{part}/layer{layer}" for layer in range(layers) for part in parts]
+    return ["encoder", "encoder_parameters", "transformer", *inside]
+
+
+def conflict(
+    rng: np.random.Generator, layers: int, experts: int, tasks: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scalars and matrices of the conflict; the last expert is used by one game alone, and has none."""
+    scalars, arrays = {}, {}
+    for name in component_names(layers, experts):
+        gradients = rng.normal(size=(tasks, 6))
+        gradients[0] -= (2.0 if "shared" in name else 0.5 if "expert" in name else 1.0) * gradients[1]
+        if name.startswith(f"expert_{experts - 1}/"):
+            gradients[1:] = np.nan
+        unit = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
+        cosine = unit @ unit.T
+        pairs = cosine[np.triu_indices(tasks, k=1)]
+        known = -pairs[np.isfinite(pairs)]
+        has = len(known) > 0
+        scalars[f"gradient_conflict/max_{name}"] = known.max() if has else np.nan
+        scalars[f"gradient_conflict/avg_{name}"] = known.mean() if has else np.nan
+        scalars[f"gradient_conflict/rate_{name}"] = (known > 0).mean() if has else np.nan
+        arrays[f"gradient_conflict_matrix/{name}"] = cosine
+        arrays[f"gradient_conflict_norms/{name}"] = np.linalg.norm(gradients, axis=1)
+    return scalars, arrays
+
+
+def selection(
+    rng: np.random.Generator, layers: int, experts: int, tasks: int, progress: float
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scalars and matrices of the expert selection; it gets sharper with ``progress`` from 0 to 1."""
+    scalars, arrays = {}, {}
+    for window in WINDOWS:
+        logits = 3 * progress * rng.normal(size=(layers, tasks, experts))
+        p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        entropy = -(p * np.log(p)).sum(axis=-1).mean(axis=0)
+        distance = np.abs(p[:, :, None] - p[:, None]).sum(axis=-1) / 2
+        for task in range(tasks):
+            scalars[f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy"] = entropy[task]
+            scalars[f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy/layer0"] = 77.0
+        scalars[f"MOE_Global/{window}/ExpertUsageEntropy"] = entropy.max()
+        scalars[f"MOE_Global/{window}/DeadExperts"] = float(rng.integers(2))
+        scalars[f"MOE_Global/{window}/LoadImbalance"] = experts * p.mean(axis=1).max()
+        for name in ("JS_Divergence", "TV_Distance", "Wasserstein_Distance"):
+            scalars[f"MOE_Divergence/{window}_Avg{name}"] = distance.mean()
+            scalars[f"MOE_Divergence/{window}_Max{name}"] = distance.max()
+        for layer in range(layers):
+            arrays[f"expert_selection/{window}/layer{layer}"] = p[layer]
+            for name in ("JS", "TV", "Wasserstein"):
+                arrays[f"task_similarity/{window}_{name}/layer{layer}"] = distance[layer]
+    return scalars, arrays
+
+
+def plasticity(rng: np.random.Generator, layers: int, experts: int) -> Iterator[tuple[str, float]]:
+    """Scalars of plasticity."""
+    blocks = [f"moe/layer{layer}/{part}" for layer in range(layers) for part in ("shared", "routed", "expert_0")]
+    modules = [
+        "all",
+        "encoder",
+        "encoder/layer0",
+        *(blocks if experts else [f"mlp/layer{layer}" for layer in range(layers)]),
+    ]
+    yield from ((f"plasticity/dormant_ratio/{module}", 0.1 * rng.random()) for module in modules)
+    for kind in ("weight_norm", "gradient_norm"):
+        yield from ((f"plasticity/{kind}/{module}", 10 + rng.random()) for module in ("encoder", "layer0.attention"))
+    if experts:
+        yield from ((f"plasticity/router_entropy/layer{layer}", rng.random()) for layer in range(layers))
