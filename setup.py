@@ -36,6 +36,8 @@ setup(
     extras_require={
         "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"],
         "minatar": ["minatar>=1.0.15"],  # GPL-3: optional, imported at run time
+        "torchjd": ["torchjd[quadprog-projector,cagrad]>=0.18"],
+        "profile": ["line_profiler>=5"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -1,9 +1,16 @@
 """The recipes in docs/ run as they are printed."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 import lzero
+from lzero.config import ExperimentConfig
+from lzero.entry import train_unizero_multitask_segment_ddp
+from zoo.catch.config.presets import presets
 
 DOCS = Path(lzero.__file__).parents[1] / "docs"
 
@@ -22,3 +29,46 @@ def test_the_domain_recipe_trains(tmp_path, monkeypatch):
     exec(train.replace('"max_env_steps": 8_000', '"eval_episodes": 2, "max_env_steps": 160'), {})
     assert (tmp_path / "runs" / "cartpole" / "metrics.jsonl").stat().st_size > 0
     assert list((tmp_path / "runs" / "cartpole" / "checkpoints").glob("step_*"))
+
+
+@pytest.fixture
+def research(tmp_path, monkeypatch) -> list[str]:
+    """Blocks of the page for research code, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return python_blocks("research.md")
+
+
+def test_the_recipe_for_own_models_sees_two_opposite_tasks(research):
+    found = {}
+    exec(research[0], found)
+    assert found["conflict"].valid.tolist() == [True, True, False]
+    assert found["picture"].shape[0] == 3
+
+
+def test_the_recipe_for_several_processes_agrees_with_one(research, tmp_path):
+    (tmp_path / "conflict_ranks.py").write_text(research[1], encoding="utf-8")
+
+    def printed(*launcher: str) -> float:
+        command = [sys.executable, *launcher, "conflict_ranks.py"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        [line] = [line for line in run.stdout.splitlines() if line.startswith("max_conflict_score")]
+        return float(line.split()[1])
+
+    ranks = printed("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    assert ranks == pytest.approx(printed(), abs=1e-6)
+
+
+def test_the_recipe_for_a_checkpoint_shows_every_task(research, capsys):
+    config = presets(moe=True)["both"][1].model_dump()
+    config["train"] |= {"max_env_steps": 640, "eval_episodes": 2, "video": False}
+    train_unizero_multitask_segment_ddp(ExperimentConfig.model_validate(config))
+    capsys.readouterr()
+    exec(research[2], {})
+    shown = capsys.readouterr().out
+    assert "0 Catch" in shown and "0 MirroredCatch" in shown
+
+
+def test_the_recipe_for_a_measuring_point_measures_it(research):
+    found = {}
+    exec(research[3], found)
+    assert {"attention/layer0", "after_attention/layer0", "encoder"} <= set(found["conflicts"])

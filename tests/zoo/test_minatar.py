@@ -330,7 +330,7 @@ def test_another_missing_package_is_not_blamed_on_minatar(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("moe", [True, False])
 def test_presets_are_what_their_names_say(moe: bool) -> None:
-    made = {name: config for name, (_, config) in presets(moe=moe).items()}
+    made = {name: config for name, (_, config) in presets(moe=moe).items() if not name.startswith("conflict_study")}
     assert {name: config.env.games for name, config in made.items()} == {
         "breakout": ("Breakout",),
         "three": ("Breakout", "Asterix", "SpaceInvaders"),

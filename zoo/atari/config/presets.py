@@ -4,6 +4,7 @@ import torch
 
 from lzero.config import ExperimentConfig
 from zoo.atari.envs import ATARI8, ATARI26
+from zoo.conflict_study import conflict_study
 
 ATARI3 = ("Pong", "MsPacman", "Seaquest")
 
@@ -30,6 +31,7 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
                 overrides={game: {"batch_size": 19} for game in ATARI26[-8:]},
             ),
         ),
+        **conflict_study(_published(f"atari8_conflict_{suffix}", ATARI8, wide, batch_size=128), moe=moe, interval=200),
     }
 
 

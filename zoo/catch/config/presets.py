@@ -1,6 +1,7 @@
 """Presets of the Catch experiments, with dense blocks or mixture-of-experts blocks."""
 
 from lzero.config import ExperimentConfig
+from zoo.conflict_study import conflict_study
 
 
 def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
@@ -16,6 +17,7 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
             "shared heads and no task embedding, but 4 steps of context: the task shows in the paddle's motion",
             _catch(f"catch_context_{suffix}", moe, share_head=True),
         ),
+        **conflict_study(_catch(f"catch_conflict_{suffix}", moe), moe=moe, interval=50),
     }
 
 

@@ -1,6 +1,7 @@
 """Presets of the MinAtar experiments, with dense blocks or mixture-of-experts blocks."""
 
 from lzero.config import ExperimentConfig
+from zoo.conflict_study import conflict_study
 from zoo.minatar.envs import GAMES
 
 THREE = ("Breakout", "Asterix", "SpaceInvaders")
@@ -19,6 +20,11 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
             _minatar(f"minatar_three_{suffix}", THREE, moe, **together),
         ),
         "five": ("all five games together", _minatar(f"minatar_five_{suffix}", tuple(GAMES), moe, **together)),
+        **conflict_study(
+            _minatar(f"minatar_conflict_{suffix}", THREE, moe, **together | {"max_env_steps": 30_000}),
+            moe=moe,
+            interval=50,
+        ),
     }
 
 

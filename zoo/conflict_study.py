@@ -1,0 +1,45 @@
+"""The study of gradient conflict and expert selection, for any domain: one MoE experiment, its dense twin and two ablations.
+
+Four blocks; a MoE block has one shared and eight routed experts. All variants have the same active parameters per token: where
+the shared or the routed part is left out, the remaining expert is twice as wide.
+"""
+
+from typing import Any
+
+from lzero.config import ExperimentConfig
+
+NAME = "conflict_study"
+
+
+def conflict_study(config: ExperimentConfig, *, moe: bool, interval: int) -> dict[str, tuple[str, ExperimentConfig]]:
+    """Presets of the study: name to (a line of help, config).
+
+    Args:
+        config: games, sizes and lengths; blocks and measurements are replaced.
+        moe: mixture-of-experts blocks with their ablations, or the dense twin alone.
+        interval: updates between two measurements.
+    """
+
+    def variant(suffix: str, experts: dict[str, Any]) -> ExperimentConfig:
+        data = config.model_dump()
+        data["exp_name"] += suffix
+        data["model"]["num_layers"] = 4
+        data["model"]["moe"] |= {"enabled": moe, "num_experts": 8, "num_shared_experts": 1} | experts
+        data["policy"]["gradient_conflict_interval"] = interval
+        data["train"]["moe_log_interval"] = interval
+        return ExperimentConfig.model_validate(data)
+
+    study = {NAME: ("conflict study: conflict and expert selection at a close look, 4 blocks", variant("", {}))}
+    if not moe:
+        return study
+    wide = {"hidden_ratio": 2 * config.model.moe.hidden_ratio}
+    return study | {
+        f"{NAME}_shared_only": (
+            "conflict study without routed experts",
+            variant("_shared_only", {"num_experts": 0} | wide),
+        ),
+        f"{NAME}_no_shared": (
+            "conflict study without shared experts",
+            variant("_no_shared", {"num_shared_experts": 0} | wide),
+        ),
+    }
