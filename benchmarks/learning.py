@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
 ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
 MINATAR = "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config"
-# The preset plays two games with a larger encoder; an hour on one core is enough for one game and a quarter of the work.
+# One game, an encoder of a quarter of the preset's work, more updates.
 PONG = (
     "--env.games Pong --env.num-eval-envs 8 --model.encoder.widths 16 32 --policy.batch-size 32 --policy.unroll-steps 5 "
     "--policy.replay-ratio 0.25 --policy.replay.capacity 60000 --policy.search.num-eval-simulations 16 "

@@ -178,8 +178,7 @@ class UniZeroMTPolicy:
         num_windows = totals.moments[:, 0] / (self.config.policy.unroll_steps + 1)
         found = TaskGradients.of(self._shared, self._own, points, passes, losses, num_windows)
         num_tasks = self.config.num_tasks
-        task_ids = torch.tensor(found.tasks, device=self.device)
-        grams = gram_matrices(found.rows, found.layout.lengths, task_ids, num_tasks)
+        grams = gram_matrices(found.rows, found.layout.lengths, found.tasks, num_tasks)
         weights = torch.ones(num_tasks, dtype=torch.float64, device=self.device)
         if self._aggregator is not None:  # one rank decides: some ways are random
             weights = num_tasks * self._aggregator.weights(found.layout.whole_gram(grams)) * self.dist.is_main
