@@ -1,10 +1,10 @@
-"""What measuring gradient conflict costs: an update that measures, and one in between, against a plain update.
+"""What measuring gradient conflict costs: an update that measures, and one in between, against a plain update, and
+the exchange between processes against a plain all-gather (benchmarks/conflict_exchange.py, which has more options).
 
     python benchmarks/conflict.py
-    python benchmarks/conflict.py --tasks 8 --dense --rounds 9
+    python benchmarks/conflict.py --tasks 8 --dense --rounds 9 --no-exchange
 
-The exchange between processes has a script of its own: benchmarks/conflict_exchange.py. Pictures are logged, not learned:
-their cost is in a run's ``time/log``.
+Pictures are logged, not learned: their cost is in a run's ``time/log``.
 """
 
 import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
@@ -13,6 +13,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
+import conflict_exchange
 import numpy as np
 import torch
 import tyro
@@ -43,6 +44,8 @@ class Arguments:
     """Dense blocks instead of 8+1 experts."""
     rounds: int = 5
     """Measurements of each; the order changes from round to round."""
+    exchange: bool = True
+    """Also compare the exchange between processes."""
 
 
 def make_policy(arguments: Arguments, num_tasks: int) -> UniZeroMTPolicy:
@@ -83,8 +86,15 @@ def seconds(policy: UniZeroMTPolicy, windows: ReplayWindows, interval: int) -> f
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     arguments = tyro.cli(Arguments)
+    Console().print(compare(arguments))
+    if arguments.exchange:
+        Console(width=130).print(conflict_exchange.compare(conflict_exchange.Arguments()))
+
+
+def compare(arguments: Arguments) -> Table:
+    """Measure updates; the table."""
     kinds = {"plain": 0, "in between": 1_000_000, "measuring": 1}
     table = Table(title=f"update, {arguments.batch_size} windows per game, D = {arguments.dim}, H = 10, td = 5")
     for header in ("games", *(f"{kind} s" for kind in kinds), "in between / plain", "measuring / plain"):
@@ -106,7 +116,7 @@ def main() -> None:
         table.add_row(str(num_tasks), *medians, *(f"{ratio:.2f}" for ratio in ratios.values()))
     blocks = "dense blocks" if arguments.dense else "8+1 experts"
     table.caption = f"{blocks}, {policy.device}, {policy.dtype}, {torch.get_num_threads()} threads; medians"
-    Console().print(table)
+    return table
 
 
 if __name__ == "__main__":

@@ -122,11 +122,8 @@ def on_ranks(function: Callable, *arguments: object, processes: int) -> list:
         return list(pool.map(job, range(processes)))
 
 
-def main() -> None:
-    """Measure, then print the table."""
-    arguments = tyro.cli(Arguments)
-    if arguments.tasks < max(arguments.processes):
-        raise SystemExit(f"--tasks {arguments.tasks}: give every one of {max(arguments.processes)} processes a task")
+def compare(arguments: Arguments) -> Table:
+    """Measure; the table."""
     full = 4 * arguments.tasks * arguments.columns / MIB
     table = Table(title=f"{arguments.tasks} tasks x {arguments.columns:,} columns, float32: {full:.0f} MiB in all")
     for header in (
@@ -155,7 +152,15 @@ def main() -> None:
             f"{ratio:.2f}",
         )
     table.caption = f"memory: peak of the worst rank besides its own rows; torch {torch.__version__}"
-    Console(width=130).print(table)
+    return table
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = tyro.cli(Arguments)
+    if arguments.tasks < max(arguments.processes):
+        raise SystemExit(f"--tasks {arguments.tasks}: give every one of {max(arguments.processes)} processes a task")
+    Console(width=130).print(compare(arguments))
 
 
 if __name__ == "__main__":

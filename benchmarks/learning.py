@@ -4,6 +4,8 @@ python benchmarks/learning.py catch                      # ablations on Catch an
 python benchmarks/learning.py breakout --seeds 0 1       # ablations on MinAtar Breakout
 python benchmarks/learning.py minatar --seeds 0 1        # MinAtar Breakout alone, and three games together
 python benchmarks/learning.py pong --seeds 0             # Atari Pong
+python benchmarks/learning.py study_catch                # conflict study: dense, MoE, and MoE without one of its parts
+python benchmarks/learning.py study_minatar              # conflict study on three MinAtar games: dense and MoE
 
 Runs go to ``runs/{suite}/{variant}_s{seed}``, ``--jobs`` at a time with one thread each. The same command again continues
 runs that were interrupted and leaves finished ones alone.
@@ -75,6 +77,19 @@ def ablations(script: str, preset: str, common: str = "", *, more: bool) -> tupl
     return tuple(variants)
 
 
+def study(script: str, *, more: bool) -> tuple[Variant, ...]:
+    """The conflict study: dense against MoE; ``more`` adds MoE blocks without their shared or their routed part."""
+    variants = [
+        Variant("dense", f"{script}.py", "conflict_study"),
+        Variant("moe", f"{script}_moe.py", "conflict_study"),
+    ]
+    if more:
+        variants += [
+            Variant(name, f"{script}_moe.py", f"conflict_study_{name}") for name in ("shared_only", "no_shared")
+        ]
+    return tuple(variants)
+
+
 SUITES = {
     "catch": ablations(CATCH, "both", more=True),
     "blind": (
@@ -87,6 +102,8 @@ SUITES = {
         Variant("three", f"{MINATAR}_moe.py", "three"),
     ),
     "pong": (Variant("pong", f"{ATARI}_moe.py", "cpu", PONG),),
+    "study_catch": study(CATCH, more=True),
+    "study_minatar": study(MINATAR, more=False),
 }
 
 
@@ -94,7 +111,9 @@ SUITES = {
 class Arguments:
     """Train every variant of a suite with several seeds."""
 
-    suite: tyro.conf.Positional[Literal["catch", "blind", "breakout", "minatar", "pong"]]
+    suite: tyro.conf.Positional[
+        Literal["catch", "blind", "breakout", "minatar", "pong", "study_catch", "study_minatar"]
+    ]
     """What to train."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each variant per seed."""

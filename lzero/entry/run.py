@@ -191,17 +191,22 @@ class Run:
             self._log_metrics(result, windows)
         if result.grams:
             how = {"is_main": self.dist.is_main, "drawing": self.drawing["conflict"]}
-            log_gradient_conflicts(self.logger, self.policy.conflicts(result), games, *now, **how)
+            with self.timer("analyse"):
+                conflicts = self.policy.conflicts(result)
+            log_gradient_conflicts(self.logger, conflicts, games, *now, **how)
         if train.moe_log_interval and self.policy.train_iter % train.moe_log_interval == 0:
             how = {"is_main": self.dist.is_main, "drawing": self.drawing["experts"]}
-            log_expert_selection(self.logger, self.policy.expert_selection(), games, *now, **how)
+            with self.timer("analyse"):
+                selection = self.policy.expert_selection()
+            log_expert_selection(self.logger, selection, games, *now, **how)
 
     def _log_metrics(self, result: LearnResult, windows: ReplayWindows) -> None:
         """Numbers of an update, and the health of what it works with."""
         metrics = self.policy.scalars(result)
         metrics["replay/age"] = windows.age.float().mean().item()
         metrics |= {"health/target_lag": self.policy.target_lag(), **self._latent_health(windows), **self._vitals()}
-        metrics |= self.policy.plasticity(windows, result)
+        with self.timer("analyse"):
+            metrics |= self.policy.plasticity(windows, result)
         metrics |= self.rates.pop(self.env_steps * self.config.num_tasks, self.policy.train_iter)
         self._log(metrics)
 
