@@ -15,6 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
@@ -181,12 +182,19 @@ def _checked(
 
 
 @functools.cache
+def _renderer() -> "RendererAgg":
+    """Measures text as it will be drawn."""
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, DPI)
+
+
+@functools.cache
 def _text_width(text: str, size: float, bold: bool) -> float:
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextToPath
 
     font = FontProperties(size=size, weight="bold" if bold else "normal")
-    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] / 72
+    return _renderer().get_text_width_height_descent(text, font, ismath=False)[0] / DPI
 
 
 def _widest(texts: Iterable[str], size: float = NAME_SIZE, *, bold: bool = False) -> float:

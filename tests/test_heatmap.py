@@ -99,6 +99,7 @@ def test_names_are_in_the_middle_of_their_rows_and_columns():
         (8, 8, tuple(f"layer {layer}" for layer in range(7)), "Expert selection"),
         (2, 3, ("a panel with a long title", "another panel with a title"), "A title that is longer than its picture is wide"),
         (1, 1, ("p",), "A title that is much longer than its picture is wide"),
+        (1, 1, ("p",), "gradient_conflict_matrix/moe_layer/layer3, " * 3 + "a title wider than several pictures"),
         (3, 64, tuple(f"layer {layer}" for layer in range(3)), "Many experts"),
     ],
 )  # fmt: skip

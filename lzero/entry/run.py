@@ -1,6 +1,7 @@
 """Everything a training loop works with: built from a config, restored from a checkpoint, logged, closed."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -138,12 +139,11 @@ class Run:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self.progress.__exit__(*exception)
-        self.profilers.__exit__(*exception)
-        self.logger.close()
-        self.env.close()
-        self.examination.close()
-        self.dist.shutdown()
+        with ExitStack() as closing:  # the last first, and all of them even if one fails
+            for close in (self.dist.shutdown, self.examination.close, self.env.close, self.logger.close):
+                closing.callback(close)
+            closing.callback(self.profilers.__exit__, *exception)
+            closing.callback(self.progress.__exit__, *exception)
 
     @property
     def is_warming_up(self) -> bool:

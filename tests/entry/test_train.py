@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import imageio.v2 as imageio
 import numpy as np
@@ -401,6 +403,16 @@ def test_a_run_whose_loss_is_no_number_stops_before_it_saves(tmp_path, monkeypat
         train_unizero_multitask_segment_ddp(settings(tmp_path, changes))
     newest = list_checkpoints(tmp_path / "tiny" / "checkpoints")[-1]
     assert load_state(newest)["env_steps"] == 40
+
+
+def test_everything_is_closed_even_if_a_profile_cannot_be_written(tmp_path, monkeypatch):
+    config, closed = ExperimentConfig.model_validate(settings(tmp_path)), []
+    run = Run(config, seed=0, max_env_steps=STEPS, resume=True)
+    with pytest.raises(OSError, match="disk full"), run:
+        for part in ("logger", "env", "examination"):
+            monkeypatch.setattr(getattr(run, part), "close", partial(closed.append, part))
+        monkeypatch.setattr(type(run.profilers), "__exit__", Mock(side_effect=OSError("disk full")))
+    assert closed == ["logger", "env", "examination"]
 
 
 def test_an_exploding_run_says_so(tmp_path):
