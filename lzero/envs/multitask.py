@@ -74,7 +74,7 @@ class MultiTaskVectorEnv:
         num_envs_per_task: n of each task.
         rows: one slice of the N rows per task.
         task_id: ``(N,)`` int64.
-        legal_actions: ``(N, A)`` bool, False where A exceeds the task's own action set.
+        legal_actions: ``(N, A)`` bool, False where A exceeds the task's own action set or the task excludes an action.
         observation_shape: ``(C, H, W)`` or ``(F,)``; missing channels and features are zero.
         observation_dtype: uint8 or float32 for images, float32 for vectors.
 
@@ -101,9 +101,10 @@ class MultiTaskVectorEnv:
         self._clip_reward = self._per_row([task.clip_reward for task in tasks], np.bool_)
         self._end_on_life_loss = self._per_row([task.end_on_life_loss for task in tasks], np.bool_)
         sizes = [int(task.env.single_action_space.n) for task in tasks]
-        self._action_count = self._per_row(sizes, np.int64)
         self.num_actions = padded_size("num_actions", num_actions, sizes, tasks)
-        self.legal_actions = np.arange(self.num_actions) < self._action_count[:, None]
+        self.legal_actions = np.zeros((self.num_envs, self.num_actions), np.bool_)
+        for task, rows, size in zip(tasks, self.rows, sizes, strict=True):
+            self.legal_actions[rows, list(range(size) if task.legal_actions is None else task.legal_actions)] = True
 
         self.observation_dtype = common_observation_dtype(tasks)
         self.observation_shape = common_observation_shape(tasks, observation_shape)
@@ -130,10 +131,10 @@ class MultiTaskVectorEnv:
         """Act in every environment; environments whose episode is over start the next one instead.
 
         Args:
-            actions: ``(N,)`` int64, each within its task's own action set (also where it will be ignored).
+            actions: ``(N,)`` int64, each legal in its row (also where it will be ignored).
 
         Raises:
-            ValueError: if an action is outside its task's set, or the shape or dtype differs.
+            ValueError: if an action is not legal, or the shape or dtype differs.
         """
         self._check_open()
         self._check_actions(actions)
@@ -191,13 +192,14 @@ class MultiTaskVectorEnv:
                 f"allowed is shape ({self.num_envs},) and dtype int64"
             )
         # Left unchecked, an action that ALE does not know kills its worker and the step never returns.
-        illegal = (actions < 0) | (actions >= self._action_count)
-        if illegal.any():
-            row = int(illegal.argmax())
+        known = (actions >= 0) & (actions < self.num_actions)
+        legal = known & self.legal_actions[np.arange(self.num_envs), np.where(known, actions, 0)]
+        if not legal.all():
+            row = int(legal.argmin())
             task = next(task for task, rows in zip(self._tasks, self.rows, strict=True) if row < rows.stop)
             raise ValueError(
-                f"actions[{row}]={actions[row]} is not an action of task {task.name!r}; allowed are "
-                f"0 to {self._action_count[row] - 1} (mask the policy with legal_actions)"
+                f"actions[{row}]={actions[row]} is not a legal action of task {task.name!r}; allowed are "
+                f"{', '.join(map(str, np.flatnonzero(self.legal_actions[row])))} (mask the policy with legal_actions)"
             )
 
     def _per_row(self, values: Sequence[Any], dtype: type[np.generic]) -> np.ndarray:

@@ -37,6 +37,8 @@ class TaskEnv:
     env_offset: int = 0
     """Number of the first environment within the task; differs where several ranks share a task, so that no
     two of them play the same episodes."""
+    legal_actions: tuple[int, ...] | None = None
+    """Actions that may be chosen; None for all of its environments' actions."""
 
 
 def channels_last(native: np.ndarray, layout: Layout) -> np.ndarray:
@@ -107,7 +109,8 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
 
     Raises:
         ValueError: for a repeated task id, images beside vectors, observations that do not have the stated
-            layout, actions that are not ``Discrete`` from 0, or an autoreset mode other than NEXT_STEP.
+            layout, actions that are not ``Discrete`` from 0, legal actions that are none of them, or an autoreset
+            mode other than NEXT_STEP.
     """
     if not tasks:
         raise ValueError("tasks: got none, at least one is needed")
@@ -135,6 +138,9 @@ def _check_spaces(task: TaskEnv, where: str) -> None:
         )
     if not isinstance(actions, Discrete) or actions.start != 0:
         raise ValueError(f"{where}: actions {actions}; allowed is Discrete from 0, convert them in a wrapper")
+    legal = task.legal_actions
+    if legal is not None and (not legal or not all(0 <= action < actions.n for action in legal)):
+        raise ValueError(f"{where}: legal_actions {legal}; give at least one of 0 to {actions.n - 1}, or None for all")
 
 
 def _check_autoreset(task: TaskEnv, where: str) -> None:

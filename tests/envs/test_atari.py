@@ -17,6 +17,7 @@ from zoo.atari.envs import (
     all_games,
     make_atari_multitask_env,
     make_atari_vector_env,
+    minimal_actions,
     rom_name,
 )
 
@@ -41,9 +42,7 @@ def road_runner() -> tuple[list[EnvStep], list[EnvStep]]:
     """The same play seen by a training and by an evaluation env: many deaths, games over and rewards."""
     actions = random_actions(300, 2)
     return tuple(
-        list(
-            play(make_atari_multitask_env(["RoadRunner"], [0], 2, training=training, num_threads=2), actions)
-        )
+        list(play(make_atari_multitask_env(["RoadRunner"], [0], 2, training=training, num_threads=2), actions))
         for training in (True, False)
     )
 
@@ -68,17 +67,13 @@ def test_game_names() -> None:
     assert set(ATARI26) < set(all_games())
 
 
-@pytest.mark.parametrize(
-    ("wrong", "nearest"), [("pong", "Pong"), ("MsPackman", "MsPacman"), ("up_n_down", "UpNDown")]
-)
+@pytest.mark.parametrize(("wrong", "nearest"), [("pong", "Pong"), ("MsPackman", "MsPacman"), ("up_n_down", "UpNDown")])
 def test_unknown_game_names_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"'{wrong}'.*'{nearest}'"):
         make_atari_vector_env(wrong, 1)
 
 
-@pytest.mark.parametrize(
-    "field", ["num_envs", "max_episode_steps", "num_threads", "frame_skip", "noop_max", "sticky"]
-)
+@pytest.mark.parametrize("field", ["num_envs", "max_episode_steps", "num_threads", "frame_skip", "noop_max", "sticky"])
 def test_refuses_numbers_out_of_range(field: str) -> None:
     options = {"num_envs": 1, field: -1}
     with pytest.raises(ValueError, match=f"{field}=-1"):
@@ -158,11 +153,36 @@ def test_lost_life_ends_the_episode_for_learning_only(road_runner: tuple[list[En
     assert (columns(training, "reset")[1:] == over[:-1]).all()
 
 
+def test_actions_without_effect_can_be_masked() -> None:
+    """ALE's own count tells how many actions have an effect; the others do what one of them does."""
+    games = ("Pong", "MsPacman", "Boxing")
+    assert [len(minimal_actions(game)) for game in games] == [
+        AtariVectorEnv(rom_name(game), 1, full_action_space=False).single_action_space.n for game in games
+    ]
+    env = make_atari_multitask_env(games, range(3), 1, training=True, only_minimal_actions=True)
+    assert [np.flatnonzero(legal).tolist() for legal in env.legal_actions] == [
+        list(minimal_actions(game)) for game in games
+    ]
+    actions = np.random.default_rng(0).choice([0, 1, 3, 4, 11, 12], 100)
+    everything, masked = (
+        list(
+            play(make_atari_multitask_env(["Pong"], [0], 1, training=True, only_minimal_actions=only), actions[:, None])
+        )
+        for only in (False, True)
+    )
+    for field in ("observation", "reward"):
+        np.testing.assert_array_equal(columns(masked, field), columns(everything, field))
+    with pytest.raises(
+        ValueError, match=r"actions\[0\]=2 is not a legal action of task 'Pong'; allowed are 0, 1, 3, 4, 11, 12"
+    ):
+        env.reset(0)
+        env.step(np.array([2, 0, 0]))
+    env.close()
+
+
 def test_reset_rows_ignore_the_action(road_runner: tuple[list[EnvStep], ...]) -> None:
     steps = road_runner[0]
-    first, env = next(
-        (time, e) for time, step in enumerate(steps) for e in range(2) if time and step.reset[e]
-    )
+    first, env = next((time, e) for time, step in enumerate(steps) for e in range(2) if time and step.reset[e])
     assert steps[first].raw_reward[env] == 0 and not steps[first].terminated[env]
     actions = random_actions(300, 2)[:first]
     actions[-1, env] = (actions[-1, env] + 1) % 18

@@ -166,9 +166,7 @@ def test_layouts_give_the_same_picture() -> None:
     chw = rng.integers(0, 255, (2, 6, 5, 4), np.uint8)
     hwc = np.ascontiguousarray(chw.transpose(0, 2, 3, 1))
     frames = np.ascontiguousarray(hwc.reshape(2, 5, 4, 2, 3).transpose(0, 3, 1, 2, 4))
-    env = MultiTaskVectorEnv(
-        [pictured(0, chw, "chw"), pictured(1, hwc, "hwc"), pictured(2, frames, "frames_hwc")]
-    )
+    env = MultiTaskVectorEnv([pictured(0, chw, "chw"), pictured(1, hwc, "hwc"), pictured(2, frames, "frames_hwc")])
     observation = env.reset(0).observation
     assert env.observation_shape == (6, 5, 4) and env.observation_dtype == np.uint8
     for rows in env.rows:
@@ -179,9 +177,7 @@ def test_pictures_are_a_channels_last_view_with_zero_channels() -> None:
     rng = np.random.default_rng(0)
     colour = rng.integers(1, 255, (2, 3, 8, 8), np.uint8)
     grey = rng.integers(1, 255, (1, 8, 8, 1), np.uint8)
-    observation = (
-        MultiTaskVectorEnv([pictured(0, colour, "chw"), pictured(1, grey, "hwc")]).reset(0).observation
-    )
+    observation = MultiTaskVectorEnv([pictured(0, colour, "chw"), pictured(1, grey, "hwc")]).reset(0).observation
     assert observation.shape == (3, 3, 8, 8)
     np.testing.assert_array_equal(observation[2, 0], grey[0, :, :, 0])
     assert not observation[2, 1:].any()
@@ -263,9 +259,7 @@ def test_refuses_actions_outside_the_task_s_set(actions: list[int]) -> None:
         env.step(np.array(actions))
 
 
-@pytest.mark.parametrize(
-    "actions", [np.zeros(2, np.int32), np.zeros(3, np.int64), np.zeros((2, 1), np.int64)]
-)
+@pytest.mark.parametrize("actions", [np.zeros(2, np.int32), np.zeros(3, np.int64), np.zeros((2, 1), np.int64)])
 def test_refuses_actions_of_wrong_shape_or_dtype(actions: np.ndarray) -> None:
     env = MultiTaskVectorEnv([scripted()])
     env.reset(0)
@@ -319,6 +313,8 @@ def strange_actions(space: gymnasium.Space) -> TaskEnv:
         ([picture(0, 8, 8, 3, layout="hcw")], {}, "unknown layout 'hcw'"),
         ([strange_actions(Discrete(3, start=1))], {}, "Discrete from 0"),
         ([strange_actions(MultiDiscrete([2, 2]))], {}, "Discrete from 0"),
+        ([replace(scripted(0), legal_actions=())], {}, r"legal_actions \(\); give at least one of 0 to 2"),
+        ([replace(scripted(0), legal_actions=(1, 3))], {}, r"legal_actions \(1, 3\); give at least one of 0 to 2"),
         ([scripted(0, actions=3)], {"num_actions": 2}, "num_actions=2.*'scripted0'.*3 or more"),
         ([scripted(0)], {"observation_shape": (2,)}, r"observation_shape\[0\]=2.*3 or more"),
         ([picture(0, 8, 8, 3)], {"observation_shape": (3, 9, 8)}, r"\(8, 8\), allowed is \(9, 8\)"),

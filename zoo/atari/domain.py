@@ -47,6 +47,7 @@ class AtariDomain:
             noop_max=config.noop_max,
             sticky=config.sticky_action_probability,
             frame_skip=config.frame_skip,
+            only_minimal_actions=config.minimal_actions,
         )
 
     def normalised_score(self, game: str, score: float) -> float | None:

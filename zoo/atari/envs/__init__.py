@@ -7,6 +7,7 @@ from zoo.atari.envs.atari import (
     all_games,
     make_atari_multitask_env,
     make_atari_vector_env,
+    minimal_actions,
     rom_name,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "all_games",
     "make_atari_multitask_env",
     "make_atari_vector_env",
+    "minimal_actions",
     "rom_name",
 ]

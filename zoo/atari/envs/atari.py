@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ale_py import roms
+from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
@@ -62,6 +62,19 @@ def rom_name(game: str) -> str:
         nearest = by_lower_case[difflib.get_close_matches(wanted, by_lower_case, n=1, cutoff=0.0)[0]]
         raise ValueError(f"game {game!r} is unknown to ALE; did you mean {nearest!r}? (names are CamelCase)")
     return _roms()[game]
+
+
+@functools.cache
+def minimal_actions(game: str) -> tuple[int, ...]:
+    """The actions that have an effect in a game, as numbers of the full set of 18: 6 in Pong.
+
+    Raises:
+        ValueError: for an unknown game.
+    """
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    emulator = ALEInterface()
+    emulator.loadROM(roms.get_rom_path(rom_name(game)))
+    return tuple(sorted(action.value for action in emulator.getMinimalActionSet()))
 
 
 def make_atari_vector_env(
@@ -135,6 +148,7 @@ def make_atari_multitask_env(
     sticky: float = 0.0,
     image_size: int = 64,
     frame_skip: int = 4,
+    only_minimal_actions: bool = False,
 ) -> MultiTaskVectorEnv:
     """Several games as one batch: observations ``(N, 3, image_size, image_size)`` uint8, 18 actions.
 
@@ -149,6 +163,8 @@ def make_atari_multitask_env(
         end_on_life_loss: overrides ``training`` for lives.
         num_threads: emulator threads of all games together, rounded up to the same number for every game.
         noop_max, sticky, image_size, frame_skip: as in :func:`make_atari_vector_env`.
+        only_minimal_actions: only actions that have an effect in a game are legal in it; each keeps its number, so that
+            it means the same in every game.
 
     Raises:
         ValueError: if a per-game argument is not as long as ``games``, and as :func:`make_atari_vector_env`.
@@ -179,6 +195,7 @@ def make_atari_multitask_env(
                 clip_reward=clips[i],
                 end_on_life_loss=cuts[i],
                 env_offset=offsets[i],
+                legal_actions=minimal_actions(game) if only_minimal_actions else None,
             )
             for i, game in enumerate(games)
         ]

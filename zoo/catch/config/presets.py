@@ -14,14 +14,16 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
             _catch(f"catch_blind_{suffix}", moe, context_steps=1, share_head=True),
         ),
         "context": (
-            "shared heads and no task embedding, but 4 steps of context: the task shows in the paddle's motion",
-            _catch(f"catch_context_{suffix}", moe, share_head=True),
+            "shared heads and no task embedding, but 4 steps of context: the task shows in the paddle's motion; 5 minutes",
+            _catch(f"catch_context_{suffix}", moe, share_head=True, replay_ratio=1.0),
         ),
         **conflict_study(_catch(f"catch_conflict_{suffix}", moe), moe=moe, interval=50),
     }
 
 
-def _catch(exp_name: str, moe: bool, *, context_steps: int = 4, share_head: bool = False) -> ExperimentConfig:
+def _catch(
+    exp_name: str, moe: bool, *, context_steps: int = 4, share_head: bool = False, replay_ratio: float = 0.25
+) -> ExperimentConfig:
     return ExperimentConfig.model_validate(
         {
             "exp_name": exp_name,
@@ -47,7 +49,7 @@ def _catch(exp_name: str, moe: bool, *, context_steps: int = 4, share_head: bool
                 "batch_size": 32,
                 "unroll_steps": 5,
                 "td_steps": 5,
-                "replay_ratio": 0.25,
+                "replay_ratio": replay_ratio,
                 "replay": {"capacity": 20_000},
                 "optimiser": {"learning_rate": 1e-3},
                 "search": {"num_simulations": 16, "num_eval_simulations": 16},
