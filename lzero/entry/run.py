@@ -36,7 +36,7 @@ from lzero.worker.vitals import Vitals, VitalSums
 
 logger = logging.getLogger(__name__)
 
-DRAWING_SHARE = 0.05  # of a run's time that the pictures of one subject may take; numbers are always logged
+DRAWING_SHARE = 0.02  # of a run's time that the pictures of one subject may take; numbers are always logged
 
 
 class RunError(RuntimeError):
