@@ -37,7 +37,8 @@ ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
 MINATAR = "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config"
 # One game, an encoder of a quarter of the preset's work, more updates; 6 of 18 actions have an effect.
 PONG = (
-    "--env.games Pong --env.minimal-actions --env.num-eval-envs 16 --model.encoder.widths 16 32 --policy.batch-size 32 --policy.unroll-steps 5 "
+    "--env.games Pong --env.minimal-actions --env.num-eval-envs 16 "
+    "--model.encoder.widths 16 32 --policy.batch-size 32 --policy.unroll-steps 5 "
     "--policy.replay-ratio 0.25 --policy.replay.capacity 60000 --policy.search.num-eval-simulations 16 "
     "--train.max-env-steps 80000 --train.eval-interval 20000 --train.eval-episodes 16 --train.checkpoint-interval 5000 "
     "--train.log-interval 50"
