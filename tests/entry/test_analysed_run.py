@@ -116,11 +116,9 @@ def test_every_number_and_picture_of_expert_selection_is_there(run, events):
         assert not any(tag.startswith("MOE") for tag in events.Tags()["scalars"])
 
 
+@pytest.mark.parametrize("run", [True], ids=["moe"], indirect=True)
 def test_expert_windows_go_on_when_a_run_is_continued(run, events):
-    moe, config, train_iter = run
-    if not moe:
-        assert not config.model.moe.enabled
-        return
+    _, config, train_iter = run
     tokens = config.policy.batch_size * (2 * config.policy.unroll_steps + 1)  # the last frame has no action
     for task in range(TASKS):
         for tag, per_update in {"DataPoints": 1, "TotalSelections": tokens}.items():
