@@ -34,7 +34,7 @@ setup(
         "imageio[ffmpeg]>=2.36",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9"],
         "minatar": ["minatar>=1.0.15"],  # GPL-3: optional, imported at run time
         "torchjd": ["torchjd[quadprog-projector,cagrad]>=0.18"],
         "profile": ["line_profiler>=5"],
