@@ -1,7 +1,7 @@
 # make train   the main job: sets everything up, then trains on two Atari games
 # make test    sets everything up, then runs all tests
 # make setup   only prepares .venv
-# JOBS=2      test processes side by side
+# JOBS=2       test processes side by side
 # ARGS="…"     extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
@@ -16,7 +16,7 @@ train: setup
 	$(BIN)/python $(SCRIPT) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
 ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
 MINATAR = "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config"
+# Larger batches, smaller steps and a longer run than the preset's minute.
+CATCH_SLOW = "--policy.batch-size 32 --policy.optimiser.learning-rate 1e-3 --train.max-env-steps 4800"
 # One game, an encoder of a quarter of the preset's work, more updates; 6 of 18 actions have an effect.
 PONG = (
     "--env.games Pong --env.minimal-actions --env.num-eval-envs 16 "
@@ -93,9 +95,9 @@ def study(script: str, *, more: bool) -> tuple[Variant, ...]:
 
 
 SUITES = {
-    "catch": ablations(CATCH, "both", more=True),
+    "catch": ablations(CATCH, "both", CATCH_SLOW, more=True),
     "blind": (
-        Variant("context 1, shared heads, no embedding", f"{CATCH}_moe.py", "blind", "--policy.replay-ratio 1"),
+        Variant("context 1, shared heads, no embedding", f"{CATCH}_moe.py", "blind", f"{CATCH_SLOW} --policy.replay-ratio 1"),
         Variant("context 4, shared heads, no embedding", f"{CATCH}_moe.py", "context"),
     ),
     "breakout": ablations(MINATAR, "breakout", "--train.max-env-steps 20000 --train.eval-interval 10000", more=False),

@@ -19,6 +19,7 @@ from zoo.catch.domain import CATCH
 ROOT = Path(lzero.__file__).parents[1]
 SCRIPT = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py"
 PRESETS = ("both", "blind")
+ONLY_THE_LAST_EVALUATION = ("--train.eval-interval", "10000", "--train.no-video")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def scores(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, preset, "--output-dir", folder, "--exp-name", preset, "--train.no-video"],
+            [sys.executable, SCRIPT, preset, "--output-dir", folder, "--exp-name", preset, *ONLY_THE_LAST_EVALUATION],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

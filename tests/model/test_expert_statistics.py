@@ -1,12 +1,8 @@
-"""Sliding windows of the expert selection against brute force; on two ranks this file is also the program of each."""
+"""Sliding windows of the expert selection against brute force."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections import deque
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import lzero
 from lzero.config import ModelConfig, MoEConfig
 from lzero.distributed import init_distributed
 from lzero.model.unizero_world_models.expert_statistics import (
@@ -27,10 +22,11 @@ from lzero.model.unizero_world_models.expert_statistics import (
 )
 from lzero.model.unizero_world_models.moe import MoELayer, hardcoded_experts
 from lzero.model.unizero_world_models.transformer import Transformer
+from tests.ranks import SECONDS, run_ranks
 
 NUM_TASKS, NUM_EXPERTS, DIM, LENGTH = 3, 4, 16, 6
 SMALL = {"windows": {"fine": 4, "middle": 12, "coarse": 40}, "num_buckets": 4}  # buckets of 1, 3 and 10 updates
-WORLD_SIZE, UPDATES, RUN_TIMEOUT_SECONDS = 2, 130, 120
+WORLD_SIZE, UPDATES = 2, 130
 
 
 def make_statistics(**options) -> ExpertSelectionStatistics:
@@ -290,9 +286,9 @@ def as_arrays(selection: dict[int, ExpertSelection]) -> list[tuple[np.ndarray, n
     return [(layer.counts, layer.data_points) for layer in selection.values()]
 
 
-def worker(directory: Path) -> None:
-    """What each rank does; the outcome goes to ``rank_{r}.pt``."""
-    place = init_distributed("cpu", timeout=timedelta(seconds=RUN_TIMEOUT_SECONDS / 2))
+def worker() -> dict:
+    """What each rank does."""
+    place = init_distributed("cpu", timeout=timedelta(seconds=SECONDS / 2))
     transformer, resumed = make_transformer(), make_transformer()
     for tasks in TASKS_OF_UPDATE[:2]:
         update(transformer, tasks[place.rank], present_in(tasks))
@@ -307,19 +303,13 @@ def worker(directory: Path) -> None:
         "resumed": as_arrays(resumed.reduce_expert_selection_stats()),
         "local": transformer.get_expert_selection_stats(),
     }
-    torch.save(outcome, directory / f"rank_{place.rank}.pt")
     place.barrier()
     place.shutdown()
+    return outcome
 
 
 def test_two_ranks_add_up(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}"]
-        + [str(Path(__file__)), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(Path(lzero.__file__).parents[1])},
-        timeout=RUN_TIMEOUT_SECONDS,
-        check=True,
-    )
+    outcomes = run_ranks(worker, WORLD_SIZE, tmp_path)
     alone, locals_ = make_transformer(), [make_transformer() for _ in range(WORLD_SIZE)]
     states = []
     for tasks in TASKS_OF_UPDATE:
@@ -328,15 +318,10 @@ def test_two_ranks_add_up(tmp_path):
             update(transformer, tasks[rank], present_in(tasks))
         states.append({name: tensor.clone() for name, tensor in alone.expert_selection_state().items()})
     expected = as_arrays(alone.reduce_expert_selection_stats())
-    for rank, transformer in enumerate(locals_):
-        outcome = torch.load(tmp_path / f"rank_{rank}.pt", weights_only=False)
+    for outcome, transformer in zip(outcomes, locals_, strict=True):
         np.testing.assert_equal(outcome["reduced"], expected)
         np.testing.assert_equal(outcome["resumed"], expected)
         np.testing.assert_equal(outcome["local"], transformer.get_expert_selection_stats())
         assert outcome["state"].keys() == states[1].keys()
         for name, tensor in states[1].items():
             assert torch.equal(outcome["state"][name], tensor), name
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))

@@ -1,15 +1,9 @@
-"""Gradient conflict against double-precision references, on one process and on groups of real gloo processes.
+"""Gradient conflict against double-precision references, on one process and on groups of 1, 2 and 4 gloo processes."""
 
-This file is also the program that torchrun starts: its four processes form groups of 1, 2 and 4 ranks.
-"""
-
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +11,6 @@ import torch
 from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import lzero
 from lzero.policy import gram as gram_module
 from lzero.policy.utils import (
     GradientConflict,
@@ -28,10 +21,10 @@ from lzero.policy.utils import (
     gram_matrices,
     log_gradient_conflict_heatmaps,
 )
+from tests.ranks import SECONDS, run_ranks
 
 WORLD_SIZE = 4
 GROUPS = {"default": (0, 1, 2, 3), "two": (1, 3), "one": (2,)}
-RUN_TIMEOUT_SECONDS = 150
 SEEDS = range(10)
 BUFFERS = ((1, 1), (90, 20), (2**20, 2**16))  # numbers sent and multiplied at a time: of one column, some, all
 SCORES = ("avg_conflict_score", "max_conflict_score", "min_conflict_score", "conflict_rate", "coverage")
@@ -191,10 +184,9 @@ def mismatches(rank: int) -> dict[str, str]:
     return {name: message_of(call) for name, call in wrong.items()}
 
 
-def worker(directory: Path) -> None:
-    """What each rank does; the outcome goes to ``rank_{r}.pt``."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=RUN_TIMEOUT_SECONDS / 2))
+def worker() -> dict:
+    """What each rank does."""
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=SECONDS / 2))
     rank = distributed.get_rank()
     groups = {name: distributed.new_group(members) for name, members in GROUPS.items() if name != "default"}
     groups["default"] = None
@@ -214,22 +206,14 @@ def worker(directory: Path) -> None:
     log_gradient_conflict_heatmaps(pictures, {"encoder": local, "router/layer0": local}, ["Pong", "Boxing"], 7)
     outcome["pictures"] = [(tag, image.shape, step) for tag, image, step in pictures.added] if pictures else []
     outcome["drawing_is_loaded"] = "matplotlib" in sys.modules
-    torch.save(outcome, directory / f"rank_{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> list[dict]:
-    directory = tmp_path_factory.mktemp("ranks")
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}"]
-        + [__file__, str(directory)],
-        env=os.environ | {"PYTHONPATH": str(Path(lzero.__file__).parents[1])},
-        timeout=RUN_TIMEOUT_SECONDS,
-        check=True,
-    )
-    return [torch.load(directory / f"rank_{rank}.pt") for rank in range(WORLD_SIZE)]
+    return run_ranks(worker, WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
 
 
 def assert_same_gram(actual: Tensor, expected: np.ndarray) -> None:
@@ -522,7 +506,3 @@ def test_pictures_are_logged_by_component():
     ]
     for _, image, _ in pictures.added:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] == 3
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))

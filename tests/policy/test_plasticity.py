@@ -1,16 +1,9 @@
-"""Dormant units and router entropy against loops over units, tokens and experts; one rank against two.
-
-The two-rank test runs on real gloo processes: this file is also the program that torchrun starts.
-"""
+"""Dormant units and router entropy against loops over units, tokens and experts; one rank against two."""
 
 import math
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import lzero
 from lzero.config import ModelConfig
 from lzero.distributed import Distributed, init_distributed
 from lzero.model import UniZeroMTModel
 from lzero.model.unizero_world_models.heads import Head, TaskGroups
 from lzero.model.unizero_world_models.moe import MoELayer
 from lzero.policy.plasticity import Activity, measure_plasticity, norms_by_module, recording, weight_norms
+from tests.ranks import SECONDS, run_ranks
 
 DIM, ACTIONS, NUM_TASKS, STEPS = 16, 3, 3, 4
 VECTOR, IMAGE = (6,), (4, 8, 8)
 TASKS = (0, 0, 0, 0, 0, 2, 2)  # uneven, and task 1 has no row
 TAU = 0.3  # high enough that units of a fresh network are dormant
-WORLD_SIZE, RUN_TIMEOUT_SECONDS = 2, 90
+WORLD_SIZE = 2
 DORMANT, ENTROPY = "plasticity/dormant_ratio/", "plasticity/router_entropy/"
 
 VIT = {"kind": "vit", "patch_size": 4, "vit_width": 16, "vit_heads": 2, "vit_layers": 2, "dropout": 0.5}
@@ -416,24 +409,17 @@ def run_case(name: str, dist: Distributed) -> dict[str, float]:
     return measure_plasticity(model, observation, action, groups, dist, TAU)
 
 
-def worker(directory: Path) -> None:
-    """What each rank does; the outcome goes to ``rank_{r}.pt``."""
-    dist = init_distributed("cpu", timeout=timedelta(seconds=RUN_TIMEOUT_SECONDS / 2))
-    torch.save({name: run_case(name, dist) for name in RANK_CASES}, directory / f"rank_{dist.rank}.pt")
+def worker() -> dict[str, dict]:
+    """What each rank does."""
+    dist = init_distributed("cpu", timeout=timedelta(seconds=SECONDS / 2))
+    outcome = {name: run_case(name, dist) for name in RANK_CASES}
     dist.shutdown()
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> list[Mapping[str, dict[str, float]]]:
-    directory = tmp_path_factory.mktemp("ranks")
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}"]
-        + [__file__, str(directory)],
-        env=os.environ | {"PYTHONPATH": str(Path(lzero.__file__).parents[1])},
-        timeout=RUN_TIMEOUT_SECONDS,
-        check=True,
-    )
-    return [torch.load(directory / f"rank_{rank}.pt") for rank in range(WORLD_SIZE)]
+    return run_ranks(worker, WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", RANK_CASES)
@@ -443,7 +429,3 @@ def test_two_ranks_measure_what_one_measures(outcomes, name):
     for outcome in outcomes:
         assert outcome[name] == pytest.approx(expected, abs=1e-6)
     assert outcomes[0][name] == outcomes[1][name]
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))

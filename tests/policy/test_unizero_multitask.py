@@ -1,22 +1,14 @@
-"""The update: gradients against an independent computation, targets against brute force, one rank against two.
-
-The two-rank tests run on real gloo processes: this file is also the program that torchrun starts.
-"""
+"""The update: gradients against an independent computation, targets against brute force, one rank against two."""
 
 import copy
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import lzero
 from lzero.config import ExperimentConfig, LossConfig
 from lzero.distributed import Distributed, assign_tasks, init_distributed
 from lzero.mcts.replay_buffer import ReplayWindows
@@ -37,10 +29,9 @@ from tests.policy.unizero_cases import (
     rows_of,
     snapshot,
 )
+from tests.ranks import SECONDS, run_ranks
 
 WORLD_SIZE = 2
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}")
-RUN_TIMEOUT_SECONDS = 90
 
 
 def test_frames_that_look_alike_keep_different_latents():
@@ -466,24 +457,17 @@ def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
     return outcome | snapshot(policy)
 
 
-def worker(directory: Path) -> None:
-    """What each rank does; the outcome goes to ``rank_{r}.pt``."""
-    dist = init_distributed("cpu", timeout=timedelta(seconds=RUN_TIMEOUT_SECONDS / 2))
-    torch.save({name: run_case(name, dist) for name in RANK_CASES}, directory / f"rank_{dist.rank}.pt")
+def worker() -> dict[str, dict]:
+    """What each rank does."""
+    dist = init_distributed("cpu", timeout=timedelta(seconds=SECONDS / 2))
+    outcome = {name: run_case(name, dist) for name in RANK_CASES}
     dist.shutdown()
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
-    directory = tmp_path_factory.mktemp("ranks")
-    root = Path(lzero.__file__).parents[1]
-    subprocess.run(
-        [sys.executable, *TORCHRUN, __file__, str(directory)],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        timeout=RUN_TIMEOUT_SECONDS,
-        check=True,
-    )
-    return [torch.load(directory / f"rank_{rank}.pt") for rank in range(WORLD_SIZE)]
+    return run_ranks(worker, WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", RANK_CASES)
@@ -502,7 +486,3 @@ def test_two_ranks_take_the_same_step_as_one(outcomes, name):
             )
     for key, tensor in outcomes[0][name].items():
         assert torch.equal(tensor.nan_to_num(9.0), outcomes[1][name][key].nan_to_num(9.0)), f"ranks differ in {key}"
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))

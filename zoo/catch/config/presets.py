@@ -7,11 +7,15 @@ from zoo.conflict_study import conflict_study
 def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
     """Name to (a line of help, config)."""
     suffix = "moe" if moe else "dense"
+    quick = {"batch_size": 8, "learning_rate": 2e-3, "max_env_steps": 4_000}
     return {
-        "both": ("Catch and MirroredCatch, told apart by task id; a minute on 2 cores", _catch(f"catch_{suffix}", moe)),
+        "both": (
+            "Catch and MirroredCatch, told apart by task id; a minute on 2 cores",
+            _catch(f"catch_{suffix}", moe, **quick),
+        ),
         "blind": (
             "one step of context, shared heads, no task embedding: the tasks cannot be told apart",
-            _catch(f"catch_blind_{suffix}", moe, context_steps=1, share_head=True),
+            _catch(f"catch_blind_{suffix}", moe, context_steps=1, share_head=True, **quick),
         ),
         "context": (
             "shared heads and no task embedding, but 4 steps of context: the task shows in the paddle's motion; 5 minutes",
@@ -22,7 +26,15 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
 
 
 def _catch(
-    exp_name: str, moe: bool, *, context_steps: int = 4, share_head: bool = False, replay_ratio: float = 0.25
+    exp_name: str,
+    moe: bool,
+    *,
+    context_steps: int = 4,
+    share_head: bool = False,
+    replay_ratio: float = 0.25,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    max_env_steps: int = 4_800,
 ) -> ExperimentConfig:
     return ExperimentConfig.model_validate(
         {
@@ -46,19 +58,19 @@ def _catch(
                 "moe": {"enabled": moe},
             },
             "policy": {
-                "batch_size": 32,
+                "batch_size": batch_size,
                 "unroll_steps": 5,
                 "td_steps": 5,
                 "replay_ratio": replay_ratio,
                 "replay": {"capacity": 20_000},
-                "optimiser": {"learning_rate": 1e-3},
+                "optimiser": {"learning_rate": learning_rate},
                 "search": {"num_simulations": 16, "num_eval_simulations": 16},
             },
             "train": {
-                "max_env_steps": 4_800,
+                "max_env_steps": max_env_steps,
                 "eval_interval": 1_600,
                 "eval_episodes": 64,
-                "checkpoint_interval": 4_800,
+                "checkpoint_interval": max_env_steps,
                 "log_interval": 20,
             },
         }
