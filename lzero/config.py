@@ -75,7 +75,7 @@ class EnvConfig(Section):
     difficulty_ramping: bool = True
     """MinAtar: games get harder with progress."""
     minimal_actions: bool = False
-    """Only the actions that have an effect in the game, others masked; MinAtar's are renumbered, Atari's are not."""
+    """Atari, MinAtar: only the actions that have an effect in the game; the others are masked, all keep their numbers."""
     overrides: dict[str, GameOverride] = {}
     """Per-game exceptions, keyed by game name."""
 

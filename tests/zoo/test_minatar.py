@@ -176,16 +176,15 @@ def test_difficulty_ramps_only_where_asked() -> None:
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_minimal_actions_are_the_full_ones_by_another_number(name: str) -> None:
-    native = np.array(game_shape(name).minimal_actions)
-    assert sorted(minatar.Environment(GAMES[name]).minimal_action_set()) == native.tolist()
-    minimal, full = (MinAtarVectorEnv(name, 2, minimal_actions=flag) for flag in (True, False))
-    assert minimal.single_action_space.n == len(native)
-    actions = random_actions(150, 2, len(native))
-    for env in (minimal, full):
-        env.reset(seed=3)
-    for got, expected in zip(play(minimal, actions), play(full, native[actions]), strict=True):
-        np.testing.assert_array_equal(got, expected)
+def test_minimal_actions_are_legal_alone_and_keep_their_numbers(name: str) -> None:
+    native = sorted(minatar.Environment(GAMES[name]).minimal_action_set())
+    minimal, full = (make((name,), (0,), minimal_actions=flag) for flag in (True, False))
+    assert [np.flatnonzero(row).tolist() for row in minimal.legal_actions] == [native] * 2
+    assert full.legal_actions.shape == (2, 6) and full.legal_actions.all()
+    actions = np.array(native)[random_actions(150, 2, len(native))]
+    np.testing.assert_array_equal(minimal.reset(3).observation, full.reset(3).observation)
+    for row in actions:
+        np.testing.assert_array_equal(minimal.step(row).observation, full.step(row).observation)
 
 
 def test_pads_channels_and_masks_actions() -> None:
@@ -195,11 +194,13 @@ def test_pads_channels_and_masks_actions() -> None:
         assert env.observation_shape == (10, 10, 10) and env.observation_dtype == np.uint8
         assert env.legal_actions.shape == (10, 6)
         assert env.legal_actions.sum(axis=1).tolist() == np.repeat(sizes if minimal else (6,) * 5, 2).tolist()
-        alone = [MinAtarVectorEnv(name, 2, minimal_actions=minimal, sticky=0.0) for name in names]
+        alone = [MinAtarVectorEnv(name, 2, sticky=0.0) for name in names]
+        useful = [np.array(game_shape(name).minimal_actions if minimal else range(6)) for name in names]
         env.reset(seed=0)
         for task, native in enumerate(alone):
             native.reset(seed=task_seed(0, task))
-        for row in random_actions(80, 10, 3):
+        for draw in random_actions(80, 10, 3):
+            row = np.concatenate([legal[draw[rows]] for legal, rows in zip(useful, env.rows, strict=True)])
             observation = env.step(row).observation
             for rows, native, used in zip(env.rows, alone, channels, strict=True):
                 np.testing.assert_array_equal(observation[rows, :used].transpose(0, 2, 3, 1), native.step(row[rows])[0])
@@ -209,7 +210,7 @@ def test_pads_channels_and_masks_actions() -> None:
 def test_a_rank_with_one_task_has_the_shapes_of_all() -> None:
     env = make(THREE, [0], minimal_actions=True)
     assert env.reset(0).observation.shape == (2, 6, 10, 10)
-    assert env.legal_actions.tolist() == [[True, True, True, False, False]] * 2
+    assert env.legal_actions.tolist() == [[True, True, False, True, False, False]] * 2
 
 
 def test_ranks_that_share_a_game_play_different_episodes() -> None:
@@ -251,7 +252,8 @@ def test_the_screen_shows_the_evaluated_episodes(name: str) -> None:
     observation = env.reset(4).observation
     picture = screen.reset(task_seed(4, 0))
     episodes, pictures = 0, set()
-    for row in random_actions(130, 2, game_shape(name).num_actions(minimal=True), seed=1):
+    useful = np.array(game_shape(name).minimal_actions)
+    for row in useful[random_actions(130, 2, len(useful), seed=1)]:
         assert picture.shape == (160, 160, 3) and picture.dtype == np.uint8
         lit = picture.any(axis=2)
         np.testing.assert_array_equal(lit, observation[0].any(axis=0).repeat(16, axis=0).repeat(16, axis=1))

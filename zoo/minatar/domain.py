@@ -41,16 +41,13 @@ class MinAtarDomain:
                 layout="hwc",
                 clip_reward=training and config.clips_reward_of(games[task]),
                 env_offset=offset,
+                legal_actions=game_shape(games[task]).minimal_actions if config.minimal_actions else None,
             )
             for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True)
         ]
         # Over all games, not this rank's alone: every rank holds the same model.
-        shapes = [game_shape(game) for game in games]
-        return MultiTaskVectorEnv(
-            tasks,
-            num_actions=max(shape.num_actions(minimal=config.minimal_actions) for shape in shapes),
-            observation_shape=(max(shape.channels for shape in shapes), SIDE, SIDE),
-        )
+        channels = max(game_shape(game).channels for game in games)
+        return MultiTaskVectorEnv(tasks, observation_shape=(channels, SIDE, SIDE))
 
     def normalised_score(self, game: str, score: float) -> float | None:
         """Multiples of a random policy's mean; None where that is nearly 0 (Freeway, Seaquest)."""
@@ -74,7 +71,6 @@ def _settings(config: EnvConfig, game: str) -> dict[str, Any]:
         "max_episode_steps": config.step_limit_of(game),
         "sticky": config.sticky_action_probability,
         "difficulty_ramping": config.difficulty_ramping,
-        "minimal_actions": config.minimal_actions,
     }
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from lzero.envs import MultiTaskVectorEnv, TaskEnv
 from lzero.worker.evaluator import Evaluation, evaluate
-from zoo.minatar.envs import GAMES, MinAtarVectorEnv
+from zoo.minatar.envs import GAMES, NUM_ACTIONS, MinAtarVectorEnv, game_shape
 
 SCORES_FILE = Path(__file__).with_name("scores.json")
 LEAST_RANDOM_MEAN = 0.25
@@ -162,12 +162,12 @@ class _Choice:
 class _RandomActor:
     """Draws legal actions uniformly; takes an actor's place in an evaluation."""
 
-    def __init__(self, num_envs: int, num_actions: int, rng: np.random.Generator) -> None:
-        self.num_envs, self.num_actions, self.rng = num_envs, num_actions, rng
+    def __init__(self, num_envs: int, legal_actions: np.ndarray, rng: np.random.Generator) -> None:
+        self.num_envs, self.legal_actions, self.rng = num_envs, legal_actions, rng
 
     def act(self, observation: np.ndarray) -> _Choice:
         """Choose without looking."""
-        return _Choice(self.rng.integers(self.num_actions, size=self.num_envs))
+        return _Choice(self.legal_actions[self.rng.integers(len(self.legal_actions), size=self.num_envs)])
 
     def forget(self, ended: np.ndarray) -> None:
         """There is no memory."""
@@ -187,11 +187,11 @@ def _play(
         max_episode_steps=settings.max_episode_steps,
         sticky=settings.sticky_action_probability,
         difficulty_ramping=settings.difficulty_ramping,
-        minimal_actions=settings.minimal_actions,
     )
-    env = MultiTaskVectorEnv([TaskEnv(native, task_id=0, name=game, layout="hwc")])
+    legal = game_shape(game).minimal_actions if settings.minimal_actions else tuple(range(NUM_ACTIONS))
+    env = MultiTaskVectorEnv([TaskEnv(native, task_id=0, name=game, layout="hwc", legal_actions=legal)])
     try:
-        actor = _RandomActor(env.num_envs, env.num_actions, rng)
+        actor = _RandomActor(env.num_envs, np.array(legal), rng)
         return evaluate(env, actor, episodes, seed, on_step=on_step)
     finally:
         env.close()

@@ -50,7 +50,6 @@ def _minatar(
                 "difficulty_ramping": True,
                 "num_envs": num_envs,
                 "num_eval_envs": 32,
-                # all six: an action then means the same in every game and shares its embedding
                 "minimal_actions": False,
                 # Freeway ends itself one step later, with a clock that no observation shows
                 "max_episode_steps": 2500,

@@ -32,7 +32,7 @@ GAMES = {
 SIDE = 10
 """Height and width of the grid in cells."""
 NUM_ACTIONS = 6
-"""Size of the full action set, the same in all games: nothing, left, up, right, down, fire."""
+"""The same in all games: nothing, left, up, right, down, fire."""
 NOTHING = 0
 MAX_EPISODE_STEPS = 2500
 """Default time limit in env steps. Freeway ends itself, as a death, one step later and no observation shows that
@@ -42,21 +42,17 @@ CELL_PIXELS = 16
 
 @dataclass(frozen=True)
 class GameShape:
-    """What a game shows and understands."""
+    """What a game shows and reacts to."""
 
     channels: int
     """C."""
     minimal_actions: tuple[int, ...]
-    """Those of the full action set that have an effect, ascending."""
-
-    def num_actions(self, *, minimal: bool) -> int:
-        """Size of the minimal or of the full action set."""
-        return len(self.minimal_actions) if minimal else NUM_ACTIONS
+    """Those that have an effect, ascending."""
 
 
 @functools.cache
 def game_shape(name: str) -> GameShape:
-    """Channels and actions of a game, asked of the package.
+    """Channels and useful actions of a game, asked of the package.
 
     Raises:
         ValueError: if the game is unknown.
@@ -78,7 +74,6 @@ class MinAtarVectorEnv(VectorEnv):
         max_episode_steps: time limit in env steps; it truncates and does not terminate.
         sticky: probability per env step that the game repeats the action it executed last.
         difficulty_ramping: games get harder with progress (Breakout and Freeway never do).
-        minimal_actions: offer only the actions that have an effect, in the order of the full set.
 
     Raises:
         ValueError: if the game is unknown or a number is out of range.
@@ -95,19 +90,16 @@ class MinAtarVectorEnv(VectorEnv):
         max_episode_steps: int = MAX_EPISODE_STEPS,
         sticky: float = 0.1,
         difficulty_ramping: bool = True,
-        minimal_actions: bool = False,
     ) -> None:
         if num_envs < 1 or max_episode_steps < 1:
             raise ValueError(f"num_envs={num_envs}, max_episode_steps={max_episode_steps}; allowed is 1 or more")
         if not 0 <= sticky <= 1:
             raise ValueError(f"sticky={sticky}; allowed is a probability from 0 to 1")
-        shape = game_shape(name)
         self.num_envs = num_envs
         self._max_episode_steps = max_episode_steps
         self._games = [_make_game(name, sticky, difficulty_ramping) for _ in range(num_envs)]
-        self._native_actions = shape.minimal_actions if minimal_actions else tuple(range(NUM_ACTIONS))
-        self.single_observation_space = Box(0, 255, (SIDE, SIDE, shape.channels), np.uint8)
-        self.single_action_space = Discrete(len(self._native_actions))
+        self.single_observation_space = Box(0, 255, (SIDE, SIDE, game_shape(name).channels), np.uint8)
+        self.single_action_space = Discrete(NUM_ACTIONS)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._over = np.ones(num_envs, np.bool_)
@@ -135,7 +127,7 @@ class MinAtarVectorEnv(VectorEnv):
         """Act in every environment; those whose episode is over begin the next one and ignore their action.
 
         Args:
-            actions: ``(n,)`` indices into the game's action set.
+            actions: ``(n,)`` int64, 0 to 5.
 
         Returns:
             Observations, rewards float64, terminated and truncated (each ``(n,)``), and an empty info.
@@ -146,7 +138,7 @@ class MinAtarVectorEnv(VectorEnv):
             if self._over[j]:
                 _begin_episode(game)
             else:
-                reward[j], terminated[j] = game.act(self._native_actions[actions[j]])
+                reward[j], terminated[j] = game.act(actions[j])
         self._steps = np.where(self._over, 0, self._steps + 1)
         truncated = (self._steps >= self._max_episode_steps) & ~terminated
         self._over = terminated | truncated
