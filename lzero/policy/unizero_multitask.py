@@ -6,7 +6,7 @@ S = H + 1 steps, T = tasks of the run, A = actions, D = latent width.
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lzero.config import ExperimentConfig
-from lzero.device import autocast, resolve_device, resolve_precision
+from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel, ema_update_, parameter_groups
 from lzero.model.unizero_world_models.expert_statistics import ExpertSelection
@@ -34,6 +34,9 @@ from lzero.policy.utils import GradientConflict, gram_matrices
 if TYPE_CHECKING:
     from lzero.mcts.replay_buffer import ReplayWindows
     from lzero.policy.actor import Actor
+
+# Multiplications of a token pass and an encoder below which an update gains nothing by a second thread.
+SMALL_UPDATE = 7e6
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,16 @@ class UniZeroMTPolicy:
         Args:
             windows: this rank's share of the batch, from its replay ring.
         """
+        with torch_threads(1) if self._is_small(windows) else nullcontext():
+            return self._learn(windows)
+
+    def _is_small(self, windows: "ReplayWindows") -> bool:
+        """Whether waking a second CPU thread costs more than it computes."""
+        tokens = 2 * windows.action.numel()
+        work = tokens * self.config.model.embed_dim**2 + 16 * windows.observation.numel()  # of the narrowest encoder
+        return self.device.type == "cpu" and work < SMALL_UPDATE
+
+    def _learn(self, windows: "ReplayWindows") -> LearnResult:
         config, num_tasks = self.config, self.config.num_tasks
         batch = self._batch(windows)
         points = self.measuring_points if self.measures_conflict else {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lzero.config import ExperimentConfig, LossConfig
+from lzero.device import torch_threads
 from lzero.distributed import Distributed, assign_tasks, init_distributed
 from lzero.mcts.replay_buffer import ReplayWindows
 from lzero.policy import UniZeroMTPolicy, update
@@ -32,6 +33,15 @@ from tests.policy.unizero_cases import (
 from tests.ranks import SECONDS, run_ranks
 
 WORLD_SIZE = 2
+
+
+def test_a_small_update_does_not_wake_a_second_thread(monkeypatch):
+    monkeypatch.setattr(UniZeroMTPolicy, "_learn", lambda *_: torch.get_num_threads())
+    config = make_config()
+    policy, windows = make_policy(config), make_windows(config)
+    large = replace(windows, observation=torch.zeros(64, 11, 3, 64, 64, dtype=torch.uint8))
+    with torch_threads(2):
+        assert (policy.learn(windows), policy.learn(large), torch.get_num_threads()) == (1, 2, 2)
 
 
 def test_frames_that_look_alike_keep_different_latents():

@@ -68,7 +68,7 @@ def _catch(
             },
             "train": {
                 "max_env_steps": max_env_steps,
-                "eval_interval": 1_600,
+                "eval_interval": 2_000,
                 "eval_episodes": 64,
                 "checkpoint_interval": max_env_steps,
                 "log_interval": 20,
