@@ -268,7 +268,7 @@ class Run:
 
     def _restore(self, checkpoint: Path) -> None:
         state = load_state(checkpoint)
-        check_resumable(state, self.config, self.dist.world_size, checkpoint)
+        check_resumable(state, self.config, self.seed, self.dist.world_size, checkpoint)
         self.env_steps, self.learning_since = state["env_steps"], state["learning_since"]
         self.last_returns = state["last_returns"]
         self.policy.load_tensors(lambda name: load_tensors(checkpoint, name, self.policy.device))
@@ -335,7 +335,9 @@ def env_seed(seed: int, env_steps: int) -> int:
     return int(np.random.SeedSequence((seed, env_steps)).generate_state(1)[0])
 
 
-def check_resumable(state: dict[str, Any], config: ExperimentConfig, world_size: int, checkpoint: Path) -> None:
+def check_resumable(
+    state: dict[str, Any], config: ExperimentConfig, seed: int, world_size: int, checkpoint: Path
+) -> None:
     """Refuse to continue ``checkpoint`` with what cannot fit it.
 
     Raises:
@@ -348,6 +350,7 @@ def check_resumable(state: dict[str, Any], config: ExperimentConfig, world_size:
         )
     then, now = state["config"], config.model_dump(mode="json")
     fixed = {
+        "seed": (state["seed"], seed),
         "model": (then["model"], now["model"]),
         "env.domain": (then["env"]["domain"], now["env"]["domain"]),
         "env.games": (then["env"]["games"], now["env"]["games"]),

@@ -324,7 +324,15 @@ def test_another_experiment_is_not_continued(copied, field):
     """The error names the field, and the run stays as it was."""
     before = contents(copied / "tiny")
     with pytest.raises(RunError, match=f"another {field}.*was .*, is .*another exp_name"):
-        train_unizero_multitask_segment_ddp(settings(copied, REFUSED[field]), max_env_step=STEPS + 20)
+        train_unizero_multitask_segment_ddp(settings(copied, REFUSED[field]), seed=3, max_env_step=STEPS + 20)
+    assert contents(copied / "tiny") == before
+
+
+def test_another_seed_is_another_run(copied):
+    """Otherwise a finished run would be taken for one with the new seed."""
+    before = contents(copied / "tiny")
+    with pytest.raises(RunError, match="another seed: seed was 3, is 4; restore these values or choose another exp_name"):
+        train_unizero_multitask_segment_ddp(settings(copied), seed=4)
     assert contents(copied / "tiny") == before
 
 

@@ -21,7 +21,7 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
         ),
         "five": ("all five games together", _minatar(f"minatar_five_{suffix}", tuple(GAMES), moe, **together)),
         **conflict_study(
-            _minatar(f"minatar_conflict_{suffix}", THREE, moe, **together | {"max_env_steps": 20_000}),
+            _minatar(f"minatar_conflict_{suffix}", THREE, moe, **together | {"max_env_steps": 12_000}),
             moe=moe,
             interval=50,
         ),
