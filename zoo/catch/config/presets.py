@@ -10,7 +10,7 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
     quick = {"batch_size": 8, "learning_rate": 2e-3, "max_env_steps": 4_000}
     return {
         "both": (
-            "Catch and MirroredCatch, told apart by task id; a minute on 2 cores",
+            "Catch and MirroredCatch, told apart by task id; a minute or two",
             _catch(f"catch_{suffix}", moe, **quick),
         ),
         "blind": (
