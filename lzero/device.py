@@ -96,10 +96,10 @@ def _warn_slow_bf16(device_type: str) -> None:
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use ``count`` CPU threads for a while."""
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use ``count`` CPU threads for a while; None leaves their number as it is."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

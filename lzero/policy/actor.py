@@ -4,7 +4,7 @@ Shape legend: N = environments, A = actions, C = context steps.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +129,7 @@ class Actor:
 
     def _search(self, latent: torch.Tensor) -> SearchResult:
         small = self.device.type == "cpu" and latent.numel() * latent.shape[1] < SMALL_SEARCH
-        with torch_threads(1) if small else nullcontext():
+        with torch_threads(1 if small else None):
             root = self.model.initial_inference(
                 self.context.with_current(latent),
                 self.context.action,

@@ -6,7 +6,7 @@ S = H + 1 steps, T = tasks of the run, A = actions, D = latent width.
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from lzero.policy.plasticity import measure_plasticity, norms_by_module, weight_
 from lzero.policy.scaling_transform import ScalarSupport
 from lzero.policy.targets import episode_masks, step_masks, value_targets
 from lzero.policy.task_gradients import TaskGradients
-from lzero.policy.update import Batch, Pass, Totals
+from lzero.policy.update import Batch, Pass, Totals, windows_by_task
 from lzero.policy.utils import GradientConflict, gram_matrices
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class UniZeroMTPolicy:
         Args:
             windows: this rank's share of the batch, from its replay ring.
         """
-        with torch_threads(1) if self._is_small(windows) else nullcontext():
+        with torch_threads(1 if self._is_small(windows) else None):
             return self._learn(windows)
 
     def _is_small(self, windows: "ReplayWindows") -> bool:
@@ -134,7 +134,7 @@ class UniZeroMTPolicy:
         batch = self._batch(windows)
         points = self.measuring_points if self.measures_conflict else {}
         # one pass over the whole batch, or, where every task's gradient is wanted, one over the rows of each task
-        parts = {None: batch} if not points and self._aggregator is None else batch.by_task(_sizes(windows.task_id))
+        parts = {None: batch} if not points and self._aggregator is None else batch.by_task(windows_by_task(windows.task_id))
         activations = {name: point for name, point in points.items() if isinstance(point, ActivationPoint)}
 
         self.model.train()
@@ -396,9 +396,3 @@ class UniZeroMTPolicy:
         self.entropy_weight.log_weight = load("entropy")["log_weight"]
         selection = load("expert_selection")
         self.model.world_model.transformer.load_expert_selection_state(selection, is_main=self.dist.is_main)
-
-
-def _sizes(task_id: Tensor) -> dict[int, int]:
-    """Windows by task of ``task_id (B,)``, which is on the host and sorted."""
-    tasks, sizes = np.unique(task_id.numpy(), return_counts=True)
-    return dict(zip(tasks.tolist(), sizes.tolist(), strict=True))

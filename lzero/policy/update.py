@@ -10,6 +10,7 @@ Q = loss terms that are means over steps, L = mixture-of-experts layers, E = rou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,3 +143,9 @@ class Totals:
         loss = weighted_total(means, spread, config.policy.loss, entropy_weight).mean()
         balance = part.output.balance
         return loss if balance is None else loss + balance.loss(self.load, config.model.moe)
+
+
+def windows_by_task(task_id: Tensor) -> dict[int, int]:
+    """How many windows each task has in ``task_id (B,)``, which is on the host and sorted."""
+    tasks, sizes = np.unique(task_id.numpy(), return_counts=True)
+    return dict(zip(tasks.tolist(), sizes.tolist(), strict=True))
