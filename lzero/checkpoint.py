@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lzero.device import in_memory_order_of
 from lzero.distributed import Distributed
 
 logger = logging.getLogger(__name__)
@@ -232,13 +233,14 @@ def load_optimizer_state_(
         if name not in indices:
             raise CheckpointError(f"optimizer state {full_name!r} belongs to no parameter of this model")
         index = indices[name]
-        shape = optimized[index][1].shape
-        if key != "step" and value.shape != shape:
+        parameter = optimized[index][1]
+        if key != "step" and value.shape != parameter.shape:
             raise CheckpointError(
-                f"optimizer state {full_name!r} has shape {tuple(value.shape)}, its parameter {tuple(shape)}"
+                f"optimizer state {full_name!r} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
             )
         # a copy on the CPU: the file may be memory-mapped, and load_state_dict moves what belongs on the GPU
-        state.setdefault(index, {})[key] = value.to("cpu", copy=True)
+        value = value.to("cpu", copy=True)
+        state.setdefault(index, {})[key] = value if key == "step" else in_memory_order_of(parameter, value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

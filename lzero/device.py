@@ -1,4 +1,4 @@
-"""Where to compute and how precisely: device and precision of a run."""
+"""Where to compute, how precisely, and how tensors lie in memory: device, precision and threads of a run."""
 
 import functools
 import logging
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -104,3 +105,12 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_memory_order_of(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """``tensor``, or a copy of it, whose numbers lie in memory as those of ``parameter``, which has its shape.
+
+    Fused optimisers walk through memory and never ask for strides. A gradient or moment of a ``channels_last`` weight
+    that lies in the order of its axes would move other weights than its own, without an error.
+    """
+    return tensor if tensor.stride() == parameter.stride() else torch.empty_like(parameter, device=tensor.device).copy_(tensor)

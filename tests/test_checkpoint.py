@@ -325,6 +325,20 @@ def test_resumed_training_continues_bit_identically(directory):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_optimizer_state_lies_in_memory_as_its_parameters_do():
+    """Fused optimisers walk through memory; files hold tensors in the order of their axes."""
+    model = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.randn(2, 4, 5, 5)).square().sum().backward()
+    optimizer.step()
+    saved = optimizer_state_to_tensors(optimizer, model.named_parameters())
+    load_optimizer_state_(optimizer, model.named_parameters(), {name: value.contiguous() for name, value in saved.items()})
+    loaded = optimizer_state_to_tensors(optimizer, model.named_parameters())
+    for name in ("exp_avg/weight", "exp_avg_sq/weight"):
+        assert torch.equal(loaded[name], saved[name])
+        assert loaded[name].stride() == model.weight.stride() != model.weight.contiguous().stride()
+
+
 def test_optimizer_state_that_does_not_fit_is_refused():
     model, optimizer = make_training()
     train(model, optimizer, 1)

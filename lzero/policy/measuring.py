@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lzero.device import in_memory_order_of
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.model.unizero_world_models.moe import MoELayer
 
@@ -54,7 +55,9 @@ def standard_points(model: UniZeroMTModel) -> dict[str, MeasuringPoint]:
         if isinstance(block.feed_forward, MoELayer):
             points |= {f"{name}/layer{layer}": point for name, point in _expert_points(block.feed_forward).items()}
     points["transformer"] = ParameterPoint.of(model.world_model.transformer)
-    points["encoder_parameters"] = ParameterPoint.of(model.encoder)
+    own = {id(parameter) for parameter in model.task_parameters()}
+    shared = [parameter for parameter in model.encoder.parameters() if id(parameter) not in own]
+    points["encoder_parameters"] = ParameterPoint(tuple((parameter, None) for parameter in shared))
     return points
 
 
@@ -148,10 +151,10 @@ class RowLayout:
         torch.cat([tensor.reshape(-1).to(row.dtype) for tensor in (*tensors, *activations)], out=row)
 
     def set_gradients_(self, flat: Tensor) -> None:
-        """Make the parameters' columns of ``flat (F,)`` or ``(P,)`` their ``.grad``, as views."""
+        """Make the parameters' columns of ``flat (F,)`` or ``(P,)`` their ``.grad``."""
         start = 0
         for parameter in self.parameters:
-            parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+            parameter.grad = in_memory_order_of(parameter, flat[start : start + parameter.numel()].view_as(parameter))
             start += parameter.numel()
 
     def whole_gram(self, grams: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lzero.device import in_memory_order_of
 from lzero.policy.measuring import ActivationPoint, MeasuringPoint, RowLayout
 from lzero.policy.update import Pass
 
@@ -60,8 +61,10 @@ class TaskGradients:
             averages = [sum(_mean_token(next(at_seen)) for _ in part.activations[name]) * share for name in names]
             layout.write_(row, at_shared, averages)
             for parameter, gradient in zip(own, at_own, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                if gradient is not None and parameter.grad is None:
+                    parameter.grad = in_memory_order_of(parameter, gradient)
+                elif gradient is not None:
+                    parameter.grad.add_(gradient)
         return cls(layout, rows, tuple(passes))
 
     def combine_(self, weights: Tensor) -> None:

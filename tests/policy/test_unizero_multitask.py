@@ -3,12 +3,14 @@
 import copy
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lzero.checkpoint import CheckpointManager, load_optimizer_state_, load_tensors, optimizer_state_to_tensors
 from lzero.config import ExperimentConfig, LossConfig
 from lzero.device import torch_threads
 from lzero.distributed import Distributed, assign_tasks, init_distributed
@@ -17,7 +19,6 @@ from lzero.policy import UniZeroMTPolicy, update
 from lzero.policy.losses import TERMS, Targets
 from tests.policy.unizero_cases import (
     ACTIONS,
-    FEATURES,
     GAMES,
     LEGAL,
     MODELS,
@@ -27,6 +28,7 @@ from tests.policy.unizero_cases import (
     make_windows,
     merged,
     naive_masks,
+    observation_shape,
     rows_of,
     snapshot,
 )
@@ -390,16 +392,18 @@ def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(s
     torch.testing.assert_close(targets.policy[searched], torch.stack(fresh, dim=1)[searched])
 
 
-def test_saved_tensors_continue_the_run():
-    config = make_config({"policy": {"loss": {"adaptive_entropy": True}}, "model": {"moe": {"balance": "bias"}}})
+@pytest.mark.parametrize("name", ["biased", "conv"])
+def test_saved_tensors_continue_the_run(name, tmp_path):
+    config = make_config(merged(MODELS[name], {"policy": {"loss": {"adaptive_entropy": True}}}))
     policy = make_policy(config)
     for seed in range(2):
         policy.learn(make_windows(config, seed=seed))
-    saved = {name: {key: tensor.clone() for key, tensor in group.items()} for name, group in policy.tensors().items()}
+    state = {"optimizer": optimizer_state_to_tensors(policy.optimiser, policy.model.named_parameters())}
+    path = CheckpointManager(tmp_path).save(2, policy.tensors() | state, {})
     torch.manual_seed(9)
-    other = UniZeroMTPolicy(config, (FEATURES,), LEGAL)
-    other.load_tensors(saved.__getitem__)
-    other.optimiser.load_state_dict(copy.deepcopy(policy.optimiser.state_dict()))
+    other = UniZeroMTPolicy(config, observation_shape(config), LEGAL)
+    other.load_tensors(partial(load_tensors, path))
+    load_optimizer_state_(other.optimiser, other.model.named_parameters(), load_tensors(path, "optimizer"))
     other.train_iter = policy.train_iter
     windows = make_windows(config, seed=3)
     assert torch.equal(policy.learn(windows).task_means, other.learn(windows).task_means)

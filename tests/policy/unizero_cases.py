@@ -26,6 +26,10 @@ MODELS = {
     "hardcoded": {"model": {"task_embedding": "concat", "moe": {"routing": "hardcoded"}}},
     "balanced": {"model": {"moe": {"balance": "aux_loss"}}},
     "biased": {"model": {"moe": {"balance": "bias"}}},
+    "task-conditioned": {"model": {"encoder": {"task_conditioned": True}}},
+    "conv": {"model": {"encoder": {"kind": "conv", "widths": (16, 8)}}},
+    "resnet": {"model": {"encoder": {"kind": "resnet", "widths": (8, 16), "stem_stride": 1}}},
+    "vit": {"model": {"encoder": {"kind": "vit", "patch_size": 4, "vit_width": 16, "vit_heads": 2, "vit_layers": 1}}},
 }
 
 
@@ -64,10 +68,15 @@ def make_config(changes: Mapping[str, Any] | None = None) -> ExperimentConfig:
     return ExperimentConfig.model_validate(merged(base, changes or {}))
 
 
+def observation_shape(config: ExperimentConfig) -> tuple[int, ...]:
+    """Of vectors for fully connected encoders, of small pictures for the others."""
+    return (FEATURES,) if config.model.encoder.kind == "mlp" else (4, 8, 8)
+
+
 def make_policy(config: ExperimentConfig, dist: Distributed | None = None) -> UniZeroMTPolicy:
     """A policy whose heads are not zero and whose target network differs from the online one, the same every time."""
     torch.manual_seed(0)
-    policy = UniZeroMTPolicy(config, (FEATURES,), LEGAL[: config.num_tasks], dist)
+    policy = UniZeroMTPolicy(config, observation_shape(config), LEGAL[: config.num_tasks], dist)
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -82,7 +91,8 @@ def make_replay(config: ExperimentConfig, *, sharp: bool = False, seed: int = 0)
     task_of_ring = np.repeat(np.arange(config.num_tasks), 2)
     legal = LEGAL[task_of_ring]
     rings, window = len(task_of_ring), config.policy.window
-    replay = ReplayBuffer(task_of_ring, 100, (FEATURES,), np.float32, ACTIONS, window)
+    shape = observation_shape(config)
+    replay = ReplayBuffer(task_of_ring, 100, shape, np.float32, ACTIONS, window)
     over = np.zeros(rings, bool)
     for _ in range(80):
         reset = over
@@ -91,7 +101,7 @@ def make_replay(config: ExperimentConfig, *, sharp: bool = False, seed: int = 0)
         timed_out = (ending >= 0.12) & (ending < 0.2)
         visits = rng.random((rings, ACTIONS)) ** (30 if sharp else 1) * legal
         replay.append(
-            observation=rng.normal(size=(rings, FEATURES)).astype(np.float32),
+            observation=rng.normal(size=(rings, *shape)).astype(np.float32),
             action=rng.integers(0, legal.sum(axis=1)),
             reward=rng.normal(size=rings) * ~reset,
             terminated=(died | life_lost) & ~reset,
