@@ -6,7 +6,6 @@ Shape legend: L = rows of this rank, R = rows of all ranks, P = tasks that have 
 S = segments of columns, C = columns in hand.
 """
 
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ import torch
 from torch import Tensor, distributed
 
 from lzero.distributed import split_evenly
+
+Gradients = Sequence[Tensor | None] | Tensor
+"""A tensor ``(L, D)``, or L tensors of one shape; ``None`` and zeros mark a task without gradient."""
 
 # at a time
 BUFFER_NUMBERS = 2**20  # sent, and received: hides the latency of a collective
@@ -83,15 +85,26 @@ def gram_matrices(
 
 @torch.no_grad()
 def gram_of_segments(
-    segments: Sequence[Tensor], task_ids: Sequence[int] | Tensor, num_tasks: int, ranks: Ranks
+    groups: Sequence[Gradients], task_ids: Sequence[int] | Tensor, num_tasks: int, ranks: Ranks
 ) -> Tensor:
-    """:func:`gram_matrices` of rows that lie in S tensors ``(L, D_s)``, which are never joined."""
-    ids = task_ids.tolist() if isinstance(task_ids, Tensor) else list(task_ids)
-    _check(segments, ids, num_tasks)
-    ends = list(accumulate(segment.shape[1] for segment in segments))
-    device = segments[0].device
-    wide = any(segment.dtype == torch.float64 for segment in segments)
-    ids_by_rank, wide = _announce(ids, ends, num_tasks, wide, device, ranks)
+    """:func:`gram_matrices` of S components ``(L, D_s)``, which are never joined.
+
+    A component without any gradient on this rank may be wider on others: their columns are zero here.
+    """
+    segments, ids, problem = [], [], None
+    try:
+        ids = task_ids.tolist() if isinstance(task_ids, Tensor) else list(task_ids)
+        segments = [as_rows(gradients) for gradients in groups]
+        _check(segments, ids, num_tasks)
+    except ValueError as error:
+        problem = error  # the other ranks wait in the first collective: they have to hear of it
+    device = _device(segments, ranks)
+    ids_by_rank, widths, wide = _announce(segments, ids, num_tasks, problem, device, ranks)
+    nothing = torch.zeros(1, 1, device=device)
+    segments = [
+        segment if segment.shape[1] else nothing.expand(len(ids), width)
+        for segment, width in zip(segments, widths, strict=True)
+    ]
     everywhere = [task for row_ids in ids_by_rank for task in row_ids]
     present = list(dict.fromkeys(everywhere))
     gram_TT = torch.zeros(len(segments), num_tasks, num_tasks, dtype=torch.float64, device=device)
@@ -101,6 +114,7 @@ def gram_of_segments(
     if len(present) < len(everywhere):
         places = torch.tensor([present.index(task) for task in everywhere], device=device)
     gram_PP = torch.zeros(len(segments), len(present), len(present), dtype=torch.float64, device=device)
+    ends = list(accumulate(widths))
     for start, shard_RC in _shards(segments, ends, [len(row_ids) for row_ids in ids_by_rank], wide, ranks):
         _add_products_(gram_PP, shard_RC, places, ends, start)
     if ranks.count > 1:
@@ -108,6 +122,29 @@ def gram_of_segments(
     index = torch.tensor(present, device=device)
     gram_TT[:, index[:, None], index] = gram_PP
     return gram_TT
+
+
+def as_rows(gradients: Gradients) -> Tensor:
+    """The gradients as one tensor ``(L, D)``; zeros for those that are absent, ``(L, 0)`` if all in a list are.
+
+    Raises:
+        ValueError: if they have no common shape, or a tensor is no ``(L, D)`` with D ≥ 1.
+    """
+    if isinstance(gradients, Tensor):
+        if gradients.dim() != 2 or gradients.shape[1] == 0:
+            raise ValueError(f"gradients have shape {tuple(gradients.shape)}: give (L, D) with at least one column")
+        return gradients.detach()
+    shapes = {tuple(gradient.shape) for gradient in gradients if gradient is not None}
+    if not shapes:
+        return torch.zeros(len(gradients), 0)
+    like = next(gradient for gradient in gradients if gradient is not None).detach()
+    if len(shapes) > 1 or like.numel() == 0:
+        raise ValueError(
+            f"gradients of {len(gradients)} tasks with shapes {sorted(shapes)}: give tensors of one shape that is not "
+            "empty, and None for a task without gradient"
+        )
+    zeros = torch.zeros_like(like)
+    return torch.stack([(zeros if row is None else row.detach()).reshape(-1) for row in gradients])
 
 
 def _add_products_(gram_PP: Tensor, shard_RC: Tensor, places: Tensor | None, ends: Sequence[int], start: int) -> None:
@@ -129,8 +166,6 @@ def _check(segments: Sequence[Tensor], task_ids: Sequence[int], num_tasks: int) 
     if not segments:
         raise ValueError("no gradients: give at least one component")
     for segment in segments:
-        if segment.dim() != 2 or segment.shape[1] == 0:
-            raise ValueError(f"gradients have shape {tuple(segment.shape)}: give (L, D) with at least one column")
         if len(segment) != len(task_ids):
             raise ValueError(f"{len(segment)} rows of gradients, {len(task_ids)} task_ids: give one task per row")
     for task in task_ids:
@@ -138,37 +173,70 @@ def _check(segments: Sequence[Tensor], task_ids: Sequence[int], num_tasks: int) 
             raise ValueError(f"task_ids={list(task_ids)}: allowed are 0 to num_tasks - 1 = {num_tasks - 1}")
 
 
+def _device(segments: Sequence[Tensor], ranks: Ranks) -> torch.device:
+    """Where the gradients are; without any, where the ranks' backend takes tensors from."""
+    for segment in segments:
+        if segment.shape[1]:
+            return segment.device
+    on_gpu = ranks.count > 1 and distributed.get_backend(ranks.group) == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
 def _announce(
-    task_ids: Sequence[int], ends: Sequence[int], num_tasks: int, wide: bool, device: torch.device, ranks: Ranks
-) -> tuple[list[list[int]], bool]:
-    """Tell all ranks what this one brings.
+    segments: Sequence[Tensor],
+    task_ids: Sequence[int],
+    num_tasks: int,
+    problem: ValueError | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> tuple[list[list[int]], list[int], bool]:
+    """Tell all ranks what this one brings, or that it has a ``problem``.
 
     Returns:
-        The tasks of each rank's rows, and whether any rank has float64 rows.
+        The tasks of each rank's rows, numbers of columns of the segments, and whether any rank has float64 rows.
 
     Raises:
-        ValueError: on every rank, if they do not bring the same tasks and segments.
+        ValueError: on every rank, if one has a problem or they do not bring the same number of tasks and the same segments.
     """
-    if ranks.count == 1:
-        return [list(task_ids)], wide
-    same = (num_tasks, len(ends), ends[-1], zlib.crc32(repr(ends).encode()))
-    headers = _gather([len(task_ids), int(wide), *same], device, ranks)
-    for rank, (_, _, *other) in enumerate(headers):
-        if other != headers[0][2:]:
+    widths = [segment.shape[1] for segment in segments]
+    wide = any(segment.dtype == torch.float64 for segment in segments)
+    headers, by_rank = [[0, 0, 0, 0, 0]], [widths]
+    if ranks.count > 1:
+        headers = _gather([int(problem is not None), num_tasks, len(widths), len(task_ids), int(wide)], device, ranks)
+    if problem is not None:
+        raise problem
+    for rank, (failed, *theirs) in enumerate(headers):
+        if failed:
+            raise ValueError(f"rank {rank} was given gradients or tasks that do not fit each other; its own error says which")
+        if theirs[:2] != headers[0][1:3]:
             raise ValueError(
-                f"rank 0 has {headers[0][2:5]} tasks, components and columns in all, rank {rank} has {other[:3]}: "
-                "all ranks must pass the same number of tasks and the same components of the same sizes in the same order"
+                f"rank 0 has {headers[0][1]} tasks and {headers[0][2]} components, rank {rank} has {theirs[0]} and "
+                f"{theirs[1]}: all ranks must pass the same number of tasks and the same components"
             )
-    most = max(header[0] for header in headers)
-    padded = _gather([*task_ids, *[-1] * (most - len(task_ids))], device, ranks)
-    ids = [row_ids[: header[0]] for row_ids, header in zip(padded, headers, strict=True)]
-    return ids, any(header[1] for header in headers)
+    ids_by_rank = [list(task_ids)]
+    if ranks.count > 1:
+        most = max(header[3] for header in headers)
+        bodies = _gather([*widths, *task_ids, *[-1] * (most - len(task_ids))], device, ranks)
+        by_rank = [body[: len(widths)] for body in bodies]
+        ids_by_rank = [body[len(widths) :][: header[3]] for body, header in zip(bodies, headers, strict=True)]
+        wide = any(header[4] for header in headers)
+    return ids_by_rank, [_common_width(index, of_ranks) for index, of_ranks in enumerate(zip(*by_rank, strict=True))], wide
+
+
+def _common_width(component: int, widths: Sequence[int]) -> int:
+    """Columns of a component from those on each rank, 0 where it has no gradient; 1 where no rank has any."""
+    first = next((rank for rank, width in enumerate(widths) if width), 0)
+    for rank, width in enumerate(widths):
+        if width not in (0, widths[first]):
+            raise ValueError(
+                f"component {component} has {widths[first]} columns: rank {first} has that, rank {rank} has {width}: all "
+                "ranks must pass the same components of the same sizes in the same order"
+            )
+    return widths[first] or 1
 
 
 def _gather(numbers: Sequence[int], device: torch.device, ranks: Ranks) -> list[list[int]]:
     """The numbers of every rank, equally many on each."""
-    if not numbers:
-        return [[]] * ranks.count
     mine = torch.tensor(numbers, device=device)
     everybody = [torch.empty_like(mine) for _ in range(ranks.count)]
     distributed.all_gather(everybody, mine, group=ranks.group)

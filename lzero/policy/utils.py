@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from lzero.heatmap import heatmap_image
-from lzero.policy.gram import Ranks, gram_matrices, gram_of_segments
+from lzero.policy.gram import Gradients, Ranks, gram_matrices, gram_of_segments
 
 __all__ = [
     "GradientConflict",
@@ -23,9 +23,6 @@ __all__ = [
     "gram_matrices",
     "log_gradient_conflict_heatmaps",
 ]
-
-Gradients = Sequence[Tensor | None] | Tensor
-"""A tensor ``(L, D)``, or L tensors of one shape; ``None`` and zeros mark a task without gradient."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +113,10 @@ def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
     Raises:
         ValueError: if shapes differ or nothing is given.
     """
-    rows = _as_rows(gradients)
-    return GradientConflict.from_gram(gram_of_segments([rows], range(len(rows)), len(rows), Ranks())[0])
+    if len(gradients) == 0:
+        raise ValueError("no gradients: give one per task, None for a task without")
+    num_tasks = len(gradients)
+    return GradientConflict.from_gram(gram_of_segments([gradients], range(num_tasks), num_tasks, Ranks())[0])
 
 
 def compute_gradient_conflict_distributed(
@@ -131,7 +130,8 @@ def compute_gradient_conflict_distributed(
     A collective: all ranks call it together, also those without a task. One process needs no process group.
 
     Args:
-        local_grads: gradients of this rank ``(L, D)``; ``(0, D)`` where it has no task.
+        local_grads: gradients of this rank ``(L, D)``; ``(0, D)`` or an empty list where it has no task. D may be unknown
+            to a rank that has nothing but ``None``.
         task_ids: the task ``(L,)`` of each row. Rows of one task are summed, also those of several ranks.
         num_tasks: T.
         group: process group; ``None`` for all ranks.
@@ -142,7 +142,7 @@ def compute_gradient_conflict_distributed(
     Raises:
         ValueError: if arguments do not fit each other or those of the other ranks.
     """
-    gram = gram_of_segments([_as_rows(local_grads)], task_ids, num_tasks, Ranks.of(group))
+    gram = gram_of_segments([local_grads], task_ids, num_tasks, Ranks.of(group))
     return GradientConflict.from_gram(gram[0])
 
 
@@ -156,7 +156,7 @@ def compute_gradient_conflicts_batch(
 
     Args:
         groups: gradients of this rank ``(L, D)`` by component; L is common, D the component's own. All ranks name the
-            same components.
+            same components, with a list of ``None`` where they have no gradient of one.
         task_ids: the task ``(L,)`` of each row; by default row i is task i. Must be given where there are several ranks.
         num_tasks: T; by default the number of rows. Must be given where there are several ranks.
         group: process group; ``None`` for all ranks, or for this process alone where there is no process group.
@@ -174,29 +174,13 @@ def compute_gradient_conflicts_batch(
             "are, and how many tasks there are on all ranks"
         )
     names = sorted(groups)  # ranks may have met the components in different orders
-    segments = [_as_rows(groups[name]) for name in names]
-    rows = len(segments[0]) if segments else 0
+    rows = len(groups[names[0]]) if names else 0
     ids = range(rows) if task_ids is None else task_ids
-    grams = gram_of_segments(segments, ids, rows if num_tasks is None else num_tasks, ranks)
+    grams = gram_of_segments(
+        [groups[name] for name in names], ids, rows if num_tasks is None else num_tasks, ranks
+    )
     conflicts = dict(zip(names, GradientConflict.from_grams(grams), strict=True))
     return {name: conflicts[name] for name in groups}
-
-
-def _as_rows(gradients: Gradients) -> Tensor:
-    """The gradients as one tensor ``(L, D)``; zeros for those that are absent."""
-    if isinstance(gradients, Tensor):
-        return gradients.detach()
-    shapes = {tuple(gradient.shape) for gradient in gradients if gradient is not None}
-    if not gradients or len(shapes) > 1:
-        raise ValueError(
-            f"gradients of {len(gradients)} tasks with shapes {sorted(shapes)}: give at least one, all of one shape, "
-            "None for a task without gradient"
-        )
-    if not shapes:
-        return torch.zeros(len(gradients), 1)
-    like = next(gradient for gradient in gradients if gradient is not None).detach()
-    zeros = torch.zeros_like(like)
-    return torch.stack([(zeros if row is None else row.detach()).reshape(-1) for row in gradients])
 
 
 class ImageLogger(Protocol):

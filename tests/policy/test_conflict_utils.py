@@ -179,9 +179,32 @@ def mismatches(rank: int) -> dict[str, str]:
         "components": lambda: gram_matrices(rows, [6] if odd else [3, 3], [0], 2),
         "sizes": lambda: gram_matrices(rows, [2, 4] if odd else [4, 2], [0], 2),
         "tasks": lambda: gram_matrices(rows, [6], [0], 3 if odd else 2),
+        "rows": lambda: compute_gradient_conflict_distributed(torch.zeros(2 if odd else 1, 6), [0], 2),
+        "shapes": lambda: compute_gradient_conflicts_batch(
+            {"a": [torch.zeros(2), torch.zeros(3 if odd else 2)]}, [0, 1], 2
+        ),
         "no tasks named": lambda: compute_gradient_conflicts_batch({"a": rows}),
     }
     return {name: message_of(call) for name, call in wrong.items()}
+
+
+ABSENT = {  # gradients of task i on rank i; rank 3 has no task
+    "encoder": ([1.0, 2.0, 2.0], None, [-1.0, 0.0, 1.0]),
+    "expert": (None, [3.0], None),
+    "nobody's": (None, None, None),
+}
+
+
+def absent(rank: int) -> dict:
+    """Conflicts of ``ABSENT``: ranks that know no width say None, a rank without a task gives nothing at all."""
+    mine = {
+        name: [None if tasks[rank] is None else torch.tensor(tasks[rank])] if rank < 3 else []
+        for name, tasks in ABSENT.items()
+    }
+    ids = [rank] if rank < 3 else []
+    outcome = compute_gradient_conflicts_batch(mine, ids, 3)
+    outcome["alone"] = compute_gradient_conflict_distributed(mine["encoder"], ids, 3)
+    return {name: as_dict(conflict) for name, conflict in outcome.items()}
 
 
 def worker() -> dict:
@@ -197,6 +220,7 @@ def worker() -> dict:
             for seed in SEEDS:
                 outcome[name].append(run_case(make_case(seed, len(members)), groups[name], counter))
     outcome["mismatches"] = mismatches(rank)
+    outcome["absent"] = absent(rank)
     if rank == 0:
         outcome["outside"] = message_of(lambda: gram_matrices(torch.zeros(1, 1), [1], [0], 1, groups["one"]))
 
@@ -255,10 +279,8 @@ def assert_same_conflict(actual: Mapping[str, Tensor], expected: Mapping[str, Te
 def test_components_share_one_sequence_of_collectives(outcomes):
     for seed in SEEDS:
         case, calls = make_case(seed, 4), outcomes[0]["default"][seed]["collectives"]
-        expected = (
-            ["all_gather", "all_gather", "all_to_all_single", "all_reduce"] if any(case.task_ids) else ["all_gather"]
-        )
-        assert calls == expected, seed
+        exchange = ["all_to_all_single", "all_reduce"] if any(case.task_ids) else []
+        assert calls == ["all_gather", "all_gather", *exchange], seed
 
 
 def test_the_cases_are_as_varied_as_they_say():
@@ -275,10 +297,21 @@ def test_the_cases_are_as_varied_as_they_say():
 
 def test_ranks_that_disagree_are_told_so(outcomes):
     for outcome in outcomes:
-        *differing, unnamed = outcome["mismatches"].values()
+        *differing, rows, shapes, unnamed = outcome["mismatches"].values()
         assert all("rank 0 has" in message and "rank 3 has" in message for message in differing), differing
+        own = outcome is outcomes[3]
+        assert ("2 rows of gradients, 1 task_ids" if own else "rank 3 was given") in rows
+        assert ("[(2,), (3,)]" if own else "rank 3 was given") in shapes
         assert "task_ids=None" in unnamed and "4 ranks" in unnamed
     assert "not in it" in outcomes[0]["outside"]
+
+
+def test_ranks_without_a_gradient_need_not_know_its_length(outcomes):
+    for name, tasks in (*ABSENT.items(), ("alone", ABSENT["encoder"])):
+        expected = as_dict(compute_gradient_conflicts([None if row is None else torch.tensor(row) for row in tasks]))
+        for outcome in outcomes:
+            assert_same_conflict(outcome["absent"][name], expected)
+    assert outcomes[0]["absent"]["encoder"]["valid"].tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -444,8 +477,8 @@ def test_batch_is_each_component_by_itself():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: compute_gradient_conflicts([]), "gradients of 0 tasks"),
-        (lambda: compute_gradient_conflicts(torch.zeros(0, 3)), "num_tasks=0"),
+        (lambda: compute_gradient_conflicts([]), "no gradients"),
+        (lambda: compute_gradient_conflicts(torch.zeros(0, 3)), "no gradients"),
         (lambda: compute_gradient_conflicts([torch.zeros(2), torch.zeros(3)]), r"shapes \[\(2,\), \(3,\)\]"),
         (lambda: compute_gradient_conflicts(torch.zeros(2, 3, 4)), r"shape \(2, 3, 4\)"),
         (lambda: compute_gradient_conflicts(torch.zeros(2, 0)), r"shape \(2, 0\)"),
