@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lzero.reporting.components import CONFLICT, HEADLINE, Component
+from lzero.reporting.components import CONFLICT, EXPERTS, HEADLINE, Component
+from lzero.reporting.last_part import SHARE, with_numbers
 from lzero.reporting.run_data import Group, RunData
 
 
@@ -47,7 +48,7 @@ def no_experts(group: Group) -> str | None:
 
 ANALYSES = (
     Analysis("gradient conflict", CONFLICT, "fewer than two games had a gradient there", no_conflict),
-    Analysis("expert selection", "MOE_", "there was nothing to count", no_experts),
+    Analysis("expert selection", EXPERTS, "there was nothing to count", no_experts),
     Analysis("plasticity numbers", "plasticity/", "there was nothing to measure", lambda _: None),
 )
 PREFIXES = tuple(analysis.prefix for analysis in ANALYSES)
@@ -69,6 +70,17 @@ def analysis_notes(groups: Sequence[Group]) -> Iterator[str]:
             if where := ", ".join(_not_numbers(group.runs, analysis.prefix)):
                 why = f"left out where it was no number, because {analysis.no_number}"
                 yield f"{group.label}: {analysis.what} {why}: {where}"
+            yield from _cut_short(analysis, group)
+
+
+def _cut_short(analysis: Analysis, group: Group) -> Iterator[str]:
+    """Whether a seed that ended early decides what the end of training is."""
+    runs = sorted(with_numbers(group.runs, analysis.prefix), key=lambda run: run.env_steps)
+    if runs and runs[0].env_steps < (1 - SHARE) * runs[-1].env_steps:
+        yield (
+            f"{group.label}: tables and matrices of {analysis.what} end at {runs[0].env_steps:,.0f} env steps, where "
+            f"{runs[0].name} ends; {runs[-1].name} has {runs[-1].env_steps:,.0f}"
+        )
 
 
 def _not_numbers(runs: Sequence[RunData], prefix: str) -> Iterator[str]:

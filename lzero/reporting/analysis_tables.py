@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lzero.reporting.components import EXPERT, MEASURES, ORDER, ROUTED, Component, components, tag_of
+from lzero.reporting.components import CONFLICT, EXPERT, EXPERTS, MEASURES, ORDER, ROUTED, Component, components, tag_of
 from lzero.reporting.curves import ENTROPY, WINDOWS, divergence_tags, entropy_tag, load_tags
-from lzero.reporting.last_part import Part, difference, mean_or_nan, over_seeds
+from lzero.reporting.last_part import Part, difference, mean_or_nan, over_seeds, with_numbers
 from lzero.reporting.run_data import Group, RunData
 from lzero.reporting.study import Study
 
@@ -37,7 +37,7 @@ def conflict_rows(study: Study) -> Iterator[dict[str, Any]]:
     """
     for measure in MEASURES:
         for group in study.groups:
-            part = Part.last(group.runs)
+            part = Part.last(with_numbers(group.runs, CONFLICT))
             by_seed = {run.name: seed_values(run, measure, part) for run in group.runs}
             for component in _names(by_seed.values()):
                 known = {name: values[component] for name, values in by_seed.items() if component in values}
@@ -56,7 +56,8 @@ def expert_rows(study: Study) -> Iterator[dict[str, Any]]:
     Rows without a game are of all games together; of the entropy, the mean over games.
     """
     for group in study.groups:
-        parts = (Part.first(group.runs), Part.last(group.runs))
+        seeds = with_numbers(group.runs, EXPERTS)
+        parts = (Part.first(seeds), Part.last(seeds))
         for window in WINDOWS:
             entropy = [entropy_tag(task, window) for task in range(len(group.games))]
             tags = {("", f"MOE_Details/{window}/{ENTROPY}"): entropy}
@@ -101,7 +102,7 @@ def seed_values(run: RunData, measure: str, part: Part) -> Values:
 
 
 def _difference_rows(groups: Sequence[Group], measure: str) -> Iterator[dict[str, Any]]:
-    part = Part.last(run for group in groups for run in group.runs)
+    part = Part.last(with_numbers((run for group in groups for run in group.runs), CONFLICT))
     first, second = ([seed_values(run, measure, part) for run in group.runs] for group in groups)
     for component in _names(first):
         if component in _names(second):

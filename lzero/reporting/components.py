@@ -10,6 +10,7 @@ import numpy as np
 from lzero.reporting.run_data import RunData, Series
 
 CONFLICT = "gradient_conflict/"
+EXPERTS = "MOE_"
 HEADLINE = "max"
 MEASURES = (HEADLINE, "avg", "rate")
 """Of the pairs of games: the largest conflict, the mean, and the share of pairs that are in conflict."""

@@ -34,13 +34,13 @@ class Part:
     @classmethod
     def last(cls, runs: Iterable[RunData]) -> Self:
         """The last fifth of the training that all runs have behind them."""
-        end = min(run.env_steps for run in runs)
+        end = min((run.env_steps for run in runs), default=0.0)
         return cls((1 - SHARE) * end, end)
 
     @classmethod
     def first(cls, runs: Iterable[RunData]) -> Self:
         """The first fifth of the same training."""
-        return cls(0.0, SHARE * min(run.env_steps for run in runs))
+        return cls(0.0, SHARE * min((run.env_steps for run in runs), default=0.0))
 
     def choose(self, env_step: np.ndarray) -> np.ndarray:
         """Mask ``(N,)`` of the logged points in it; where there is none, of the last before its end."""
@@ -60,6 +60,11 @@ class Part:
             return math.nan
         series = run.scalars[tag]
         return mean_or_nan(np.isfinite(series.value[self.choose(series.env_step)]))
+
+
+def with_numbers(runs: Iterable[RunData], prefix: str) -> list[RunData]:
+    """Runs that have a number whose tag begins with ``prefix``: the others say nothing about when training ended."""
+    return [run for run in runs if run.tags(prefix)]
 
 
 def mean_or_nan(values: Iterable[float]) -> float:

@@ -4,7 +4,6 @@ T = games, E = experts. Conflict and similarity are means over seeds. Which game
 experts have no order that seeds share, so their mean over seeds would say nothing.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -115,9 +114,10 @@ def _selection(study: Study, group: Group, prefix: str) -> Iterator[Matrix]:
 
 
 def _mean_matrix(study: Study, group: Group, tag: str, title: str) -> Iterator[Matrix]:
-    """Mean over the last part of training, then over the seeds that logged it by then, if any did."""
-    part = Part.last(group.runs)
-    runs = [run for run in group.runs if min(run.arrays.get(tag, ()), default=math.inf) <= part.end]
+    """Mean over the last part of training of the seeds that logged it, then over those that logged it by then, if any did."""
+    runs = [run for run in group.runs if tag in run.arrays]
+    part = Part.last(runs)
+    runs = [run for run in runs if min(run.arrays[tag]) <= part.end]
     if runs:
         values = nan_mean(np.stack([_last_mean(run, tag, part) for run in runs]))
         games = _games(study, group)

@@ -173,7 +173,7 @@ def read_run(path: Path) -> RunData:
         raise RunDataError(f"{path / CONFIG_FILE} has no {', '.join(lacking)}; it is no config of an experiment")
     try:
         scalars, arrays = _read_lines(read_metrics(path / METRICS_FILE))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDataError(f"{path / METRICS_FILE} cannot be understood ({error!r})") from error
     return RunData(path, fields, scalars, arrays)
 

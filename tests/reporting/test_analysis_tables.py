@@ -100,6 +100,20 @@ def test_two_groups_are_compared_over_what_both_have_reached():
     assert not [row for row in three if " minus " in row["group"]], "which of three pairs is not guessed"
 
 
+def test_a_seed_that_has_only_begun_takes_nothing_from_the_others():
+    tags = {**conflict(), "MOE_Details/Task0_immediate/ExpertSelectionEntropy": [2.0, 2.0, 1.0, 1.0]}
+    done = [run_of(name, tags) for name in "ab"]
+    begun = RunData(Path("c"), FIELDS, {"learn/loss": Series(np.array([10.0]), np.array([1.0]))}, {})
+    with_it, without = study_of(moe=[*done, begun]), study_of(moe=done)
+    assert [*map(repr, conflict_rows(with_it))] == [*map(repr, conflict_rows(without))]
+    assert [*map(repr, expert_rows(with_it))] == [*map(repr, expert_rows(without))] != []
+    early = RunData(
+        Path("d"), FIELDS, {tag: Series(s.env_step[:1], s.value[:1]) for tag, s in done[0].scalars.items()}, {}
+    )
+    told = "moe: tables and matrices of gradient conflict end at 100 env steps, where d ends; b has 1,000"
+    assert told in notes(moe=[*done, early]) and told not in notes(moe=done)
+
+
 def test_expert_selection_of_the_first_and_the_last_fifth():
     def tags(last: float) -> dict[str, list[float]]:
         return {

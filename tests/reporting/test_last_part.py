@@ -14,6 +14,7 @@ from lzero.reporting.last_part import (
     difference,
     mean_or_nan,
     over_seeds,
+    with_numbers,
 )
 from lzero.reporting.run_data import RunData, Series
 from lzero.reporting.statistics import ONE_SEED, OVER_SEEDS, bootstrap_difference, bootstrap_mean
@@ -29,6 +30,12 @@ def test_the_last_fifth_is_that_of_the_shortest_run():
     long, short = run_of([100, 1000], [0, 0]), run_of([50, 500], [0, 0])
     assert Part.last([long, short]) == Part(400.0, 500.0) and Part.first([long, short]) == Part(0.0, 100.0)
     assert Part.last([long]) == Part(800.0, 1000.0)
+
+
+def test_a_seed_without_a_number_is_told_from_the_others():
+    long, empty, nan = run_of([100, 1000], [0, 0]), RunData(Path("run"), {}, {}, {}), run_of([10], [math.nan])
+    assert with_numbers([long, empty, nan], "x") == [long] and with_numbers([long], "y") == []
+    assert Part.last([]) == Part.first([]) == Part(0.0, 0.0)
 
 
 def test_what_lies_in_a_part_is_averaged():

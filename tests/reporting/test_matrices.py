@@ -50,7 +50,9 @@ def test_conflict_matrices_are_means_over_the_last_fifth_and_seeds():
     )
     assert matrix.seeds == (str(one.path), str(other.path)) and (matrix.part.start, matrix.part.end) == (800.0, 1000.0)
     assert block.title.startswith("moe_layer (its parameters)") and matrix.title == "group 0, layer 0"
-    assert conflict_blocks(study_of([late, run_of("d", {}, games)])) == []
+    [block] = conflict_blocks(study_of([late, run_of("d", {}, games)]))
+    assert block.matrices[0].part.end == 2000.0, "a seed without matrices cuts nobody's"
+    assert conflict_blocks(study_of([run_of("d", {}, games)])) == []
 
 
 def test_every_group_has_its_panels_and_games_their_rows():

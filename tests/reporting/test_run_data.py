@@ -70,6 +70,9 @@ def test_what_is_no_run_is_refused_with_what_to_type(tmp_path):
     (run / "metrics.jsonl").write_text('{"metrics": {}}\n')
     with pytest.raises(RunDataError, match="metrics.jsonl.*env_step"):
         read_run(run)
+    (run / "metrics.jsonl").write_text('{"env_step": 1, "metrics": []}\n')
+    with pytest.raises(RunDataError, match="metrics.jsonl cannot be understood"):
+        read_run(run)
     (run / "config.json").write_text('{"exp_name": "a", "env": {"games": ["Pong"]}}')
     with pytest.raises(RunDataError, match=r"config\.json has no env\.domain"):
         read_run(run)
