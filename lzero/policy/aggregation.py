@@ -9,6 +9,11 @@ from torch import Tensor
 INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]"'
 
 
+# Length, relative to the tasks' root mean square, below which cagrad takes a combined gradient for zero and stops.
+# torchjd's own 1e-4 is reached where one task's gradient is 1e-4 of another's, conflict or not.
+SHORTEST = 1e-8
+
+
 class AggregationError(RuntimeError):
     """A way to combine gradients is not there."""
 
@@ -30,7 +35,7 @@ class Aggregator:
 
             makers = {
                 "pcgrad": PCGradWeighting,
-                "cagrad": lambda: CAGradWeighting(c=cagrad_c),
+                "cagrad": lambda: CAGradWeighting(c=cagrad_c, norm_eps=SHORTEST),
                 "upgrad": UPGradWeighting,
             }
             self._weighting = makers[kind]()
@@ -39,13 +44,14 @@ class Aggregator:
                 f"policy.gradient_aggregator={kind!r} needs the package torchjd ({error}): {INSTALL}; or use "
                 "policy.gradient_aggregator='mean'"
             ) from error
-        # PCGrad adds the projected gradients up; divided by T it is the mean where nothing conflicts, as the others are.
+        # PCGrad adds the projected gradients up; divided by T it is the mean where nothing conflicts, as upgrad is.
         self._adds_up = kind == "pcgrad"
 
     def weights(self, gram: Tensor) -> Tensor:
         """Weights ``(T,)`` of a Gram matrix ``(T, T)``; 0 for tasks without gradient. Waits for the device.
 
-        Without conflict every task with a gradient has 1 / T, so that the scale of the update is that of the mean.
+        Without conflict pcgrad and upgrad give every task with a gradient 1 / T, as the mean does. cagrad's step is longer,
+        as in its paper: 1 + c times the mean where all gradients are the same.
         """
         host = gram.double().cpu()
         valid = (host.diagonal() > 0).nonzero()[:, 0]

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 def effective_rank(rows: Tensor) -> Tensor:
     """Number of directions in which ``rows (R, D)`` vary: the exponential of the entropy of their singular values.
 
-    Rows are centred first. Returns a scalar between 1 and min(R − 1, D), or 0 where all rows are the same.
+    Rows are centred first. Returns a scalar between 1 and min(R − 1, D), 0 where all rows are the same, NaN where one of
+    them is not finite.
 
     Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007).
     """
-    singular = torch.linalg.svdvals((rows - rows.mean(dim=0)).float())
+    finite = rows.isfinite().all()
+    rows = rows.float().where(finite, 0.0)  # LAPACK raises errors about NaN
+    singular = torch.linalg.svdvals(rows - rows.mean(dim=0))
     share = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
     entropy = -torch.xlogy(share, share).sum()
-    return torch.where(singular.sum() > 0, entropy.exp(), torch.zeros_like(entropy))
+    return torch.where(singular.sum() > 0, entropy.exp(), 0.0).where(finite, torch.nan)
 
 
 @torch.no_grad()

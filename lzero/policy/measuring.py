@@ -37,7 +37,10 @@ class ParameterPoint:
 
 @dataclass(frozen=True)
 class ActivationPoint:
-    """Gradient with respect to what enters (``input``) or leaves (``output``) a module, averaged over tokens: a vector D."""
+    """Gradient with respect to what enters (``input``) or leaves (``output``) a module, averaged over tokens: a vector D.
+
+    Of several inputs or outputs it is the first.
+    """
 
     module: nn.Module
     side: Literal["input", "output"]
@@ -74,13 +77,17 @@ def _expert_points(layer: MoELayer) -> dict[str, ParameterPoint]:
 
 @contextmanager
 def captured(points: Mapping[str, ActivationPoint]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what passes the points while the context is open: a tensor for every call of a point's module."""
+    """Collect what passes the points while the context is open: a tensor for every call of a point's module.
+
+    Raises:
+        ValueError: at the end, if no tensor with a gradient has passed a point.
+    """
     seen: dict[str, list[Tensor]] = {name: [] for name in points}
 
     def remember(name: str, side: str) -> Any:
         if side == "input":
             return lambda module, arguments: seen[name].append(arguments[0])
-        return lambda module, arguments, output: seen[name].append(output)
+        return lambda module, arguments, output: seen[name].append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
         for name, point in points.items():
@@ -88,6 +95,11 @@ def captured(points: Mapping[str, ActivationPoint]) -> Iterator[dict[str, list[T
             register = point.module.register_forward_pre_hook if inward else point.module.register_forward_hook
             hooks.callback(register(remember(name, point.side)).remove)
         yield seen
+    for name, tensors in seen.items():
+        if not tensors or not all(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
+            kind = type(points[name].module).__name__
+            reason = "no tensor with a gradient passes there" if tensors else "the model never calls that module"
+            raise ValueError(f"measuring point {name!r}, {points[name].side} of a {kind}: {reason}; measure elsewhere")
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,7 @@ class RowLayout:
             lengths += [parameter.numel() // parts] * parts
         components = {}
         for name, pairs in by_point.items():
+            _check_parts(name, pairs)
             if any(id(parameter) not in segments for parameter, _ in pairs):
                 raise ValueError(
                     f"measuring point {name!r} names a parameter that is not trained, or that belongs to single tasks (such as "
@@ -133,7 +146,7 @@ class RowLayout:
             components[name] = tuple(
                 segment
                 for parameter, part in pairs
-                for segment in (segments[id(parameter)] if part is None else segments[id(parameter)][part : part + 1])
+                for segment in (segments[id(parameter)] if part is None else (segments[id(parameter)][part],))
             )
         for name, width in widths.items():
             components[name] = (len(lengths),)
@@ -164,3 +177,12 @@ class RowLayout:
     def component_grams(self, grams: Tensor) -> dict[str, Tensor]:
         """Gram matrices ``(T, T)`` of the points from those of the segments ``(segments, T, T)``: they add up."""
         return {name: grams[list(segments)].sum(dim=0) for name, segments in self.components.items()}
+
+
+def _check_parts(name: str, pairs: Sequence[tuple[nn.Parameter, int | None]]) -> None:
+    for parameter, part in pairs:
+        if part is not None and not 0 <= part < len(parameter):
+            raise ValueError(
+                f"measuring point {name!r} asks for slice {part} of a parameter of shape {tuple(parameter.shape)}; give one of "
+                f"0 to {len(parameter) - 1}, or None for all of it"
+            )

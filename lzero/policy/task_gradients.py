@@ -58,7 +58,9 @@ class TaskGradients:
             at_shared, at_own = gradients[: len(shared)], gradients[len(shared) : len(shared) + len(own)]
             at_seen = iter(gradients[len(shared) + len(own) :])
             share = len(part.task_id) / num_windows[task]
-            averages = [sum(_mean_token(next(at_seen)) for _ in part.activations[name]) * share for name in names]
+            averages = [
+                sum(_mean_token(next(at_seen), tensor) for tensor in part.activations[name]) * share for name in names
+            ]
             layout.write_(row, at_shared, averages)
             for parameter, gradient in zip(own, at_own, strict=True):
                 if gradient is not None and parameter.grad is None:
@@ -73,6 +75,8 @@ class TaskGradients:
         self.layout.set_gradients_(flat)
 
 
-def _mean_token(gradient: Tensor) -> Tensor:
-    """``(…, D)`` to ``(D,)``."""
+def _mean_token(gradient: Tensor | None, activation: Tensor) -> Tensor:
+    """Mean over tokens of the gradient with respect to an activation ``(…, D)``, ``(D,)``; zero where the loss has none."""
+    if gradient is None:
+        return activation.new_zeros(activation.shape[-1], dtype=torch.float32)
     return gradient.float().flatten(0, -2).mean(dim=0)

@@ -423,8 +423,9 @@ def test_everything_is_closed_even_if_a_profile_cannot_be_written(tmp_path, monk
     assert closed == ["logger", "env", "examination"]
 
 
-def test_an_exploding_run_says_so(tmp_path):
-    config = settings(tmp_path, {"policy.optimiser": {"learning_rate": 1e20}, "train.log_interval": 1000})
+@pytest.mark.parametrize("log_interval", [1, 1000])
+def test_an_exploding_run_says_so(tmp_path, log_interval):
+    config = settings(tmp_path, {"policy.optimiser": {"learning_rate": 1e20}, "train.log_interval": log_interval})
     with pytest.raises(FloatingPointError, match=r"loss is nan.*policy\.optimiser\.learning_rate"):
         train_unizero_multitask_segment_ddp(config)
 

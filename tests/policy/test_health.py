@@ -27,6 +27,13 @@ def test_latents_that_are_all_the_same_have_no_rank():
     assert effective_rank(torch.full((7, 4), 2.0)).item() == 0.0
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_latents_that_are_no_numbers_have_no_rank_and_raise_nothing(broken):
+    rows = torch.eye(4)
+    rows[2, 1] = broken
+    assert effective_rank(rows).isnan()
+
+
 def test_lag_is_the_relative_distance_of_all_parameters():
     online = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     target = copy.deepcopy(online)

@@ -153,6 +153,49 @@ def test_own_measuring_points():
     assert all(conflict.valid.all() for conflict in conflicts.values())
 
 
+def test_of_several_outputs_a_point_takes_the_first():
+    policy = make_policy(make_config(EVERY))
+    world_model = policy.model.world_model
+    blocks = world_model.transformer.blocks
+    policy.measuring_points = {
+        "leaves": ActivationPoint(blocks[0], "output"),
+        "enters": ActivationPoint(blocks[1], "input"),
+        "feed-forward": ActivationPoint(blocks[0].feed_forward, "output"),
+    }
+    conflicts = policy.conflicts(policy.learn(make_windows(policy.config)))
+    assert all(conflict.valid.all() for conflict in conflicts.values())
+    leaves, enters = (conflicts[name].cosine_similarity_matrix for name in ("leaves", "enters"))
+    torch.testing.assert_close(leaves, enters)
+
+
+def test_an_activation_without_a_part_in_the_loss_has_no_gradient():
+    policy = make_policy(make_config(EVERY))
+    probe = torch.nn.Linear(policy.config.model.embed_dim, 3)
+    policy.model.encoder.register_forward_hook(lambda module, arguments, latent: (probe(latent), None)[1])
+    policy.measuring_points = {"probe": ActivationPoint(probe, "output")}
+    assert not policy.conflicts(policy.learn(make_windows(policy.config)))["probe"].valid.any()
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (lambda policy: ActivationPoint(policy.model.encoder, "input"), "'mine', input of a Encoder: no tensor with a"),
+        (lambda policy: ActivationPoint(experts_of(policy), "output"), "'mine', output of a SwiGLU: the model never"),
+        (lambda policy: ParameterPoint(((experts_of(policy).w_in, -1),)), r"'mine' asks for slice -1 .* 0 to 3"),
+        (lambda policy: ParameterPoint(((experts_of(policy).w_in, 4),)), r"'mine' asks for slice 4 .* 0 to 3"),
+    ],
+)
+def test_points_where_nothing_can_be_measured_are_refused_by_name(point, message):
+    policy = make_policy(make_config(EVERY))
+    policy.measuring_points["mine"] = point(policy)
+    with pytest.raises(ValueError, match=message):
+        policy.learn(make_windows(policy.config))
+
+
+def experts_of(policy: UniZeroMTPolicy) -> torch.nn.Module:
+    return policy.model.world_model.transformer.blocks[0].feed_forward.experts
+
+
 def test_parameters_of_single_tasks_cannot_be_compared():
     policy = make_policy(make_config(EVERY))
     policy.measuring_points = {"values": ParameterPoint.of(policy.model.world_model.value_head)}
@@ -196,12 +239,28 @@ def test_aggregators_combine_the_tasks_gradients_as_torchjd_does(kind, monkeypat
     assert not torch.allclose(found.double(), mean, rtol=1e-2), "there was conflict to resolve"
 
 
-@pytest.mark.parametrize("kind", ["pcgrad", "cagrad", "upgrad"])
-def test_without_conflict_every_way_is_the_mean(kind):
+ORTHOGONAL, SAME = torch.diag(torch.tensor([1.0, 1.0, 0.0, 1.0])), torch.ones(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gram", "weight"),
+    [("pcgrad", ORTHOGONAL, 0.25), ("upgrad", ORTHOGONAL, 0.25), ("upgrad", SAME, 0.25), ("cagrad", SAME, 1.4 * 0.25)],
+)
+def test_without_conflict_tasks_weigh_the_same(kind, gram, weight):
+    """And as much as in the mean; cagrad's step is 1 + c times as long, as in its paper."""
     pytest.importorskip("torchjd")
-    gram = torch.diag(torch.tensor([1e-12, 1e-12, 0.0, 1e-12])) if kind != "cagrad" else torch.ones(4, 4) * 1e-12
-    weights = Aggregator(kind, 0.0).weights(gram)
-    torch.testing.assert_close(weights, torch.where(gram.diagonal() > 0, 0.25, 0.0).double(), atol=1e-3, rtol=0)
+    for scale in (1.0, 1e-12):
+        weights = Aggregator(kind, 0.4).weights(gram * scale)
+        torch.testing.assert_close(weights, torch.where(gram.diagonal() > 0, weight, 0.0).double(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["pcgrad", "cagrad", "upgrad"])
+def test_a_task_with_a_tiny_gradient_does_not_stop_the_others(kind):
+    pytest.importorskip("torchjd")
+    for length in (1e-3, 1e-5):
+        gram = torch.tensor([[1.0, 0.5 * length], [0.5 * length, length**2]], dtype=torch.float64)
+        weights = Aggregator(kind, 0.4).weights(gram)
+        assert weights.isfinite().all() and weights[0] >= 0.4 and weights @ gram @ weights >= 0.2
 
 
 def test_a_missing_package_names_the_install_line(monkeypatch):

@@ -442,6 +442,8 @@ RANK_CASES = {
     "balanced": {"model": {"moe": {"balance": "aux_loss", "aux_loss_weight": 1.0}}},
     "one task shared": {"env": {"games": GAMES[1:2]}, "policy": {"batch_size": 7}},
     "clipped": {"policy": {"optimiser": {"max_grad_norm": 0.1}}, "model": {"moe": {"top_k": 2}}},
+    "convolutions": {"policy": {"gradient_conflict_interval": 2}, **MODELS["conv"]},
+    **{kind: {"policy": {"gradient_aggregator": kind}} for kind in ("pcgrad", "cagrad", "upgrad")},
 }
 
 
@@ -464,7 +466,7 @@ def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
         result = policy.learn(rows_of(windows, torch.cat(rows)))
         outcome |= {f"means of update {seed}": result.task_means, f"norm of update {seed}": result.grad_norm}
         outcome |= {f"losses of update {seed}": result.task_losses}
-        if name == "task by task":
+        if config.policy.gradient_conflict_interval:
             conflicts = policy.conflicts(result)
             assert bool(conflicts) == (seed == 0), "every second update measures"
             outcome |= {f"cosines/{component}": c.cosine_similarity_matrix for component, c in conflicts.items()}
