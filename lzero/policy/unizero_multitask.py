@@ -175,7 +175,9 @@ class UniZeroMTPolicy:
 
     def conflicts(self, result: LearnResult) -> dict[str, GradientConflict]:
         """Gradient conflict by component; empty if the update measured none. Waits for the device."""
-        return {name: GradientConflict.from_gram(gram) for name, gram in result.grams.items()}
+        if not result.grams:
+            return {}
+        return dict(zip(result.grams, GradientConflict.from_grams(torch.stack(list(result.grams.values()))), strict=True))
 
     def _backward_by_task(
         self,
