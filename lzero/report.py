@@ -3,7 +3,7 @@
 python -m lzero.report runs/breakout_s0 runs/breakout_s1
 python -m lzero.report runs/moe_s* runs/dense_s* --out reports/moe_against_dense
 
-Runs whose configs are equal apart from names, lengths and rhythms (``NOT_LEARNING`` in ``lzero/reporting/run_data.py``)
+Runs whose configs are equal apart from names, lengths and rhythms (``NOT_LEARNING`` in ``lzero/config_fields.py``)
 are seeds of one experiment. The report is a folder: ``index.html`` has everything in one file that can be sent to
 somebody; beside it are every picture (PNG) and every number (CSV). What a run does not have is named in the log, on the
 page and in ``notes.txt``, and never made up.
@@ -46,7 +46,7 @@ from lzero.reporting.run_data import RunDataError
 from lzero.reporting.study import Study, build_study
 from lzero.reporting.tables import CURVE_COLUMNS, curve_rows, final_rows, final_table, write_csv
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("lzero.report")  # __name__ is "__main__" here, whose records are not shown
 
 PAGE = "index.html"
 PICTURES: tuple[Picture, ...] = (
@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except RunDataError as error:
         sys.exit(f"error: {error}")
     folder = command.out or command.runs[0] / "report"
+    if folder.exists() and not folder.is_dir():
+        sys.exit(f"error: --out {folder} is a file; name a folder, which is made if it is not there")
     files = write_report(study, folder)
     rich.get_console().print(final_table(study))
     logger.info("wrote %s: %s", folder, ", ".join(files))

@@ -14,7 +14,9 @@ import pytest
 import lzero
 
 ROOT = Path(lzero.__file__).parents[1]
-HELPERS = frozenset({"checkpoint", "device", "distributed", "heatmap", "logging", "profiling", "report", "reporting"})
+HELPERS = frozenset(
+    {"checkpoint", "config_fields", "device", "distributed", "heatmap", "logging", "profiling", "report", "reporting"}
+)
 MAY_IMPORT = {
     "config": frozenset(),
     "model": frozenset({"config"}),

@@ -299,6 +299,8 @@ def test_mistakes_are_answered_in_one_line(runs, tmp_path):
     assert "no run named; type python -m lzero.report" in refusal()
     assert f"{tmp_path} is no run" in refusal(str(tmp_path)) and str(runs[0]) in refusal(str(tmp_path))
     assert "named more than once" in refusal(str(runs[0]), str(runs[0]))
+    (tmp_path / "file").touch()
+    assert "file is a file; name a folder" in refusal(str(runs[0]), "--out", str(tmp_path / "file"))
     assert "ignore: no run has a config field 'model.mo'" in refusal(str(runs[0]), "--ignore", "model.mo")
 
 
@@ -334,6 +336,7 @@ def test_a_report_of_a_real_run(tmp_path, monkeypatch):
         [sys.executable, "-m", "lzero.report", str(run)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "index.html" in done.stdout + done.stderr, "it says where to look"
     assert "final evaluation" in done.stdout and "CartPole-v1" in done.stdout and "solved" in done.stdout
     page = (run / "report" / "index.html").read_text()
     assert "conflict_average.png is not drawn: two games are one pair" in page

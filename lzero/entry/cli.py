@@ -1,6 +1,8 @@
 """Command line of the zoo's scripts: a preset first, then overrides of any field of the schema."""
 
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from lzero.entry.run import RunError
 from lzero.entry.train_unizero_multitask_segment_ddp import TrainResult, train_unizero_multitask_segment_ddp
 
 logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # exit status by which shells know Ctrl-C
 
 Presets = Mapping[str, tuple[str, ExperimentConfig]]
 
@@ -48,8 +52,12 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
         result = train_unizero_multitask_segment_ddp(command.config, seed=command.seed, resume=command.resume)
     except (RunError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stopped:
+        logger.warning("%s; the same command continues from the newest checkpoint", stopped or "stopped at once")
+        sys.exit(INTERRUPTED)
     logger.info("finished: %s", result.run_dir)
-    logger.info("look at it: tensorboard --logdir %s", _shell_path(result.run_dir / "tb"))
+    tensorboard = shutil.which("tensorboard") or Path(sys.executable).parent / "tensorboard"
+    logger.info("look at it: %s --logdir %s", _shell_path(tensorboard), _shell_path(result.run_dir / "tb"))
     return result
 
 
@@ -102,6 +110,6 @@ def _in_one_line(error: ValidationError) -> str:
     return "; ".join(complaints)
 
 
-def _shell_path(path: Path) -> str:
-    text = str(path)
+def _shell_path(path: Path | str) -> str:
+    text = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
     return f"'{text}'" if " " in text else text

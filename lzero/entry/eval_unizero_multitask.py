@@ -24,7 +24,7 @@ from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.score_table import ScoreTable
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("lzero.entry.eval_unizero_multitask")  # __name__ is "__main__" here, whose records are not shown
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,9 @@ def eval_unizero_multitask(
     Raises:
         CheckpointError: if ``path`` holds no checkpoint, or a damaged one.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes}; at least one episode is needed")
+    for name, value in (("episodes", episodes), ("simulations", simulations)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; at least one is needed")
     dist = init_distributed(resolve_device(device))
     checkpoint = find_checkpoint(Path(path))
     policy = load_policy(checkpoint, device=device, simulations=simulations)

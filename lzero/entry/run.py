@@ -1,5 +1,6 @@
 """Everything a training loop works with: built from a config, restored from a checkpoint, logged, closed."""
 
+import json
 import logging
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,12 +19,14 @@ from lzero.checkpoint import (
     set_rng_state,
 )
 from lzero.config import ExperimentConfig, load_domain
+from lzero.config_fields import EARLIER_CONFIG
 from lzero.device import resolve_device
 from lzero.distributed import RankShare, assign_tasks, init_distributed, local_rank_from_environment
 from lzero.entry.allowance import Allowance
 from lzero.entry.conflict_log import log_gradient_conflicts
 from lzero.entry.evaluation import Examination
 from lzero.entry.profiled import watch
+from lzero.entry.resuming import RunError, check_resumable, described
 from lzero.entry.utils import log_expert_selection
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress, setup_logging
 from lzero.mcts.replay_buffer import PriorityConfig, ReplayBuffer, ReplayWindows
@@ -37,10 +40,6 @@ from lzero.worker.vitals import Vitals, VitalSums
 logger = logging.getLogger(__name__)
 
 DRAWING_SHARE = 0.02  # of a run's time that the pictures of one subject may take; numbers are always logged
-
-
-class RunError(RuntimeError):
-    """A run's folder does not fit what is asked of it."""
 
 
 class Run:
@@ -57,7 +56,7 @@ class Run:
     """
 
     def __init__(self, config: ExperimentConfig, *, seed: int, max_env_steps: int, resume: bool) -> None:
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.max_env_steps = config, seed, max_env_steps
         try:
             self.dist = init_distributed(resolve_device(config.device, local_rank_from_environment()))
             share = self._assign_tasks()
@@ -153,6 +152,10 @@ class Run:
     def crossed(self, interval: int, before: int) -> bool:
         """Whether the env steps have passed a multiple of ``interval`` since they were ``before``."""
         return self.env_steps // interval > before // interval
+
+    def any_rank(self, answer: bool) -> bool:
+        """Whether any rank says yes, the same on all; collective."""
+        return bool(np.any(self.dist.all_gather_array(np.array([answer]))))
 
     def count_collected(self, episodes: list[Episodes]) -> None:
         """Advance the env steps by one round of collecting and log the episodes that ended in it."""
@@ -268,7 +271,14 @@ class Run:
 
     def _restore(self, checkpoint: Path) -> None:
         state = load_state(checkpoint)
-        check_resumable(state, self.config, self.seed, self.dist.world_size, checkpoint)
+        changed = check_resumable(
+            state,
+            self.config,
+            seed=self.seed,
+            world_size=self.dist.world_size,
+            max_env_steps=self.max_env_steps,
+            checkpoint=checkpoint,
+        )
         self.env_steps, self.learning_since = state["env_steps"], state["learning_since"]
         self.last_returns = state["last_returns"]
         self.policy.load_tensors(lambda name: load_tensors(checkpoint, name, self.policy.device))
@@ -284,6 +294,12 @@ class Run:
         self.logger.truncate_after(self.policy.train_iter, self.env_steps)
         if self.dist.is_main:
             logger.info("resuming from %s at %s env steps per game", checkpoint, f"{self.env_steps:,}")
+            if self.env_steps >= self.max_env_steps:
+                logger.info("nothing is left to train: the run is evaluated again; more train.max_env_steps continue it")
+            if changed:
+                record = self.config.run_dir / f"{EARLIER_CONFIG}{self.env_steps}.json"
+                record.write_text(json.dumps(state["config"], indent=2) + "\n", encoding="utf-8")
+                logger.warning("from here on with other settings: %s; the earlier ones are in %s", described(changed), record)
 
     def _assign_tasks(self) -> RankShare:
         """The tasks of this rank, and its part of each one's environments and batch."""
@@ -333,37 +349,3 @@ class Run:
 def env_seed(seed: int, env_steps: int) -> int:
     """Seed of the training environments; a resumed run does not play its first episodes again."""
     return int(np.random.SeedSequence((seed, env_steps)).generate_state(1)[0])
-
-
-def check_resumable(
-    state: dict[str, Any], config: ExperimentConfig, seed: int, world_size: int, checkpoint: Path
-) -> None:
-    """Refuse to continue ``checkpoint`` with what cannot fit it.
-
-    Raises:
-        RunError: naming each field that differs and what to type instead.
-    """
-    if state["world_size"] != world_size:
-        raise RunError(
-            f"{checkpoint} was written by {state['world_size']} process(es), this run has {world_size}; start it with "
-            f"--nproc_per_node={state['world_size']}, or choose another exp_name"
-        )
-    then, now = state["config"], config.model_dump(mode="json")
-    fixed = {
-        "seed": (state["seed"], seed),
-        "model": (then["model"], now["model"]),
-        "env.domain": (then["env"]["domain"], now["env"]["domain"]),
-        "env.games": (then["env"]["games"], now["env"]["games"]),
-        "env.num_envs": (then["env"]["num_envs"], now["env"]["num_envs"]),
-        "env.overrides": (then["env"]["overrides"], now["env"]["overrides"]),
-        "policy.unroll_steps": (then["policy"]["unroll_steps"], now["policy"]["unroll_steps"]),
-        "policy.td_steps": (then["policy"]["td_steps"], now["policy"]["td_steps"]),
-        "policy.replay": (then["policy"]["replay"], now["policy"]["replay"]),
-    }
-    differing = [name for name, (before, after) in fixed.items() if before != after]
-    if differing:
-        raise RunError(
-            f"{checkpoint} was trained with another {', '.join(differing)}: "
-            + "; ".join(f"{name} was {fixed[name][0]!r}, is {fixed[name][1]!r}" for name in differing)
-            + "; restore these values or choose another exp_name"
-        )

@@ -8,6 +8,7 @@ from typing import Any
 
 from lzero.config import ExperimentConfig
 from lzero.entry.run import Run
+from lzero.entry.stopping import StoppedError, StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -46,37 +47,42 @@ def train_unizero_multitask_segment_ddp(
         pydantic.ValidationError: if the config is not valid.
         RunError: if the run's folder holds another experiment, or cannot be resumed as asked.
         FloatingPointError: if the loss or its gradient stops being a number.
+        StoppedError: after Ctrl-C or SIGTERM, a KeyboardInterrupt with a checkpoint behind it.
     """
     config = ExperimentConfig.model_validate(config)
     limit = max_env_step or config.train.max_env_steps
     with Run(config, seed=seed, max_env_steps=limit, resume=resume) as run:
         timer, train = run.timer, config.train
-        while run.env_steps < limit:
-            before = run.env_steps
-            with timer("collect"):
-                episodes = run.collector.collect(train.collect_steps, random=run.is_warming_up)
-            run.count_collected(episodes)
+        with StopRequest() as stop:
+            while run.env_steps < limit:
+                before = run.env_steps
+                with timer("collect"):
+                    episodes = run.collector.collect(train.collect_steps, random=run.is_warming_up)
+                run.count_collected(episodes)
 
-            result = None
-            for _ in range(run.updates_due()):
-                with timer("sample"):
-                    windows = run.replay.sample(run.batch_sizes, run.rngs["replay"])
-                with timer("learn"):
-                    result = run.policy.learn(windows)
-                if config.policy.replay.prioritised:
-                    run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
-                with timer("log"):
-                    run.log_update(result, windows)
-            if result is not None:
-                run.check_finite(result)
+                result = None
+                for _ in range(run.updates_due()):
+                    with timer("sample"):
+                        windows = run.replay.sample(run.batch_sizes, run.rngs["replay"])
+                    with timer("learn"):
+                        result = run.policy.learn(windows)
+                    if config.policy.replay.prioritised:
+                        run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
+                    with timer("log"):
+                        run.log_update(result, windows)
+                if result is not None:
+                    run.check_finite(result)
 
-            run.log_progress()
-            if run.crossed(train.eval_interval, before) and run.env_steps < limit:
-                with timer("evaluate"):
-                    run.evaluate()
-            if run.crossed(train.checkpoint_interval, before) or run.env_steps >= limit:
-                with timer("checkpoint"):
-                    run.save()
+                run.log_progress()
+                if run.crossed(train.eval_interval, before) and run.env_steps < limit:
+                    with timer("evaluate"):
+                        run.evaluate()
+                stopping = run.any_rank(stop.asked)
+                if stopping or run.crossed(train.checkpoint_interval, before) or run.env_steps >= limit:
+                    with timer("checkpoint"):
+                        run.save()
+                if stopping:
+                    raise StoppedError(f"stopped at {run.env_steps:,} of {limit:,} env steps per game")
         table = run.evaluate(video=train.video)
         return TrainResult(
             run_dir=config.run_dir,

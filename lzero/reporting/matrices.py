@@ -107,7 +107,7 @@ def _selection(study: Study, group: Group, prefix: str) -> Iterator[Matrix]:
     """Every layer's last matrix of the first seed that has any."""
     seed = next((run for run in group.runs if _tags([run], prefix)), None)
     for tag in _tags([seed] if seed else [], prefix):
-        step, values = max(seed.arrays[tag].items(), key=lambda item: item[0])
+        step, (*_, values) = max(seed.arrays[tag].items(), key=lambda item: item[0])
         title = f"{group.label}, {seed.path.name}, layer {_layer(tag)}"
         columns = tuple(str(expert) for expert in range(values.shape[1]))
         yield Matrix(title, group.label, (seed.name,), tag, _games(study, group), columns, values, Part(step, step))
@@ -125,8 +125,9 @@ def _mean_matrix(study: Study, group: Group, tag: str, title: str) -> Iterator[M
 
 
 def _last_mean(run: RunData, tag: str, part: Part) -> np.ndarray:
+    """As of scalars: the mean over what was measured at each env step, then over the env steps."""
     steps = np.array(sorted(run.arrays[tag]))
-    return nan_mean(np.stack([run.arrays[tag][step] for step in steps[part.choose(steps)]]))
+    return nan_mean(np.stack([nan_mean(np.stack(run.arrays[tag][step])) for step in steps[part.choose(steps)]]))
 
 
 def _conflict_components(group: Group) -> set[Component]:

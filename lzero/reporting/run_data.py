@@ -14,27 +14,11 @@ from typing import Any
 import numpy as np
 
 from lzero.config import nearest
+from lzero.config_fields import NOT_LEARNING, flatten, is_one_of
 from lzero.logging import METRICS_FILE, read_metrics
 
 CONFIG_FILE = "config.json"
 EVALUATION_PREFIX = "eval_"
-NOT_LEARNING = (
-    "exp_name",
-    "output_dir",
-    "env.num_eval_envs",
-    "policy.gradient_conflict_interval",
-    "policy.profile",
-    "train.max_env_steps",
-    "train.eval_interval",
-    "train.eval_episodes",
-    "train.checkpoint_interval",
-    "train.keep_checkpoints",
-    "train.log_interval",
-    "train.moe_log_interval",
-    "train.video",
-)
-"""Config fields that change neither what is learned nor what an evaluation measures: names, lengths and rhythms. Seeds
-of one experiment may differ in them. ``device`` and ``precision`` are not among them: they change the numerics."""
 SEED_SUFFIX = re.compile(r"[_.-](s|seed)[_-]?\d+$", re.IGNORECASE)
 SHOWN_FIELDS = 3  # config fields that a label may hold
 ABSENT = "absent"  # how a label writes a field that an older run does not have
@@ -68,13 +52,14 @@ class RunData:
         path: its folder.
         fields: its config, flat: dotted path to value.
         scalars: every logged number by tag, as logged; NaN where it was none.
-        arrays: every logged array by tag and env step (the last one logged there), NaN where an entry was none.
+        arrays: every logged array by tag and env step, in the order of logging; NaN where an entry was none. Several updates
+            may measure at one env step.
     """
 
     path: Path
     fields: Mapping[str, Any]
     scalars: Mapping[str, Series]
-    arrays: Mapping[str, Mapping[int, np.ndarray]]
+    arrays: Mapping[str, Mapping[int, Sequence[np.ndarray]]]
 
     @property
     def name(self) -> str:
@@ -118,7 +103,8 @@ class RunData:
 
     def episode_scores(self, game: str, env_step: float) -> np.ndarray:
         """``(E,)`` scores of the episodes of the evaluation of ``game`` at ``env_step``; empty where not logged."""
-        scores = self.arrays.get(f"eval_scores/{game}", {}).get(int(env_step), np.empty(0)).ravel()
+        *_, scores = self.arrays.get(f"eval_scores/{game}", {}).get(int(env_step), [np.empty(0)])
+        scores = scores.ravel()
         return scores[np.isfinite(scores)]
 
     @cached_property
@@ -172,7 +158,11 @@ def read_run(path: Path) -> RunData:
     if lacking:
         raise RunDataError(f"{path / CONFIG_FILE} has no {', '.join(lacking)}; it is no config of an experiment")
     try:
-        scalars, arrays = _read_lines(read_metrics(path / METRICS_FILE))
+        lines = read_metrics(path / METRICS_FILE)
+    except ValueError as error:
+        raise RunDataError(str(error)) from error
+    try:
+        scalars, arrays = _read_lines(lines)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDataError(f"{path / METRICS_FILE} cannot be understood ({error!r})") from error
     return RunData(path, fields, scalars, arrays)
@@ -200,7 +190,7 @@ def group_runs(runs: Sequence[RunData], ignore: Sequence[str] = ()) -> tuple[Gro
     members: defaultdict[str, list[RunData]] = defaultdict(list)
     shared = {}
     for run in runs:
-        fields = {name: value for name, value in run.fields.items() if not _matches(name, (*NOT_LEARNING, *ignore))}
+        fields = {name: value for name, value in run.fields.items() if not is_one_of(name, (*NOT_LEARNING, *ignore))}
         key = json.dumps(fields, sort_keys=True)
         members[key].append(run)
         shared[key] = fields
@@ -227,16 +217,9 @@ def common_name(names: Sequence[str]) -> str:
     return prefix or stems[0]
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of a nested config as pairs of dotted path and value."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _no_run(path: Path, missing: Sequence[str]) -> str:
+    if path.is_file():
+        return f"{path} is a file; name the folder of its run: python -m lzero.report {path.parent}"
     if not path.is_dir():
         return f"{path} does not exist; name the folders of runs, e.g. python -m lzero.report runs/atari_cpu_moe"
     inside = sorted(str(file.parent) for file in path.glob(f"*/{CONFIG_FILE}"))
@@ -244,15 +227,15 @@ def _no_run(path: Path, missing: Sequence[str]) -> str:
     return f"{path} is no run: {' and '.join(missing)} missing; {hint}"
 
 
-def _read_lines(lines: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Series], dict[str, dict[int, np.ndarray]]]:
+def _read_lines(lines: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Series], dict[str, dict[int, list[np.ndarray]]]]:
     points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    arrays: defaultdict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    arrays: defaultdict[str, dict[int, list[np.ndarray]]] = defaultdict(dict)
     for line in lines:
         step = int(line["env_step"])
         for tag, value in line["metrics"].items():
             points[tag].append((step, math.nan if value is None else value))
         for tag, array in line.get("arrays", {}).items():
-            arrays[tag][step] = np.array(array, dtype=np.float64)
+            arrays[tag].setdefault(step, []).append(np.array(array, dtype=np.float64))
     columns = {tag: np.array(values, dtype=np.float64) for tag, values in points.items()}
     return {tag: Series(values[:, 0], values[:, 1]) for tag, values in columns.items()}, dict(arrays)
 
@@ -268,13 +251,9 @@ def _one_per_step(series: Series, is_evaluation: bool) -> Series:
     return Series(steps, np.bincount(inverse, value, minlength=len(steps)) / count)
 
 
-def _matches(name: str, fields: Sequence[str]) -> bool:
-    return any(name == field or name.startswith(f"{field}.") for field in fields)
-
-
 def _check_ignored(ignore: Sequence[str], known: list[str]) -> None:
     for field in ignore:
-        if not any(_matches(name, (field,)) for name in known):
+        if not any(is_one_of(name, (field,)) for name in known):
             raise RunDataError(f"ignore: no run has a config field {field!r}; {nearest(field, known)}")
 
 

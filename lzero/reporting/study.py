@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lzero.config import load_domain
+from lzero.config_fields import EARLIER_CONFIG
 from lzero.reporting.analysis_notes import PREFIXES, analysis_notes
 from lzero.reporting.curves import all_curves
 from lzero.reporting.progress import shown
@@ -95,7 +96,9 @@ def reference_scores(
 
 
 def missing_inputs(run: RunData) -> Iterator[str]:
-    """What a report would show of a run if it were there."""
+    """What a report would show of a run if it were there, and what must be known of it."""
+    if any(run.path.glob(f"{EARLIER_CONFIG}*.json")):
+        yield f"settings were changed on the way, config.json holds the last ones ({EARLIER_CONFIG}….json)"
     for kind, metric in (("evaluation", "eval_return"), ("finished episode while collecting", "collect_return")):
         games = [game for game in run.games if not len(run.series(f"{metric}/{game}"))]
         if games:

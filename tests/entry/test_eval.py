@@ -55,6 +55,14 @@ def test_the_policy_has_the_checkpoints_parameters(run_dir):
     assert all((value == stored[name]).all() for name, value in policy.model.state_dict().items())
 
 
+def test_the_command_says_where_the_scores_are(run_dir):
+    command = [sys.executable, "-m", "lzero.entry.eval_unizero_multitask", str(run_dir), "--episodes", "1", "--no-video"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "evaluation.json" in done.stdout + done.stderr, done.stdout + done.stderr
+    with pytest.raises(ValueError, match="simulations=0; at least one"):
+        eval_unizero_multitask(run_dir, simulations=0)
+
+
 def test_a_wrong_path_is_an_error(tmp_path, run_dir):
     with pytest.raises(CheckpointError, match="does not exist"):
         eval_unizero_multitask(tmp_path / "nowhere")

@@ -28,6 +28,7 @@ from lzero.entry import TrainResult, train_unizero_multitask_segment_ddp
 from lzero.entry.run import Run, RunError
 from lzero.logging import read_metrics
 from lzero.policy import UniZeroMTPolicy
+from lzero.reporting.study import build_study
 
 ROOT = Path(lzero.__file__).parents[1]
 SCRIPT = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config_moe.py"
@@ -317,6 +318,30 @@ REFUSED = {
     "policy.td_steps": {"policy.td_steps": 1},
     "policy.replay": {"policy.replay.capacity": 100},
 }
+
+
+CHANGED = {"policy.batch_size": 5, "policy.optimiser": {"learning_rate": 0.5}}
+
+
+@pytest.mark.parametrize("field", CHANGED)
+def test_a_finished_run_is_not_relabelled(copied, field):
+    before = contents(copied / "tiny")
+    with pytest.raises(RunError, match=f"another {field}.*was .*, is .*nothing is left to learn.*exp_name"):
+        train_unizero_multitask_segment_ddp(settings(copied, {field: CHANGED[field]}), seed=3)
+    assert contents(copied / "tiny") == before
+
+
+def test_other_settings_on_the_way_are_said_and_kept_on_record(copied, caplog):
+    changes = {"policy.batch_size": 5, "train.eval_episodes": 1}
+    train_unizero_multitask_segment_ddp(settings(copied, changes), seed=3, max_env_step=STEPS + 20)
+    run_dir = copied / "tiny"
+    assert "with other settings: policy.batch_size was 4, is 5; the earlier ones are in" in caplog.text
+    earlier, later = (
+        ExperimentConfig.model_validate_json((run_dir / name).read_text())
+        for name in (f"config_until_env_step_{STEPS}.json", "config.json")
+    )
+    assert (earlier.policy.batch_size, later.policy.batch_size, later.train.eval_episodes) == (4, 5, 1)
+    assert any("settings were changed on the way" in note for note in build_study([run_dir]).notes)
 
 
 @pytest.mark.parametrize("field", REFUSED)

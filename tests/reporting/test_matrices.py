@@ -20,7 +20,7 @@ SHORT = "expert_selection/short/layer0"
 
 def run_of(name: str, arrays: Mapping[str, Mapping[int, object]], games: list[str], end: float = 1000.0) -> RunData:
     fields = {"exp_name": name, "env.domain": "nowhere:NOTHING", "env.games": games}
-    read = {tag: {step: np.array(values, float) for step, values in steps.items()} for tag, steps in arrays.items()}
+    read = {tag: {step: [np.array(values, float)] for step, values in steps.items()} for tag, steps in arrays.items()}
     return RunData(Path("runs") / name, fields, {"learn/loss": Series(np.array([end]), np.zeros(1))}, read)
 
 
@@ -53,6 +53,15 @@ def test_conflict_matrices_are_means_over_the_last_fifth_and_seeds():
     [block] = conflict_blocks(study_of([late, run_of("d", {}, games)]))
     assert block.matrices[0].part.end == 2000.0, "a seed without matrices cuts nobody's"
     assert conflict_blocks(study_of([run_of("d", {}, games)])) == []
+
+
+def test_measurements_at_one_env_step_all_count():
+    run = run_of("a", {TAG: {900: cosine(0.0), 1000: cosine(0.1)}, SHORT: {1000: [[1.0, 0.0]] * 2}}, ["Pong", "Boxing"])
+    run.arrays[TAG][1000].append(np.array(cosine(0.3)))
+    run.arrays[SHORT][1000].append(np.array([[0.0, 1.0]] * 2))
+    [block], [selection] = conflict_blocks(study_of([run])), selection_blocks(study_of([run]))
+    assert block.matrices[0].values[0, 1] == pytest.approx((0.0 + 0.2) / 2), "as scalars: of the step, then of the steps"
+    assert selection.matrices[0].values.tolist() == [[0.0, 1.0]] * 2, "a window counts what went before"
 
 
 def test_every_group_has_its_panels_and_games_their_rows():

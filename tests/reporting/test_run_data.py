@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lzero.config import ExperimentConfig
-from lzero.reporting.run_data import RunData, RunDataError, common_name, flatten, group_runs, read_run
+from lzero.config_fields import flatten
+from lzero.reporting.run_data import RunData, RunDataError, common_name, group_runs, read_run
 
 MAY_DIFFER = {
     *("exp_name", "output_dir", "env.num_eval_envs"),
@@ -55,7 +56,7 @@ def test_a_run_is_read_as_it_was_logged(tmp_path):
     assert run.tags("learn/") == ("learn/loss",) and run.tags("other") == ()
     assert run.episode_scores("Pong", 20).tolist() == [-18.0, -17.0]
     assert len(run.episode_scores("Pong", 10)) == len(run.episode_scores("MsPacman", 20)) == 0
-    np.testing.assert_equal(run.arrays["matrix"][20], [[1.0, np.nan], [0.0, 2.0]])
+    np.testing.assert_equal(run.arrays["matrix"][20], [[[1.0, np.nan], [0.0, 2.0]]])
 
 
 def test_what_is_no_run_is_refused_with_what_to_type(tmp_path):
@@ -65,8 +66,10 @@ def test_what_is_no_run_is_refused_with_what_to_type(tmp_path):
     with pytest.raises(RunDataError, match=rf"config\.json and metrics\.jsonl missing.*lzero\.report {run}$"):
         read_run(tmp_path)
     (run / "metrics.jsonl").write_text('{"env_step": 1, "metrics": {}}\nbroken\n')
-    with pytest.raises(RunDataError, match="metrics.jsonl.*line 2 is no JSON"):
+    with pytest.raises(RunDataError, match=r"^.*metrics\.jsonl, line 2 is no JSON"):
         read_run(run)
+    with pytest.raises(RunDataError, match=rf"metrics\.jsonl is a file.*lzero\.report {run}$"):
+        read_run(run / "metrics.jsonl")
     (run / "metrics.jsonl").write_text('{"metrics": {}}\n')
     with pytest.raises(RunDataError, match="metrics.jsonl.*env_step"):
         read_run(run)

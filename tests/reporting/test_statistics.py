@@ -44,7 +44,7 @@ def group_of(*runs: dict[str, Series], scores: list[dict[int, list[float]]] | No
                 Path(f"s{n}"),
                 FIELDS,
                 scalars,
-                {"eval_scores/Pong": {step: np.array(values) for step, values in scores[n].items()}},
+                {"eval_scores/Pong": {step: [np.array(values)] for step, values in scores[n].items()}},
             )
             for n, scalars in enumerate(runs)
         ),

@@ -1,0 +1,90 @@
+"""Ctrl-C and SIGTERM: on a real command, on two ranks, and twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import lzero
+from lzero.checkpoint import list_checkpoints, load_state
+from lzero.distributed import Distributed
+from lzero.entry import train_unizero_multitask_segment_ddp
+from lzero.entry.run import Run
+from lzero.entry.stopping import StoppedError, StopRequest
+from tests.entry.test_train import settings
+from tests.ranks import run_ranks
+
+ROOT = Path(lzero.__file__).parents[1]
+SCRIPT = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py"
+SHORT = (
+    *("--train.max-env-steps", "4000", "--train.random-steps", "100", "--train.eval-interval", "100000"),
+    *("--train.checkpoint-interval", "100000", "--train.log-interval", "1", "--train.no-video"),
+)
+SECONDS = 60
+
+
+def test_ctrl_c_ends_a_run_in_good_order_and_the_same_command_continues_it(tmp_path):
+    command = [sys.executable, SCRIPT, *SHORT, "--output-dir", str(tmp_path), "--exp-name", "stopped"]
+    run_dir = tmp_path / "stopped"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        metrics, end = run_dir / "metrics.jsonl", time.monotonic() + SECONDS
+        while not (metrics.exists() and "learn/loss" in metrics.read_text()) and time.monotonic() < end:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said and "the same command continues" in said
+    [checkpoint] = list_checkpoints(run_dir / "checkpoints")
+    steps = load_state(checkpoint)["env_steps"]
+    assert f"stopped at {steps:,} of 4,000 env steps per game" in said
+    more = [*command, "--train.max-env-steps", str(steps + 16), "--train.eval-episodes", "1"]
+    again = subprocess.run(more, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert again.returncode == 0 and f"at {steps:,} env steps per game" in again.stdout + again.stderr
+
+
+def stopping(directory: Path) -> tuple[int, str]:
+    """Rank 1 alone is told to stop after 40 env steps."""
+    collected = Run.count_collected
+
+    def counting(run: Run, episodes: list) -> None:
+        collected(run, episodes)
+        if run.env_steps >= 40 and run.dist.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Run.count_collected = counting
+    try:
+        train_unizero_multitask_segment_ddp(settings(directory, {"train.checkpoint_interval": 1000}))
+    except StoppedError as stopped:
+        newest = list_checkpoints(directory / "tiny" / "checkpoints")[-1]
+        return load_state(newest)["env_steps"], str(stopped)
+    return -1, "not stopped"
+
+
+def test_all_ranks_stop_where_one_is_asked_to(tmp_path):
+    first, second = run_ranks(partial(stopping, tmp_path), 2, tmp_path)
+    assert first == second and 0 < first[0] < 120, first
+    assert first[1] == f"stopped at {first[0]} of 120 env steps per game"
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.asked
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        signal.raise_signal(signal.SIGTERM)  # a launcher passes on what the terminal has sent already
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_any_rank_alone_is_this_one():
+    class Alone:
+        dist = Distributed()
+
+    assert Run.any_rank(Alone, True) and not Run.any_rank(Alone, False)
