@@ -1,7 +1,7 @@
 """The one typed schema of an experiment.
 
 Every field carries its unit and meaning; the same text is the command line's ``--help``. Unknown keys are refused with
-the nearest valid name, impossible combinations before anything starts. ``config.json`` in a run reproduces it.
+the nearest valid name, impossible combinations before anything starts. ``config.json`` in a run, with its seed, reproduces it.
 """
 
 import difflib

@@ -1,16 +1,19 @@
 """Command line of the zoo's scripts: a preset first, then overrides of any field of the schema."""
 
+import io
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, nearest
@@ -67,11 +70,7 @@ def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
         if argv and not argv[0].startswith("-"):
             sys.exit(f"error: unknown preset {argv[0]!r}; {nearest(argv[0], list(presets))}")
         argv = [default, *argv]
-    commands = {name: (text, CommandLine(config)) for name, (text, config) in presets.items()}
-    try:
-        command = tyro.extras.overridable_config_cli(commands, args=argv)
-    except ValidationError as error:  # of the whole config; tyro reports those of its sections itself
-        sys.exit(f"error: {_in_one_line(error)}")
+    command = _read(presets, default, argv)
     if not command.game_overrides:
         return command
     try:
@@ -80,6 +79,28 @@ def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
         sys.exit(f"error: --game-overrides: {_in_one_line(error)}")
     except ValueError as error:
         sys.exit(f"error: --game-overrides: {error}")
+
+
+def _read(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
+    """Preset and fields. What the schema refuses is said in its own words; tyro explains the rest, and the help."""
+    about = {name: text + (" (the default here)" if name == default else "") for name, (text, _) in presets.items()}
+    commands = {name: (about[name], CommandLine(config)) for name, (_, config) in presets.items()}
+    read = partial(
+        tyro.extras.overridable_config_cli,
+        commands,
+        args=argv,
+        description="Train: a preset first, then any of its fields. PRESET --help lists all fields with their units.",
+    )
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return read()
+    except (SystemExit, ValidationError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ValidationError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            sys.exit(f"error: {_in_one_line(cause)}")
+    return read()
 
 
 def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
@@ -101,13 +122,23 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
 def _in_one_line(error: ValidationError) -> str:
     """Field, value and reason of everything that is wrong."""
     complaints = []
+    section = dict(_sections(ExperimentConfig)).get(error.title, ())
     for problem in error.errors():
-        field = ".".join(map(str, problem["loc"]))
+        field = ".".join(map(str, (*section, *problem["loc"])))
         if problem["type"] == "value_error":  # raised by the schema itself, which names the value
-            complaints.append(": ".join(filter(None, (field, str(problem["ctx"]["error"])))))
+            whose = "" if problem["loc"] == () else field
+            complaints.append(": ".join(filter(None, (whose, str(problem["ctx"]["error"])))))
         else:
             complaints.append(f"{field}={problem['input']!r}: {problem['msg']}")
     return "; ".join(complaints)
+
+
+def _sections(schema: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Names of the schema's classes and where they are in it."""
+    yield schema.__name__, path
+    for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _sections(field.annotation, (*path, name))
 
 
 def _shell_path(path: Path | str) -> str:

@@ -96,6 +96,7 @@ def test_help_without_a_preset_lists_the_presets(capsys):
     text = squeezed(capsys.readouterr().out)
     for name, (line, _) in PRESETS.items():
         assert squeezed(name + line) in text
+    assert squeezed("(the default here)") in text and squeezed("PRESET --help lists all fields") in text
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,7 @@ def test_help_without_a_preset_lists_the_presets(capsys):
         (("--env.games", "Pong", "Seequest"), ("'Seequest'", "did you mean 'Seaquest'?")),
         (("--model.num-heads", "7"), ("model.num_heads=7", "model.embed_dim=128", "try 8")),
         (("--model.moe.top-k", "9"), ("moe.top_k=9", "moe.num_experts=8")),
+        (("--train.eval-interval", "0"), ("error: train.eval_interval=0: Input should be greater than 0",)),
         (("--policy.batch-size", "many"), ("--policy.batch-size", "many")),
         (("--device", "gpu"), ("--device", "gpu", "auto", "cpu", "cuda")),
         (("--policy.batch-size", "50000"), ("policy.batch_size=50000", "policy.replay.capacity=40000")),
@@ -117,6 +119,7 @@ def test_help_without_a_preset_lists_the_presets(capsys):
 )
 def test_mistakes_are_refused_by_name(capsys, argv, needles):
     text = squeezed(refusal(capsys, *argv))
+    assert "pydantic.dev" not in text and "dummy" not in text
     assert [needle for needle in needles if squeezed(needle) not in text] == []
 
 
