@@ -205,10 +205,18 @@ def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
     room = STRETCH * max(high - low, abs(high) * 0.1, 1e-6)
     drawn = {label: y for label, y in panel.references.items() if high - room <= y <= low + room}
     low, high = min(low, *drawn.values(), high), max(low, *drawn.values(), high)
-    margin = 0.06 * (high - low) or max(abs(high) * 0.1, 0.1)
+    if low == high == 0:
+        high = 1.0
+    margin = 0.06 * (high - low) or abs(high) * 0.1
+    ax.yaxis.set_major_formatter(_written_out)
     ax.set_ylim(low - margin, high + margin)
     _draw_references(ax, drawn)
     return [f"{label} {y:,.4g}" for label, y in panel.references.items() if label not in drawn]
+
+
+def _written_out(value: float, _: int) -> str:
+    """A tick's whole number: matplotlib would put a common factor where the title is."""
+    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _draw_references(ax: "Axes", references: Mapping[str, float]) -> None:

@@ -108,7 +108,7 @@ def _selection(study: Study, group: Group, prefix: str) -> Iterator[Matrix]:
     seed = next((run for run in group.runs if _tags([run], prefix)), None)
     for tag in _tags([seed] if seed else [], prefix):
         step, (*_, values) = max(seed.arrays[tag].items(), key=lambda item: item[0])
-        title = f"{group.label}, {seed.path.name}, layer {_layer(tag)}"
+        title = ", ".join(dict.fromkeys((group.label, seed.path.name, f"layer {_layer(tag)}")))
         columns = tuple(str(expert) for expert in range(values.shape[1]))
         yield Matrix(title, group.label, (seed.name,), tag, _games(study, group), columns, values, Part(step, step))
 
