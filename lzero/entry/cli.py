@@ -56,7 +56,7 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
     except (RunError, CheckpointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as stopped:
-        logger.warning("%s; the same command continues from the newest checkpoint", stopped or "stopped at once")
+        logger.info("%s; the same command continues from the newest checkpoint", stopped or "stopped at once")
         sys.exit(INTERRUPTED)
     logger.info("finished: %s", result.run_dir)
     tensorboard = shutil.which("tensorboard") or Path(sys.executable).parent / "tensorboard"

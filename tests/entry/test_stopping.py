@@ -15,7 +15,7 @@ from lzero.checkpoint import list_checkpoints, load_state
 from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.run import Run
-from lzero.entry.stopping import StoppedError, StopRequest
+from lzero.entry.stopping import ONE_KEY_PRESS, StoppedError, StopRequest
 from tests.entry.test_train import settings
 from tests.ranks import run_ranks
 
@@ -72,12 +72,15 @@ def test_all_ranks_stop_where_one_is_asked_to(tmp_path):
 
 
 def test_a_second_ctrl_c_stops_at_once():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
+    before, now = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)), [10.0]
+    with StopRequest(lambda: now[0]) as stop:
         assert not stop.asked
         signal.raise_signal(signal.SIGINT)
         assert stop.asked
-        signal.raise_signal(signal.SIGTERM)  # a launcher passes on what the terminal has sent already
+        for number in (signal.SIGINT, signal.SIGTERM):  # a launcher passes on what the terminal has sent already
+            signal.raise_signal(number)
+        now[0] += ONE_KEY_PRESS + 1
+        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
