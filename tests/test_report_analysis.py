@@ -104,7 +104,7 @@ def test_the_tables_hold_what_the_runs_logged(runs, report):
         if (row["group"], row["tag"], row["row"], row["column"]) == ("dense", tag, GAMES[0], GAMES[2])
     ]
     arrays = [read_run(run).arrays[tag] for run in runs[2:]]
-    assert value == pytest.approx(np.mean([[a[900][0, 2], a[1000][0, 2]] for a in arrays]))
+    assert value == pytest.approx(np.mean([[a[step][0][0, 2] for step in (900, 1000)] for a in arrays]))
     selection = [row for row in cells if row["tag"] == "expert_selection/long/layer0"]
     assert {row["seeds"] for row in selection} == {str(runs[0])} and len(selection) == len(GAMES) * 4
     assert not [row for row in cells if "matrix/expert_" in row["tag"]]

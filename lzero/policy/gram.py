@@ -229,8 +229,8 @@ def _common_width(component: int, widths: Sequence[int]) -> int:
     for rank, width in enumerate(widths):
         if width not in (0, widths[first]):
             raise ValueError(
-                f"component {component} has {widths[first]} columns: rank {first} has that, rank {rank} has {width}: all "
-                "ranks must pass the same components of the same sizes in the same order"
+                f"component {component}: rank {first} has {widths[first]} columns, rank {rank} has {width}; all ranks must "
+                "pass the same components of the same sizes in the same order"
             )
     return widths[first] or 1
 
