@@ -113,4 +113,6 @@ def in_memory_order_of(parameter: Tensor, tensor: Tensor) -> Tensor:
     Fused optimisers walk through memory and never ask for strides. A gradient or moment of a ``channels_last`` weight
     that lies in the order of its axes would move other weights than its own, without an error.
     """
-    return tensor if tensor.stride() == parameter.stride() else torch.empty_like(parameter, device=tensor.device).copy_(tensor)
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype, device=tensor.device).copy_(tensor)

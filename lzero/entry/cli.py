@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,8 +58,8 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
         logger.info("%s; the same command continues from the newest checkpoint", stopped or "stopped at once")
         sys.exit(INTERRUPTED)
     logger.info("finished: %s", result.run_dir)
-    tensorboard = shutil.which("tensorboard") or Path(sys.executable).parent / "tensorboard"
-    logger.info("look at it: %s --logdir %s", _shell_path(tensorboard), _shell_path(result.run_dir / "tb"))
+    tensorboard = "tensorboard" if shutil.which("tensorboard") else _shell_path(Path(sys.executable).parent / "tensorboard")
+    logger.info("look at it: %s --logdir %s", tensorboard, _shell_path(result.run_dir / "tb"))
     return result
 
 
@@ -141,6 +140,6 @@ def _sections(schema: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[t
             yield from _sections(field.annotation, (*path, name))
 
 
-def _shell_path(path: Path | str) -> str:
-    text = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
+def _shell_path(path: Path) -> str:
+    text = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     return f"'{text}'" if " " in text else text

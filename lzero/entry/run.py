@@ -296,8 +296,9 @@ class Run:
             logger.info("resuming from %s at %s env steps per game", checkpoint, f"{self.env_steps:,}")
             if self.env_steps >= self.max_env_steps:
                 logger.info("nothing is left to train: the run is evaluated again; more train.max_env_steps continue it")
+            record = self.config.run_dir / f"{EARLIER_CONFIG}{self.env_steps}.json"
+            record.unlink(missing_ok=True)  # of an attempt that died before its first checkpoint
             if changed:
-                record = self.config.run_dir / f"{EARLIER_CONFIG}{self.env_steps}.json"
                 record.write_text(json.dumps(state["config"], indent=2) + "\n", encoding="utf-8")
                 logger.warning("from here on with other settings: %s; the earlier ones are in %s", described(changed), record)
 

@@ -344,6 +344,13 @@ def test_other_settings_on_the_way_are_said_and_kept_on_record(copied, caplog):
     assert any("settings were changed on the way" in note for note in build_study([run_dir]).notes)
 
 
+def test_settings_that_never_reached_a_checkpoint_leave_no_record(copied):
+    record = copied / "tiny" / f"config_until_env_step_{STEPS}.json"
+    record.touch()  # by a run that was killed at once
+    train_unizero_multitask_segment_ddp(settings(copied), seed=3, max_env_step=STEPS + 20)
+    assert not record.exists()
+
+
 @pytest.mark.parametrize("field", REFUSED)
 def test_another_experiment_is_not_continued(copied, field):
     """The error names the field, and the run stays as it was."""
