@@ -443,13 +443,14 @@ RANK_CASES = {
     "one task shared": {"env": {"games": GAMES[1:2]}, "policy": {"batch_size": 7}},
     "clipped": {"policy": {"optimiser": {"max_grad_norm": 0.1}}, "model": {"moe": {"top_k": 2}}},
     "convolutions": {"policy": {"gradient_conflict_interval": 2}, **MODELS["conv"]},
+    "unequal batches": {"policy": {"gradient_conflict_interval": 2}, "env": {"overrides": {GAMES[1]: {"batch_size": 2}}}},
     **{kind: {"policy": {"gradient_aggregator": kind}} for kind in ("pcgrad", "cagrad", "upgrad")},
 }
 
 
 def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
     """Two updates on this rank's part of two fixed batches; what has become of the policy."""
-    config = make_config(merged(RANK_CASES[name], {"policy": {"loss": {"adaptive_entropy": True}}}))
+    config = make_config(merged((RANK_CASES | FEWER_TASKS)[name], {"policy": {"loss": {"adaptive_entropy": True}}}))
     policy = make_policy(config, dist)
     sizes = [config.batch_size_of(game) for game in config.env.games]
     shares = assign_tasks(config.num_tasks, [2] * config.num_tasks, sizes, dist.world_size)
@@ -473,21 +474,32 @@ def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
     return outcome | snapshot(policy)
 
 
-def worker() -> dict[str, dict]:
+FEWER_TASKS = {"two tasks": {"policy": {"gradient_conflict_interval": 2}, "env": {"games": GAMES[:2]}}}
+
+
+def worker(names: tuple[str, ...]) -> dict[str, dict]:
     """What each rank does."""
     dist = init_distributed("cpu", timeout=timedelta(seconds=SECONDS / 2))
-    outcome = {name: run_case(name, dist) for name in RANK_CASES}
+    outcome = {name: run_case(name, dist) for name in names}
     dist.shutdown()
     return outcome
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
-    return run_ranks(worker, WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
+    return run_ranks(partial(worker, tuple(RANK_CASES)), WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
+
+
+def test_three_ranks_with_two_tasks_take_the_same_step_as_one(tmp_path):
+    assert_same_step(run_ranks(partial(worker, tuple(FEWER_TASKS)), 3, tmp_path), "two tasks")
 
 
 @pytest.mark.parametrize("name", RANK_CASES)
 def test_two_ranks_take_the_same_step_as_one(outcomes, name):
+    assert_same_step(outcomes, name)
+
+
+def assert_same_step(outcomes: list[dict[str, dict[str, Tensor]]], name: str) -> None:
     expected = run_case(name, Distributed())
     for outcome in outcomes:
         assert outcome[name].keys() == expected.keys()
@@ -501,4 +513,5 @@ def test_two_ranks_take_the_same_step_as_one(outcomes, name):
                 msg=lambda text, key=key: f"{key}: {text}",
             )
     for key, tensor in outcomes[0][name].items():
-        assert torch.equal(tensor.nan_to_num(9.0), outcomes[1][name][key].nan_to_num(9.0)), f"ranks differ in {key}"
+        for other in outcomes[1:]:
+            assert torch.equal(tensor.nan_to_num(9.0), other[name][key].nan_to_num(9.0)), f"ranks differ in {key}"
