@@ -299,7 +299,12 @@ class TrainingProgress:
             logger.info("%s", self._last_line)
 
     def update(
-        self, env_step: int, train_iter: int, phase_times: Mapping[str, float], returns: Mapping[str, float]
+        self,
+        env_step: int,
+        train_iter: int,
+        phase_times: Mapping[str, float],
+        returns: Mapping[str, float],
+        reward_rates: Mapping[str, float],
     ) -> None:
         """Show where the run is.
 
@@ -308,20 +313,22 @@ class TrainingProgress:
             train_iter: updates so far.
             phase_times: seconds per phase of the last loop, as :meth:`PhaseTimer.pop` gives them.
             returns: last return per game.
+            reward_rates: reward per 1,000 env steps per game; there is one long before an episode ends.
         """
         if self._live is None and not self._shows_lines:
             return
         self._history.append((self._clock(), env_step))
         rows = {
             "run": self._counters(env_step, train_iter),
+            "reward per 1,000 steps": [f"{game} {value:,.1f}" for game, value in reward_rates.items()],
+            "return": [f"{game} {value:,.1f}" for game, value in returns.items()],
             "time": [f"{name.removeprefix('time/')} {seconds:.2f} s" for name, seconds in phase_times.items()],
-            "return": [f"{game} {value:.1f}" for game, value in returns.items()],
         }
         if self._live is not None:
             self._bar.update(self._task, completed=env_step)
             self._live.update(Group(self._bar, _table(rows)))
             return
-        self._last_line = " | ".join(", ".join(cells) for cells in rows.values() if cells)
+        self._last_line = " | ".join(f"{title}: {', '.join(cells)}" for title, cells in rows.items() if cells)
         if self._clock() >= self._next_line:
             logger.info("%s", self._last_line)
             self._next_line = self._clock() + self._interval

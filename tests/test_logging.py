@@ -160,13 +160,14 @@ def test_without_a_terminal_progress_is_a_log_line_now_and_then(clock, caplog):
         ) as progress:
             for index in range(1, 9):
                 clock.now = 4.0 * index
-                progress.update(1000 + 200 * index, 50 * index, {"time/collect": 1.25}, {"Pong": -20.0})
+                progress.update(1000 + 200 * index, 50 * index, {"time/collect": 1.25}, {}, {"Pong": -20.0})
     assert console.file.getvalue() == ""
     shown = [record.getMessage() for record in caplog.records]
     # at 4 s, then not before 10 s have passed, and the last state at the end
-    assert [line.split("/")[0] for line in shown] == ["1,200", "1,800", "2,400", "2,600"]
+    assert [line.split("/")[0] for line in shown] == ["run: 1,200", "run: 1,800", "run: 2,400", "run: 2,600"]
     assert shown[-1] == (
-        "2,600/3,000 env steps, 400 updates, 50.0 env steps/s, 0:00:08 left | collect 1.25 s | Pong -20.0"
+        "run: 2,600/3,000 env steps, 400 updates, 50.0 env steps/s, 0:00:08 left"
+        " | reward per 1,000 steps: Pong -20.0 | time: collect 1.25 s"
     )
 
 
@@ -175,12 +176,12 @@ def test_in_a_terminal_progress_is_a_bar_with_a_table(clock):
     with TrainingProgress(2000, is_main=True, console=console, clock=clock) as progress:
         clock.now = 10.0
         progress.update(
-            1000, 250, {"time/collect": 3.5, "time/learn": 6.0}, {"Pong": -20.0, "MsPacman": 430.0}
+            1000, 250, {"time/collect": 3.5, "time/learn": 6.0}, {"MsPacman": 1430.0}, {"Pong": -20.5}
         )
     shown = console.file.getvalue()
     for text in ("50%", "1,000/2,000 env steps", "250 updates", "100.0 env steps/s", "0:00:10 left"):
         assert text in shown
-    for text in ("collect 3.50 s", "learn 6.00 s", "Pong -20.0", "MsPacman 430.0"):
+    for text in ("collect 3.50 s", "learn 6.00 s", "steps  Pong -20.5", "return", "MsPacman 1,430.0"):
         assert text in shown
 
 
@@ -189,7 +190,7 @@ def test_other_ranks_show_no_progress(caplog, force_terminal):
     console = Console(file=io.StringIO(), force_terminal=force_terminal)
     with caplog.at_level(logging.INFO, logger="lzero.logging"):
         with TrainingProgress(10, is_main=False, console=console) as progress:
-            progress.update(5, 1, {"time/collect": 1.0}, {"Pong": 1.0})
+            progress.update(5, 1, {"time/collect": 1.0}, {"Pong": 1.0}, {"Pong": 1.0})
             progress.show(Text("scores"))
     assert console.file.getvalue() == "" and not caplog.records
 

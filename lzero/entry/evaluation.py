@@ -59,7 +59,8 @@ class Examination:
                 write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
         gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
         by_game = dict(zip(self.config.env.games, gathered, strict=True))
-        return ScoreTable.build(by_game, self.domain.normalised_score, self.domain.score_scale)
+        domain = self.domain
+        return ScoreTable.build(by_game, domain.normalised_score, domain.score_scale, domain.reference_scores)
 
     def close(self) -> None:
         """Close the environments."""

@@ -33,7 +33,8 @@ from lzero.mcts.replay_buffer import PriorityConfig, ReplayBuffer, ReplayWindows
 from lzero.policy.aggregation import AggregationError
 from lzero.policy.unizero_multitask import LearnResult, UniZeroMTPolicy
 from lzero.profiling import Profilers
-from lzero.worker.collector import Collector, Episodes
+from lzero.worker.collector import Collected, Collector
+from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
 from lzero.worker.vitals import Vitals, VitalSums
 
@@ -79,6 +80,7 @@ class Run:
         self.env_steps = 0
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
+        self.reward_rate = RewardRate(games)
         self.drawing = {subject: Allowance(DRAWING_SHARE) for subject in ("conflict", "experts")}
 
         try:
@@ -157,17 +159,13 @@ class Run:
         """Whether any rank says yes, the same on all; collective."""
         return bool(np.any(self.dist.all_gather_array(np.array([answer]))))
 
-    def count_collected(self, episodes: list[Episodes]) -> None:
-        """Advance the env steps by one round of collecting and log the episodes that ended in it."""
-        self.env_steps += len(episodes) * self.config.env.num_envs
-        num_tasks = self.config.num_tasks
-        sums = np.zeros((3, num_tasks))
-        for ended in episodes:
-            np.add.at(sums[0], ended.task_id, ended.score)
-            np.add.at(sums[1], ended.task_id, ended.length)
-            np.add.at(sums[2], ended.task_id, 1.0)
-        score, length, count = np.sum(self.dist.all_gather_array(sums), axis=0)
-        metrics = {}
+    def count_collected(self, collected: Collected) -> None:
+        """Advance the env steps by one round of collecting; log its reward and the episodes that ended in it."""
+        self.env_steps += len(collected.episodes) * self.config.env.num_envs
+        sums = collected.sums(self.env.task_id, self.config.num_tasks)
+        reward, steps, score, length, count = np.sum(self.dist.all_gather_array(sums), axis=0)
+        self.reward_rate.add(reward, steps)
+        metrics = {f"collect_reward/{game}": rate for game, rate in self.reward_rate.by_game().items()}
         for task in np.flatnonzero(count):
             game = self.config.env.games[task]
             self.last_returns[game] = score[task] / count[task]
@@ -230,7 +228,13 @@ class Run:
         """Log phase times and refresh the progress display."""
         times = self.timer.pop()
         self._log(times)
-        self.progress.update(self.env_steps * self.config.num_tasks, self.policy.train_iter, times, self.last_returns)
+        self.progress.update(
+            self.env_steps * self.config.num_tasks,
+            self.policy.train_iter,
+            times,
+            self.last_returns,
+            self.reward_rate.by_game(),
+        )
 
     def evaluate(self, *, video: bool = False) -> ScoreTable:
         """Evaluate all games and log the table; with ``video`` also film one episode of each."""
@@ -255,6 +259,7 @@ class Run:
                 "train_iter": policy.train_iter,
                 "learning_since": self.learning_since,
                 "last_returns": self.last_returns,
+                "reward_rate": self.reward_rate.state(),
                 "world_size": self.dist.world_size,
                 "seed": self.seed,
                 "config": self.config.model_dump(mode="json"),
@@ -281,6 +286,8 @@ class Run:
         )
         self.env_steps, self.learning_since = state["env_steps"], state["learning_since"]
         self.last_returns = state["last_returns"]
+        if "reward_rate" in state:  # not in checkpoints of earlier versions
+            self.reward_rate.load(state["reward_rate"])
         self.policy.load_tensors(lambda name: load_tensors(checkpoint, name, self.policy.device))
         self.policy.train_iter = state["train_iter"]
         load_optimizer_state_(

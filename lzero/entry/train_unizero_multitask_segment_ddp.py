@@ -57,8 +57,8 @@ def train_unizero_multitask_segment_ddp(
             while run.env_steps < limit:
                 before = run.env_steps
                 with timer("collect"):
-                    episodes = run.collector.collect(train.collect_steps, random=run.is_warming_up)
-                run.count_collected(episodes)
+                    collected = run.collector.collect(train.collect_steps, random=run.is_warming_up)
+                run.count_collected(collected)
 
                 result = None
                 for _ in range(run.updates_due()):

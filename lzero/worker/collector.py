@@ -31,6 +31,37 @@ class Episodes:
     length: np.ndarray
 
 
+@dataclass(frozen=True)
+class Collected:
+    """What one round of collecting brought.
+
+    Attributes:
+        episodes: that ended, step by step.
+        reward: sum of the game's own rewards by environment ``(N,)``.
+        steps: env steps by environment, without those that only reset ``(N,)``.
+    """
+
+    episodes: list[Episodes]
+    reward: np.ndarray
+    steps: np.ndarray
+
+    def sums(self, task_id: np.ndarray, num_tasks: int) -> np.ndarray:
+        """Per task ``(5, T)``: reward, env steps, and of the ended episodes score, length and number.
+
+        Args:
+            task_id: of the N environments.
+            num_tasks: T.
+        """
+        sums = np.zeros((5, num_tasks))
+        np.add.at(sums[0], task_id, self.reward)
+        np.add.at(sums[1], task_id, self.steps)
+        for ended in self.episodes:
+            np.add.at(sums[2], ended.task_id, ended.score)
+            np.add.at(sums[3], ended.task_id, ended.length)
+            np.add.at(sums[4], ended.task_id, 1.0)
+        return sums
+
+
 class EpisodeCounter:
     """Adds up score and length of the episode that each of N environments is in."""
 
@@ -75,15 +106,17 @@ class Collector:
         self.counter = EpisodeCounter(env.task_id)
         self.observation = env.reset(seed).observation
 
-    def collect(self, num_steps: int, *, random: bool = False) -> list[Episodes]:
-        """Play ``num_steps`` steps in every environment, at random or by search.
+    def collect(self, num_steps: int, *, random: bool = False) -> Collected:
+        """Play ``num_steps`` steps in every environment, at random or by search."""
+        collected = Collected([], np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, np.int64))
+        for _ in range(num_steps):
+            step = self._step(random)
+            collected.episodes.append(self.counter.add(step))
+            collected.reward[:] += step.raw_reward
+            collected.steps[:] += ~step.reset
+        return collected
 
-        Returns:
-            The episodes that ended on the way.
-        """
-        return [self._step(random) for _ in range(num_steps)]
-
-    def _step(self, random: bool) -> Episodes:
+    def _step(self, random: bool) -> EnvStep:
         with self.timer("search"):
             decision = self.actor.act_randomly() if random else self.actor.act(self.observation)
         with self.timer("env"):
@@ -94,7 +127,7 @@ class Collector:
         # A cleared context is the start of an episode: after an end, and after the row that only reset.
         self.actor.forget(step.terminated | step.episode_over | step.reset)
         self.observation = step.observation
-        return self.counter.add(step)
+        return step
 
     def _store(self, decision: Decision, step: EnvStep) -> None:
         self.replay.append(

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from rich.table import Table
+
+REFERENCES = ("random", "human")  # labels of known scores that stand beside one's own; published ones are in the report
 
 
 def aggregate(scores: Mapping[str, float]) -> dict[str, float]:
@@ -43,11 +45,13 @@ class ScoreTable:
         scores: episode scores by game.
         normalised: mean score on the domain's common scale by game; empty where the domain has none.
         scale: what that scale is called.
+        references: known raw scores by game and label, of which the table shows ``REFERENCES``.
     """
 
     scores: Mapping[str, np.ndarray]
     normalised: Mapping[str, float]
     scale: str = "normalised"
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -55,10 +59,19 @@ class ScoreTable:
         scores: Mapping[str, np.ndarray],
         normalise: Callable[[str, float], float | None],
         scale: str = "normalised",
+        references: Callable[[str], Mapping[str, float]] = lambda game: {},
     ) -> "ScoreTable":
-        """Table of episode ``scores`` by game; ``normalise(game, mean score)`` gives the common scale, called ``scale``."""
+        """Table of episode ``scores`` by game.
+
+        Args:
+            scores: ``(E,)`` by game.
+            normalise: (game, mean score) to the common scale; None for a game without one.
+            scale: what that scale is called.
+            references: game to its known raw scores by label.
+        """
         normalised = {game: normalise(game, float(values.mean())) for game, values in scores.items()}
-        return cls(scores, {game: value for game, value in normalised.items() if value is not None}, scale)
+        on_scale = {game: value for game, value in normalised.items() if value is not None}
+        return cls(scores, on_scale, scale, {game: references(game) for game in scores})
 
     def aggregates(self) -> dict[str, float]:
         """:func:`aggregate` of the normalised scores; empty where there are none."""
@@ -72,15 +85,18 @@ class ScoreTable:
 
     def render(self, title: str) -> Table:
         """The table for a terminal."""
+        beside = [label for label in REFERENCES if any(label in known for known in self.references.values())]
         table = Table(title=title)
-        for header in ("game", "return", "std", "episodes", self.scale):
+        for header in ("game", "return", "std", "episodes", *beside, self.scale):
             table.add_column(header, justify="left" if header == "game" else "right")
         for game, values in self.scores.items():
+            known = self.references.get(game, {})
+            shown = [f"{known[label]:,.1f}" if label in known else "–" for label in beside]
             normalised = f"{self.normalised[game]:.3f}" if game in self.normalised else "–"
-            table.add_row(game, f"{values.mean():.1f}", f"{values.std():.1f}", str(len(values)), normalised)
+            table.add_row(game, f"{values.mean():,.1f}", f"{values.std():,.1f}", str(len(values)), *shown, normalised)
         aggregates = self.aggregates()
         if aggregates:
             table.add_section()
         for name, value in aggregates.items():
-            table.add_row({"iqm": "IQM"}.get(name, name), "", "", "", f"{value:.3f}")
+            table.add_row({"iqm": "IQM"}.get(name, name), *[""] * (3 + len(beside)), f"{value:.3f}")
         return table

@@ -265,6 +265,7 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
     with Run(config, seed=3, max_env_steps=2 * STEPS, resume=True) as run:
         assert (run.env_steps, run.policy.train_iter) == (old.env_steps, old.policy.train_iter)
         assert (run.learning_since, run.last_returns) == (old.learning_since, old.last_returns)
+        assert run.reward_rate.state() == old.reward_rate.state() and run.reward_rate.by_game()
         for group, tensors in kept["tensors"].items():
             restored, on_disk = run.policy.tensors()[group], load_tensors(kept["path"], group)
             assert restored.keys() == tensors.keys() == on_disk.keys()
@@ -502,6 +503,9 @@ def test_the_real_command(tmp_path, name):
     updates = int(config.policy.replay_ratio * 80)
     losses = [row for row in rows if "learn/loss" in row["metrics"]]
     assert [row["train_iter"] for row in losses] == list(range(1, updates + 1))
+    rates = [row for row in rows if f"collect_reward/{games[0]}" in row["metrics"]]
+    assert [row["env_step"] for row in rates] == list(range(40, 81, 40)), "from the first round on"
+    assert "reward per 1,000 steps: " in said and "human" in said
     for game in games:
         [evaluated] = [row["metrics"] for row in rows if f"eval_return/{game}" in row["metrics"]]
         assert f"eval_normalised/{game}" in evaluated and "eval_aggregate/iqm" in evaluated

@@ -283,7 +283,10 @@ def naive_episodes(run: Recorded) -> list[tuple[int, int, float, int]]:
 
 def test_episodes_are_counted_with_true_rewards_over_lives_and_calls():
     run = Recorded()
-    rounds: list[Episodes] = [*run.collector.collect(11, random=True), *run.collector.collect(30)]
+    rounds: list[Episodes] = [
+        *run.collector.collect(11, random=True).episodes,
+        *run.collector.collect(30).episodes,
+    ]
     assert len(rounds) == 41
     counted = [
         (int(env), int(task), float(score), int(length))
@@ -294,6 +297,22 @@ def test_episodes_are_counted_with_true_rewards_over_lives_and_calls():
     assert counted == [pytest.approx(episode) for episode in expected]
     lengths = {ring: {length for r, _, _, length in expected if r == ring} for ring in (2, 3, 4)}
     assert lengths == {2: {2}, 3: {5}, 4: {12}}
+    run.env.close()
+
+
+def test_a_rounds_sums_are_those_of_its_steps():
+    run = Recorded()
+    collected = run.collector.collect(41)
+    sums = collected.sums(run.env.task_id, 4)
+    expected = np.zeros((5, 4))
+    for answer in run.answers[1:]:
+        for env, task in enumerate(run.env.task_id):
+            expected[0, task] += answer.raw_reward[env]
+            expected[1, task] += not answer.reset[env]
+    for _, task, score, length in naive_episodes(run):
+        expected[2:, task] += score, length, 1
+    np.testing.assert_allclose(sums, expected)
+    assert (sums[1, np.unique(run.env.task_id)] > 0).all() and sums[0].any() and sums[4].any()
     run.env.close()
 
 
