@@ -5,6 +5,7 @@ import re
 from typing import Any, get_args
 
 import pytest
+import torch
 from easydict import EasyDict
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +22,7 @@ from lzero.config import (
     TrainConfig,
     nearest,
 )
+from lzero.model.encoder import ViTTrunk
 from zoo.atari.config.presets import presets
 from zoo.atari.envs import ATARI8, ATARI26
 from zoo.classic_control.config.classic_control_unizero_multitask_segment_ddp_config_moe import PRESETS as CLASSIC
@@ -309,15 +311,41 @@ def test_derived_lengths_and_places(tmp_path):
     assert config.num_tasks == 2
 
 
-def test_presets_keep_the_published_settings():
-    for kind in ("moe", "dense"):
-        for name, games, windows in (("atari8", ATARI8, 8 * 128), ("atari26", ATARI26, 512)):
-            config = ALL_PRESETS[f"{kind}-{name}"]
-            assert config.env.games == games
-            assert sum(config.batch_size_of(game) for game in games) == windows
-            assert (config.model.embed_dim, config.model.num_heads, config.model.num_layers) == (768, 8, 4)
-            assert (config.policy.unroll_steps, config.policy.td_steps, config.env.num_envs) == (10, 5, 8)
-            assert config.train.max_env_steps == 400_000
+@pytest.mark.parametrize("kind", ["moe", "dense"])
+def test_presets_keep_the_published_settings(kind):
+    for name, games, windows in (("atari8", ATARI8, 8 * 128), ("atari26", ATARI26, 512)):
+        config = ALL_PRESETS[f"{kind}-{name}"]
+        assert config.env.games == games and not config.env.minimal_actions
+        assert sum(config.batch_size_of(game) for game in games) == windows
+        assert (config.model.embed_dim, config.model.num_heads, config.model.num_layers) == (768, 8, 4)
+        vit = config.model.encoder
+        assert (vit.kind, vit.patch_size, vit.vit_width, vit.vit_layers, vit.vit_heads) == ("vit", 8, 768, 12, 12)
+        assert (config.policy.unroll_steps, config.policy.td_steps, config.env.num_envs) == (10, 5, 8)
+        assert config.policy.search.kind == "puct" and config.train.max_env_steps == 400_000
+        twin = ALL_PRESETS[f"{kind}-{name}_gumbel"].model_dump()
+        assert twin["policy"]["search"].pop("kind") == "gumbel"
+        assert twin.pop("exp_name") != config.exp_name
+        expected = config.model_dump()
+        del expected["policy"]["search"]["kind"], expected["exp_name"]
+        assert twin == expected
     moe = ALL_PRESETS["moe-atari8"].model.moe
     assert (moe.num_experts, moe.num_shared_experts, moe.top_k) == (8, 1, 1)
-    assert {"Pong", "MsPacman"} <= set(ALL_PRESETS["moe-cpu"].env.games)
+
+
+def test_the_published_encoder_has_the_size_of_a_vit_base():
+    """12 · 768² · (4 + 8) weights in the blocks, about 85 million."""
+    with torch.device("meta"):
+        trunk = ViTTrunk(ALL_PRESETS["moe-atari8"].model.encoder, (3, 64, 64))
+    weights = sum(p.numel() for p in trunk.parameters() if p.ndim == 2 and p.shape[0] > 1)
+    assert weights == pytest.approx(12 * 768**2 * 12, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["moe", "dense"])
+@pytest.mark.parametrize("name", ["cpu", "afternoon", "atari3"])
+def test_small_presets_search_with_gumbel_among_actions_with_an_effect(kind, name):
+    """50 steps are trained for every env step where upstream trains 160: fewer made the agent stay at random level."""
+    config = ALL_PRESETS[f"{kind}-{name}"]
+    assert config.policy.search.kind == "gumbel" and config.env.minimal_actions
+    assert config.policy.search.num_simulations == config.policy.search.num_eval_simulations == 16
+    assert config.policy.replay_ratio * config.policy.batch_size * config.policy.unroll_steps >= 40
+    assert config.env.step_limit_of("Krull") <= 27_000

@@ -16,6 +16,8 @@ from lzero.entry.run import RunError
 from zoo.atari.config.presets import presets
 
 PRESETS = presets(moe=True)
+GAME, OTHER = PRESETS["cpu"][1].env.games
+CAPACITY = PRESETS["cpu"][1].policy.replay.capacity
 NAMES = tuple(PRESETS)
 
 
@@ -114,7 +116,7 @@ def test_help_without_a_preset_lists_the_presets(capsys):
         (("--train.eval-interval", "0"), ("error: train.eval_interval=0: Input should be greater than 0",)),
         (("--policy.batch-size", "many"), ("--policy.batch-size", "many")),
         (("--device", "gpu"), ("--device", "gpu", "auto", "cpu", "cuda")),
-        (("--policy.batch-size", "50000"), ("policy.batch_size=50000", "policy.replay.capacity=40000")),
+        (("--policy.batch-size", "50000"), ("policy.batch_size=50000", f"policy.replay.capacity={CAPACITY}")),
     ],
 )
 def test_mistakes_are_refused_by_name(capsys, argv, needles):
@@ -124,15 +126,14 @@ def test_mistakes_are_refused_by_name(capsys, argv, needles):
 
 
 def test_game_overrides():
-    command = parse(
-        PRESETS, "cpu", ["--game-overrides", "Pong.batch_size=4", "MsPacman.clip-reward=false", "Pong.num_envs=2"]
-    )
+    changes = (f"{GAME}.batch_size=4", f"{OTHER}.clip-reward=false", f"{GAME}.num_envs=2")
+    command = parse(PRESETS, "cpu", ["--game-overrides", *changes])
     assert command.config.env.overrides == {
-        "Pong": GameOverride(batch_size=4, num_envs=2),
-        "MsPacman": GameOverride(clip_reward=False),
+        GAME: GameOverride(batch_size=4, num_envs=2),
+        OTHER: GameOverride(clip_reward=False),
     }
-    assert command.config.batch_size_of("Pong") == 4
-    assert command.config.batch_size_of("MsPacman") == PRESETS["cpu"][1].policy.batch_size
+    assert command.config.batch_size_of(GAME) == 4
+    assert command.config.batch_size_of(OTHER) == PRESETS["cpu"][1].policy.batch_size
 
 
 def test_game_overrides_add_to_those_of_the_preset():
@@ -145,15 +146,15 @@ def test_game_overrides_add_to_those_of_the_preset():
 @pytest.mark.parametrize(
     ("override", "needles"),
     [
-        ("Pong", ("'Pong'", "Game.field=value", "Pong.batch_size=16")),
-        ("Pong.batch_size", ("'Pong.batch_size'", "Game.field=value")),
+        (GAME, (f"'{GAME}'", "Game.field=value", "Pong.batch_size=16")),
+        (f"{GAME}.batch_size", (f"'{GAME}.batch_size'", "Game.field=value")),
         ("batch_size=4", ("'batch_size=4'", "Game.field=value")),
-        ("Pong.batchsize=4", ("Pong", "'batchsize'", "did you mean 'batch_size'?")),
-        ("Pong.batch_size=x", ("Pong.batch_size", "'x'", "integer")),
-        ("Pong.batch_size=0", ("Pong.batch_size", "'0'", "greater than 0")),
-        ("Pong.clip_reward=perhaps", ("Pong.clip_reward", "'perhaps'", "boolean")),
-        ("Pongo.batch_size=4", ("'Pongo'", "did you mean 'Pong'?")),
-        ("Pong.batch_size=50000", ("50000 of Pong", "policy.replay.capacity=40000")),
+        (f"{GAME}.batchsize=4", (GAME, "'batchsize'", "did you mean 'batch_size'?")),
+        (f"{GAME}.batch_size=x", (f"{GAME}.batch_size", "'x'", "integer")),
+        (f"{GAME}.batch_size=0", (f"{GAME}.batch_size", "'0'", "greater than 0")),
+        (f"{GAME}.clip_reward=perhaps", (f"{GAME}.clip_reward", "'perhaps'", "boolean")),
+        (f"{GAME}o.batch_size=4", (f"'{GAME}o'", f"did you mean '{GAME}'?")),
+        (f"{GAME}.batch_size=50000", (f"50000 of {GAME}", f"policy.replay.capacity={CAPACITY}")),
     ],
 )
 def test_bad_game_overrides_get_one_clear_line(capsys, override, needles):

@@ -6,32 +6,33 @@ from lzero.config import ExperimentConfig
 from zoo.atari.envs import ATARI8, ATARI26
 from zoo.conflict_study import conflict_study
 
-ATARI3 = ("Pong", "MsPacman", "Seaquest")
+CPU2 = ("Krull", "UpNDown")  # games whose reward per step rises within the first thousands of env steps
+ATARI3 = ("Krull", "KungFuMaster", "UpNDown")
+
+Presets = dict[str, tuple[str, ExperimentConfig]]
 
 
-def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
+def presets(*, moe: bool) -> Presets:
     """Name to (a line of help, config)."""
     suffix = "moe" if moe else "dense"
-    wide = {"embed_dim": 768, "num_heads": 8, "num_layers": 4, "encoder": {"kind": "vit"}, "moe": {"enabled": moe}}
+    atari8 = _published(f"atari8_{suffix}", ATARI8, moe, batch_size=128)
+    # 512 windows over 26 games: 18 games get 20 windows, 8 get 19
+    fewer = {game: {"batch_size": 19} for game in ATARI26[-8:]}
+    atari26 = _published(f"atari26_{suffix}", ATARI26, moe, batch_size=20, overrides=fewer)
     return {
-        "cpu": ("2 games, small networks, minutes on 2 cores", _cpu(f"atari_cpu_{suffix}", moe)),
-        "atari3": ("3 games, 256-wide ResNet model; hours on one GPU", _atari3(f"atari3_{suffix}", moe)),
-        "atari8": (
-            "8 games, the published 768-wide ViT model",
-            _published(f"atari8_{suffix}", ATARI8, wide, batch_size=128),
+        "cpu": ("2 games, rewards that rise within minutes on 2 cores", _cpu(f"atari_cpu_{suffix}", moe)),
+        "afternoon": (
+            "any games (--env.games …), 100,000 env steps each; 1 to 2 hours a game on one core",
+            _small(f"atari_afternoon_{suffix}", ("KungFuMaster",), moe),
         ),
-        "atari26": (
-            "26 games, the published model, 512 windows per update",
-            # 512 windows over 26 games: 18 games get 20 windows, 8 get 19
-            _published(
-                f"atari26_{suffix}",
-                ATARI26,
-                wide,
-                batch_size=20,
-                overrides={game: {"batch_size": 19} for game in ATARI26[-8:]},
-            ),
+        "atari3": ("3 games in one agent, 100,000 env steps each", _small(f"atari3_{suffix}", ATARI3, moe)),
+        "atari8": ("8 games, the published 768-wide ViT model; needs a GPU", atari8),
+        "atari8_gumbel": ("atari8 with Gumbel search", _with_gumbel(atari8)),
+        "atari26": ("26 games, the published model, 512 windows per update; needs a GPU", atari26),
+        "atari26_gumbel": ("atari26 with Gumbel search", _with_gumbel(atari26)),
+        **conflict_study(
+            _published(f"atari8_conflict_{suffix}", ATARI8, moe, batch_size=128), moe=moe, interval=200
         ),
-        **conflict_study(_published(f"atari8_conflict_{suffix}", ATARI8, wide, batch_size=128), moe=moe, interval=200),
     }
 
 
@@ -40,58 +41,84 @@ def default_preset() -> str:
     return "atari8" if torch.cuda.is_available() else "cpu"
 
 
-def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
+def _small(exp_name: str, games: tuple[str, ...], moe: bool) -> ExperimentConfig:
+    """Small networks that learn a game in 100,000 env steps on one core (benchmarks/RESULTS.md)."""
     return ExperimentConfig.model_validate(
         {
             "exp_name": exp_name,
-            # 4000 env steps bound an evaluation in time; games of untrained agents are far shorter.
-            "env": {"games": ("Pong", "MsPacman"), "num_envs": 8, "num_eval_envs": 4, "max_episode_steps": 4_000},
+            # With all 18 actions a search of 16 simulations mostly follows its prior; the games here need 6 to 18 of them.
+            "env": {"games": games, "num_envs": 16, "num_eval_envs": 8, "minimal_actions": True},
             "model": {
                 "embed_dim": 128,
                 "num_heads": 4,
                 "num_layers": 2,
-                "encoder": {"kind": "resnet", "widths": (32, 64)},
+                "encoder": {"kind": "resnet", "widths": (16, 32)},
                 "moe": {"enabled": moe},
             },
             "policy": {
-                "batch_size": 16,
-                "replay_ratio": 0.1,
+                # 20 windows of 10 steps in every fourth env step: 50 steps are trained for one that is played
+                "batch_size": 20,
+                "unroll_steps": 10,
+                "replay_ratio": 0.25,
                 "optimiser": {"learning_rate": 3e-4},
-                "replay": {"capacity": 40_000},
-                "search": {"num_simulations": 16, "num_eval_simulations": 8},
+                "replay": {"capacity": 100_000},
+                "search": {"kind": "gumbel", "num_simulations": 16, "num_eval_simulations": 16},
             },
             "train": {
-                "max_env_steps": 3_200,
-                "eval_interval": 3_200,
-                "eval_episodes": 4,
-                "checkpoint_interval": 1_600,
-                "log_interval": 10,
+                "max_env_steps": 100_000,
+                "random_steps": 2_000,
+                "eval_interval": 50_000,
+                "eval_episodes": 16,
+                "checkpoint_interval": 5_000,
             },
         }
     )
 
 
-def _atari3(exp_name: str, moe: bool) -> ExperimentConfig:
-    return ExperimentConfig.model_validate(
-        {
-            "exp_name": exp_name,
-            "env": {"games": ATARI3},
-            "model": {"embed_dim": 256, "num_layers": 2, "moe": {"enabled": moe}},
-            "policy": {"batch_size": 64, "replay_ratio": 0.25, "replay": {"capacity": 200_000}},
-            "train": {"max_env_steps": 200_000, "eval_interval": 20_000, "checkpoint_interval": 20_000},
-        }
-    )
+def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
+    """The first command: the small networks of :func:`_small`, for as long as a newcomer waits."""
+    data = _small(exp_name, CPU2, moe).model_dump()
+    # 4000 env steps bound the last evaluation in time; games of beginners are shorter.
+    data["env"] |= {"num_envs": 8, "num_eval_envs": 4, "max_episode_steps": 4_000}
+    data["policy"] |= {"batch_size": 16}
+    data["policy"]["replay"]["capacity"] = 20_000
+    data["train"] |= {
+        "max_env_steps": 5_000,
+        "random_steps": 800,
+        "eval_interval": 5_000,
+        "eval_episodes": 4,
+        "checkpoint_interval": 1_600,
+        "log_interval": 10,
+    }
+    return ExperimentConfig.model_validate(data)
 
 
 def _published(
-    exp_name: str, games: tuple[str, ...], model: dict, *, batch_size: int, overrides: dict | None = None
+    exp_name: str, games: tuple[str, ...], moe: bool, *, batch_size: int, overrides: dict | None = None
 ) -> ExperimentConfig:
-    """Sizes of the published multi-task runs (UniZero, arXiv 2406.10667; ScaleZero, arXiv 2509.07945)."""
+    """Sizes of the published multi-task runs (UniZero, arXiv 2406.10667; ScaleZero, arXiv 2509.07945).
+
+    The encoder is a ViT-Base: 768 wide, 12 layers, 12 heads, patches of 8 pixels, dropout 0.1, as in LightZero's
+    multi-task runs.
+    """
     return ExperimentConfig.model_validate(
         {
             "exp_name": exp_name,
             "env": {"games": games, "num_envs": 8, "overrides": overrides or {}},
-            "model": model,
+            "model": {
+                "embed_dim": 768,
+                "num_heads": 8,
+                "num_layers": 4,
+                "encoder": {
+                    "kind": "vit",
+                    "patch_size": 8,
+                    "vit_width": 768,
+                    "vit_layers": 12,
+                    "vit_heads": 12,
+                    "dropout": 0.1,
+                },
+                "moe": {"enabled": moe},
+            },
             "policy": {
                 "batch_size": batch_size,
                 "unroll_steps": 10,
@@ -109,3 +136,11 @@ def _published(
             },
         }
     )
+
+
+def _with_gumbel(config: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment with another search; simulations and all 18 actions stay, so that the two compare."""
+    data = config.model_dump()
+    data["exp_name"] += "_gumbel"
+    data["policy"]["search"]["kind"] = "gumbel"
+    return ExperimentConfig.model_validate(data)
