@@ -21,7 +21,7 @@ from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.report import PICTURES, main, write_report
-from lzero.reporting.pictures import game_panels
+from lzero.reporting.pictures import game_panels, random_reward_rate
 from lzero.reporting.statistics import (
     NO_EVALUATION,
     NO_SCORES,
@@ -36,7 +36,7 @@ from zoo.classic_control.domain import CLASSIC_CONTROL
 
 ROOT = Path(lzero.__file__).parents[1]
 GAMES = ("CartPole-v1", "Acrobot-v1")
-FIGURES = ("returns.png", "collect_returns.png", "learning.png", "health.png")
+FIGURES = ("returns.png", "collect_returns.png", "collect_rewards.png", "learning.png", "health.png")
 ALWAYS = ("curves.csv", "final.csv", "notes.txt", "index.html")
 
 
@@ -63,6 +63,7 @@ def lines_of(offset: float, *, scores: bool = True) -> list[dict[str, Any]]:
         returns = {game: [step + offset + 10 * n, step + offset + 10 * n + 4] for n, game in enumerate(GAMES)}
         metrics = {f"eval_return/{game}": float(np.mean(values)) for game, values in returns.items()}
         metrics |= {f"collect_return/{game}": offset + step / 2 for game in GAMES}
+        metrics |= {f"collect_reward/{game}": offset + step / 4 for game in GAMES}
         metrics |= {"learn/loss": 5.0 + offset - step / 100, "health/latent_norm": 16.0 + offset}
         lines.append({"env_step": step, "metrics": metrics})
         if scores:
@@ -119,8 +120,8 @@ def test_the_tables_hold_what_is_computed_by_hand(reported):
     rows = read_csv(out / "curves.csv")
     assert tuple(rows[0]) == CURVE_COLUMNS
     found = {(row["group"], row["game"], row["metric"], float(row["env_step"])): row for row in rows}
-    assert len(found) == len(rows) == 2 * 2 * (2 + 2 + 1 + 1), (
-        "2 groups x 2 env steps x (evaluation, collecting, 2 tags)"
+    assert len(found) == len(rows) == 2 * 2 * (2 + 2 + 2 + 1 + 1), (
+        "2 groups x 2 env steps x (evaluation, return and reward while collecting, 2 tags)"
     )
 
     row = found["moe", "Acrobot-v1", "eval_return", 200.0]  # 212 and 232
@@ -218,6 +219,26 @@ def test_panels_name_who_is_missing(runs, tmp_path):
         assert panel.missing == ["idle: no evaluation yet", "moe: 2 of 3 seeds"]
         assert panel.references == CLASSIC_CONTROL.reference_scores(panel.title)
     assert game_panels(build_study([waiting, idle]), "eval_return", "no evaluation yet") == []
+
+
+def test_an_unfinished_run_shows_its_reward_beside_that_of_its_random_beginning(tmp_path):
+    """No evaluation and no finished episode yet."""
+    lines = [
+        {"env_step": step, "metrics": {f"collect_reward/{game}": rate for game in GAMES}}
+        for step, rate in ((100, 2.0), (200, 4.0), (300, 30.0))
+    ]
+    folder = write_run(tmp_path / "new", lines)
+    config = json.loads((folder / "config.json").read_text())
+    config["train"]["random_steps"] = 200
+    (folder / "config.json").write_text(json.dumps(config))
+    study = build_study([folder])
+    assert study.tasks and all(random_reward_rate(study, task) == {"random": 3.0} for task in study.tasks)
+    [panel, *_] = game_panels(study, "collect_reward", "", random_reward_rate)
+    [curve] = panel.curves
+    assert curve.env_step.tolist() == [100, 200, 300] and curve.mean.tolist() == [2.0, 4.0, 30.0]
+    main([str(folder), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "collect_rewards.png").is_file()
+    assert not (tmp_path / "out" / "returns.png").exists()
 
 
 def test_a_figure_with_nothing_to_show_is_not_left_from_before(tmp_path, caplog):

@@ -8,7 +8,7 @@ from lzero.reporting.run_data import Group, Series
 from lzero.reporting.statistics import Curve, build_curves, mean_curve
 
 PREFIXES = (
-    *("eval_return/", "eval_normalised/", "eval_aggregate/", "collect_return/", "learn/", "health/"),
+    *("eval_return/", "eval_normalised/", "eval_aggregate/", "collect_return/", "collect_reward/", "learn/", "health/"),
     *(
         "plasticity/dormant_ratio/",
         "plasticity/router_entropy/",

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from lzero.reporting.figures import Panel, draw
 from lzero.reporting.run_data import Group
-from lzero.reporting.statistics import CONFIDENCE, MAX_BINS, OVER_EPISODES, RESAMPLES, Curve
+from lzero.reporting.statistics import CONFIDENCE, MAX_BINS, OVER_EPISODES, RANDOM, RESAMPLES, Curve
 from lzero.reporting.study import Study
 
 LEVEL = f"{100 * CONFIDENCE:.0f} %"
@@ -132,13 +132,34 @@ class CurvePicture:
         return Drawn(file.getvalue(), self.reading)
 
 
-def game_panels(study: Study, metric: str, lacking: str) -> list[Panel]:
-    """A panel for each game, with the domain's reference lines; none if no run has logged ``metric``.
+def known_scores(study: Study, task: tuple[str, str]) -> Mapping[str, float]:
+    """Scores of a game that its domain knows, by label."""
+    return study.references[task]
+
+
+def random_reward_rate(study: Study, task: tuple[str, str]) -> Mapping[str, float]:
+    """Reward per 1,000 env steps of the runs' own random warm-up on a game; empty where no run had one."""
+    domain, game = task
+    rates: list[float] = []
+    for run in (run for group in study.groups if group.domain == domain for run in group.runs):
+        rate = run.series(f"collect_reward/{game}")
+        rates += rate.value[rate.env_step <= run.fields.get("train.random_steps", 0)].tolist()
+    return {RANDOM: sum(rates) / len(rates)} if rates else {}
+
+
+def game_panels(
+    study: Study,
+    metric: str,
+    lacking: str,
+    references: Callable[[Study, tuple[str, str]], Mapping[str, float]] = known_scores,
+) -> list[Panel]:
+    """A panel for each game, with reference lines; none if no run has logged ``metric``.
 
     Args:
         study: what is reported.
         metric: tag without the game.
         lacking: what a group without the metric is said to lack.
+        references: lines of one game by label; the domain's known scores by default.
     """
     panels = []
     for task in study.tasks:
@@ -151,7 +172,7 @@ def game_panels(study: Study, metric: str, lacking: str) -> list[Panel]:
             for group in players
             if 0 < seeds.get(group.label, 0) < len(group.runs)
         ]
-        panels.append(Panel(study.task_title(task), curves, study.references[task], missing))
+        panels.append(Panel(study.task_title(task), curves, references(study, task), missing))
     return panels if any(panel.curves for panel in panels) else []
 
 
@@ -184,6 +205,17 @@ RETURN_PICTURES = (
         f"{BAND}; with one seed none. {SMOOTH} {RANGE} {LINES}",
         lambda study: game_panels(study, "collect_return", "no finished episode to show"),
         "no run has finished an episode while collecting",
+        line_width=1.1,
+    ),
+    CurvePicture(
+        "collect_rewards",
+        "Reward while collecting",
+        Section.RETURNS,
+        "reward per 1,000 env steps",
+        f"{BAND}; with one seed none. {SMOOTH} {RANGE} The game's own rewards, there before the first episode ends. Dashed: "
+        "these runs' mean while they still acted at random.",
+        lambda study: game_panels(study, "collect_reward", "no reward rate to show", random_reward_rate),
+        "no run has logged rewards while collecting (collect_reward/…)",
         line_width=1.1,
     ),
 )

@@ -59,6 +59,7 @@ def basic_scalars(rng: np.random.Generator, step: int, games: Sequence[str]) -> 
     for game in games:
         yield f"eval_return/{game}", step / 10 + rng.normal()
         yield f"collect_return/{game}", step / 12 + rng.normal()
+        yield f"collect_reward/{game}", step / 15 + rng.normal()
         yield f"health/latent_norm/{game}", 1 + 0.1 * rng.normal()
 
 

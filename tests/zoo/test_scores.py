@@ -50,17 +50,18 @@ def test_published_scores_follow_their_games_and_not_their_positions():
     assert line.aggregates["median"] == pytest.approx(0.260, abs=5e-4)
 
 
-def test_reference_scores_stand_for_comparable_settings_only():
-    """Those of the 8 games with all actions; a game outside has its random player and human, an unknown one nothing."""
+def test_reference_scores_say_whose_they_are_and_after_how_many_steps():
+    """Every game has its random player, a human and UniZero alone; 8 games more; an unknown one nothing."""
     assert ATARI.reference_scores("Pong") == {
         "random": -20.7,
         "human": 14.6,
         "UniZero multi-task (atari8 400k)": 19,
         "MuZero multi-task (atari8 400k)": -1,
         "UniZero single-task (atari8 400k)": 18,
+        "UniZero single-task (atari26 100k)": -10,
     }
     for game in DATA["atari26"]:
-        assert len(ATARI.reference_scores(game)) == (5 if game in DATA["atari8"] else 2)
-    assert ATARI.reference_scores("Breakout") == {"random": 1.7, "human": 30.5}, "single-task 100k lines stay out"
+        assert len(ATARI.reference_scores(game)) == (6 if game in DATA["atari8"] else 3)
+    assert ATARI.reference_scores("Krull")["UniZero single-task (atari26 100k)"] == 4484
     assert ATARI.reference_scores("Tennis") == {}
     assert set(DATA["games"]["Pong"]) == {"random", "human"}, "the data are not written to"

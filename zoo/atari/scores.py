@@ -75,13 +75,13 @@ def reference_table() -> tuple[ReferenceLine, ...]:
 def reference_scores(game: str) -> dict[str, float]:
     """Raw scores of ``game`` to draw beside curves, by label; empty where none are known.
 
-    Published ones are those of the 8 games learned with all 18 actions, labelled with method, games and budget: other
-    settings do not compare with the runs of this library.
+    Published ones are labelled with method, games and budget: of the 8 games learned together with all 18 actions, and
+    of single games after 100,000 env steps.
     """
     published = {
         f"{line.method} ({line.setting.partition('_env_steps')[0].replace('_', ' ')})": line.scores[game]
         for line in reference_table()
-        if line.setting.startswith("atari8_") and game in line.scores
+        if game in line.scores
     }
     return _data()["games"].get(game, {}) | published
 
