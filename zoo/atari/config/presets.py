@@ -6,7 +6,7 @@ from lzero.config import ExperimentConfig
 from zoo.atari.envs import ATARI8, ATARI26
 from zoo.conflict_study import conflict_study
 
-CPU2 = ("Krull", "UpNDown")  # games whose reward per step rises within the first thousands of env steps
+CPU2 = ("Krull", "CrazyClimber")  # their reward per step multiplies within 5,000 env steps
 ATARI3 = ("Krull", "KungFuMaster", "UpNDown")
 
 Presets = dict[str, tuple[str, ExperimentConfig]]
