@@ -466,7 +466,8 @@ def test_an_exploding_run_says_so(tmp_path, log_interval):
 SHORT = (
     *("--env.num-envs", "2", "--env.num-eval-envs", "1", "--env.max-episode-steps", "60"),
     *("--policy.search.num-simulations", "4", "--policy.search.num-eval-simulations", "2", "--policy.batch-size", "4"),
-    *("--policy.replay.capacity", "400", "--train.max-env-steps", "80", "--train.random-steps", "0", "--train.eval-episodes", "1"),
+    *("--policy.replay.capacity", "400", "--train.max-env-steps", "80", "--train.eval-episodes", "1"),
+    *("--train.random-steps", "0"),
     *("--train.checkpoint-interval", "40", "--train.log-interval", "1", "--device", "cpu"),
 )
 COMMANDS = {
