@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from lzero.config import EnvConfig, ModelConfig, SearchConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.mcts.search import search
-from lzero.mcts.tree import BatchTree
+from lzero.mcts.tree import BatchTree, Edges
 from lzero.model import UniZeroMTModel
 from lzero.policy.actor import SMALL_SEARCH, Actor
 from lzero.policy.scaling_transform import ScalarSupport
@@ -46,8 +46,8 @@ class TimedTree(BatchTree):
     def reset(self, *args: np.ndarray) -> None:
         self._timed("reset", *args)
 
-    def select(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._timed("select")
+    def select_round(self) -> Edges:
+        return self._timed("select_round")
 
     def expand_and_backup(self, *args: np.ndarray) -> None:
         self._timed("expand_and_backup", *args)

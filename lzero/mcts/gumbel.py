@@ -3,7 +3,13 @@
 At the root, m actions are drawn without replacement by the Gumbel-top-k trick and share the simulations by sequential
 halving. Below it, actions are taken so that visits follow the improved policy.
 
-Shape legend: N = roots, M = simulations, A = actions, m = considered actions; ``n`` is one root.
+A phase of halving visits its actions in turn, again and again; a turn through them is a round. The
+subtrees of two root actions share nothing (below the root Q is rescaled within a node), and the
+root is looked at between phases only, so the simulations of a round do not depend on each other:
+expanding all at once gives the trees of one after the other.
+
+Shape legend: N = roots, M = simulations, A = actions, R = rows of a round, m = considered actions;
+``n`` is one root.
 
 Source: Danihelka et al., "Policy improvement by planning with Gumbel" (ICLR 2022).
 """
@@ -46,6 +52,8 @@ class Schedule(NamedTuple):
     """int64 ``(m_max + 1, M)``: actions that stay in the running from this simulation on; 0 within a phase."""
     rank: np.ndarray
     """int64 ``(m_max + 1, M)``: rank of the action that the simulation visits."""
+    round_end: np.ndarray
+    """int64 ``(m_max + 1, M + 1)``: first simulation after the round that the simulation is in."""
 
 
 def halving_phases(num_considered: int, num_simulations: int) -> list[tuple[int, int]]:
@@ -69,13 +77,18 @@ def halving_phases(num_considered: int, num_simulations: int) -> list[tuple[int,
 def halving_schedule(max_considered: int, num_simulations: int) -> Schedule:
     """The phases of every number of actions up to ``max_considered``, simulation by simulation."""
     kept, rank = np.zeros((2, max_considered + 1, num_simulations), np.int64)
+    round_end = np.full((max_considered + 1, num_simulations + 1), num_simulations)
     for num_considered in range(1, max_considered + 1):
         first = 0
         for actions, simulations in halving_phases(num_considered, num_simulations):
+            turn, place = np.divmod(np.arange(simulations), actions)
+            phase = slice(first, first + simulations)
             kept[num_considered, first] = actions
-            rank[num_considered, first : first + simulations] = np.arange(simulations) % actions
+            rank[num_considered, phase] = place
+            # A budget that ends within a turn makes the last round shorter.
+            round_end[num_considered, phase] = first + np.minimum((turn + 1) * actions, simulations)
             first += simulations
-    return Schedule(kept, rank)
+    return Schedule(kept, rank, round_end)
 
 
 @njit(cache=True, nogil=True)
@@ -154,19 +167,23 @@ def _sort(actions, score_A):
 
 
 @njit(cache=True, nogil=True)
-def _select(tree, simulation, halving, schedule, root_action_N, constants, parent_N, action_N):
-    """Walk every tree down to an edge without child; a root action of -1 leaves the root to sequential halving."""
+def _select(tree, root_R, node_R, halving, schedule, root_action_R, constants):
+    """Walk a tree per row down to an edge without child.
+
+    A root action of -1 leaves the root to sequential halving.
+    """
     q_A, score_A = np.empty(tree.legal.shape[1]), np.empty(tree.legal.shape[1])
-    for n in range(parent_N.shape[0]):
-        row = halving.num_considered[n]
-        kept = schedule.kept[row, simulation]
+    parent_R, action_R = np.empty_like(root_R), np.empty_like(root_R)
+    for row, n in enumerate(root_R):
+        simulation, num_considered = node_R[row] - 1, halving.num_considered[n]
+        kept = schedule.kept[num_considered, simulation]
         if kept > 0:
             _score_root(tree, n, halving, constants, score_A)
             _sort(halving.ranked[n, : halving.num_ranked[n]], score_A)
             halving.num_ranked[n] = kept
-        node, action = 0, root_action_N[n]
+        node, action = 0, root_action_R[row]
         if action < 0:
-            action = halving.ranked[n, schedule.rank[row, simulation]]
+            action = halving.ranked[n, schedule.rank[num_considered, simulation]]
         child = tree.children[n, node, action]
         while child > 0:
             node = child
@@ -179,7 +196,8 @@ def _select(tree, simulation, halving, schedule, root_action_N, constants, paren
                     score_A[a] -= tree.visits[n, below] / (1 + all_visits)
             action = np.argmax(score_A)
             child = tree.children[n, node, action]
-        parent_N[n], action_N[n] = node, action
+        parent_R[row], action_R[row] = node, action
+    return parent_R, action_R
 
 
 @njit(cache=True, nogil=True)
@@ -221,6 +239,9 @@ class GumbelTree(BatchTree):
     Q is rescaled by the range within its node. The range within the tree, which pUCT takes, is wider and holds π' closer
     to the prior: on random MDPs that lost return with 8 to 25 simulations, for which this search is made, and paid only
     with hundreds. ``min_max_epsilon``, in units of value, keeps differences too small to matter from being blown up.
+
+    A round has one simulation for every action still in the running. Schedules depend on the number
+    of legal actions, so rounds differ between roots, in width and in number.
 
     Args:
         num_roots, num_simulations, num_actions, discount: as for :class:`BatchTree`; halving plans for all simulations.
@@ -297,5 +318,12 @@ class GumbelTree(BatchTree):
         weights[np.arange(self.num_roots), _winners(self.arrays, self._halving, self._sigma)] = 1.0
         return weights
 
-    def _walk(self, root_action: np.ndarray, parent: np.ndarray, action: np.ndarray) -> None:
-        _select(self.arrays, self.simulation, self._halving, self._schedule, root_action, self._sigma, parent, action)
+    def _round_width(self, done: np.ndarray) -> np.ndarray:
+        return self._schedule.round_end[self._halving.num_considered, done] - done
+
+    def _walk(
+        self, root: np.ndarray, node: np.ndarray, root_action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return _select(
+            self.arrays, root, node, self._halving, self._schedule, root_action, self._sigma
+        )

@@ -1,6 +1,6 @@
 """Tree search over latent space: the array tree asks, the model answers, for all roots of all tasks at once.
 
-Shape legend: N = roots, A = actions, M = simulations.
+Shape legend: N = roots, A = actions, M = simulations, R = rows of a round.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,15 @@ from lzero.mcts.tree import BatchTree
 class SearchModel(Protocol):
     """What a search needs of a model after its root inference."""
 
-    def recurrent_inference(self, cache: object, parent: Tensor, action: Tensor) -> object:
-        """Predictions of one simulation at every root."""
+    def recurrent_inference(
+        self,
+        cache: object,
+        root: np.ndarray,
+        parent: np.ndarray,
+        action: np.ndarray,
+        node: np.ndarray,
+    ) -> object:
+        """Predictions behind the :class:`~lzero.mcts.tree.Edges` of a round, one a row."""
 
 
 class Support(Protocol):
@@ -78,7 +85,7 @@ def search(
     """Run ``tree.num_simulations`` simulations from every root.
 
     Args:
-        model: answers one simulation of all roots.
+        model: answers one round of simulations of all roots.
         support: of the value and reward predictions.
         root: inference at the roots, with ``policy (N, A)`` and ``value (N, bins)`` logits and a ``cache``.
         legal: ``(N, A)`` bool.
@@ -93,13 +100,14 @@ def search(
     prior = _to_host(root.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1))
     network_value = _to_host(support.expectation(root.value))
     tree.reset(prior if noise is None else add_noise(prior, legal, noise), legal, network_value)
-    for _ in range(tree.num_simulations):
-        parent, action = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in tree.select())
-        node = model.recurrent_inference(root.cache, parent, action)
+    while tree.simulation < tree.num_simulations:
+        edges = tree.select_round()
+        node_illegal = torch.from_numpy(~legal[edges.root]).to(device, non_blocking=True)
+        node = model.recurrent_inference(root.cache, *edges)
         scalars = support.expectation(torch.stack([node.reward, node.value]))
         survival = torch.sigmoid(-node.termination.float())[None]
-        node_prior = node.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1)
-        answer = _to_host(torch.cat([scalars, survival, node_prior.t()]))  # one transfer per simulation
+        node_prior = node.policy.float().masked_fill(node_illegal, -torch.inf).softmax(dim=-1)
+        answer = _to_host(torch.cat([scalars, survival, node_prior.t()]))  # one transfer per round
         reward, value, survival = answer[:3]
         tree.expand_and_backup(reward, value, answer[3:].T, survival)
     return SearchResult(

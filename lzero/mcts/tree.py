@@ -1,7 +1,10 @@
 """Array tree of the Monte-Carlo tree search: one tree per root, all roots in one batch, no model inside.
 
-Shape legend: N = roots, M = simulations, A = actions; ``n`` is one root. Node 0 is the root of a tree, and
-simulation i (from 0) creates node i + 1 in every tree, so all trees of a batch have the same number of nodes.
+Shape legend: N = roots, M = simulations, A = actions, R = rows of a round; ``n`` is one root. Node
+0 is the root of a tree, and simulation i (from 0) of a tree creates its node i + 1.
+
+Simulations that do not depend on each other form a round, which the model answers in one forward.
+Its rows are flat, because trees differ in how many they contribute.
 
 The kernels are serial: the processor's threads belong to the network, the tree is a small part of a search.
 
@@ -42,6 +45,19 @@ class TreeArrays(NamedTuple):
     """float32 ``(N, M+1)``: the network's own value of the node; 0 at roots that were given none."""
     legal: np.ndarray
     """bool ``(N, A)``: legal actions, the same in every node of a tree."""
+
+
+class Edges(NamedTuple):
+    """Edges to expand, one a row, all int64 ``(R,)``; rows of a root lie together, roots ascend."""
+
+    root: np.ndarray
+    """The root, 0 … N−1, whose tree the edge belongs to."""
+    parent: np.ndarray
+    """The node that the edge leaves."""
+    action: np.ndarray
+    """The action that leads along it."""
+    node: np.ndarray
+    """The node to create behind it; those of one root are numbered on without gaps."""
 
 
 class ScoreConstants(NamedTuple):
@@ -117,53 +133,60 @@ def _pick_best(scores_A, deterministic, rng):
 
 
 @njit(cache=True, nogil=True)
-def _select(tree, num_nodes, root_action_N, constants, rng, parent_N, action_N):
-    """Walk every tree down to an edge without child; a root action of -1 leaves the root to the score."""
+def _select(tree, root_R, node_R, root_action_R, constants, rng):
+    """Walk a tree per row down to an edge without child.
+
+    A root action of -1 leaves the root to the score.
+    """
     scores_A = np.empty(tree.legal.shape[1])
-    for n in range(parent_N.shape[0]):
-        low, high = _q_range(tree.q[n], num_nodes)
+    parent_R, action_R = np.empty_like(root_R), np.empty_like(root_R)
+    for row, n in enumerate(root_R):
+        low, high = _q_range(tree.q[n], node_R[row])  # the new node's number is how many there are
         node, mean_q, at_leaf = 0, 0.0, False
         while not at_leaf:
             mean_q = _mean_q(tree.children[n, node], tree.q[n], node, mean_q)
-            if node == 0 and root_action_N[n] >= 0:
-                action = root_action_N[n]
+            if node == 0 and root_action_R[row] >= 0:
+                action = root_action_R[row]
             else:
                 _score_actions(tree, n, node, mean_q, low, high, constants, scores_A)
                 action = _pick_best(scores_A, constants.deterministic, rng)
-            parent_N[n], action_N[n] = node, action
+            parent_R[row], action_R[row] = node, action
             node = tree.children[n, node, action]
             at_leaf = node == 0
+    return parent_R, action_R
 
 
 @njit(cache=True, nogil=True)
-def _write_prior(tree, node, prior_NA):
-    """Store priors over legal actions; returns the first root whose prior is no distribution, else -1."""
-    for n in range(prior_NA.shape[0]):
+def _write_prior(tree, root_R, node_R, prior_RA):
+    """Store priors over legal actions; returns the first row without a distribution, else -1."""
+    for row, n in enumerate(root_R):
         total, legal_total, smallest = 0.0, 0.0, 0.0
-        for action in range(prior_NA.shape[1]):
-            total += prior_NA[n, action]
-            smallest = min(smallest, prior_NA[n, action])
+        for action in range(prior_RA.shape[1]):
+            prior = prior_RA[row, action]
+            total += prior
+            smallest = min(smallest, prior)
             if tree.legal[n, action]:
-                legal_total += prior_NA[n, action]
+                legal_total += prior
         # Written so that NaN fails too.
         if not (smallest >= 0 and abs(total - 1) <= PRIOR_SUM_TOLERANCE and legal_total > 0):
-            return n
-        for action in range(prior_NA.shape[1]):
-            tree.prior[n, node, action] = prior_NA[n, action] / legal_total if tree.legal[n, action] else 0.0
+            return row
+        for action in range(prior_RA.shape[1]):
+            legal_prior = prior_RA[row, action] / legal_total if tree.legal[n, action] else 0.0
+            tree.prior[n, node_R[row], action] = legal_prior
     return -1
 
 
 @njit(cache=True, nogil=True)
-def _attach_and_backup(tree, new_node, parent_N, action_N, reward_N, value_N, discount_N):
-    """Link the new node of every tree and add its discounted return to every node on the path to the root."""
-    for n in range(parent_N.shape[0]):
-        tree.children[n, parent_N[n], action_N[n]] = new_node
-        tree.parent[n, new_node] = parent_N[n]
-        tree.action[n, new_node] = action_N[n]
-        tree.reward[n, new_node] = reward_N[n]
-        tree.discount[n, new_node] = discount_N[n]
-        node = new_node
-        value = np.float64(value_N[n])
+def _attach_and_backup(tree, edges, reward_R, value_R, discount_R):
+    """Link every row's new node and add its return to every node on the path to the root."""
+    for row, n in enumerate(edges.root):
+        node = edges.node[row]
+        tree.children[n, edges.parent[row], edges.action[row]] = node
+        tree.parent[n, node] = edges.parent[row]
+        tree.action[n, node] = edges.action[row]
+        tree.reward[n, node] = reward_R[row]
+        tree.discount[n, node] = discount_R[row]
+        value = np.float64(value_R[row])
         while node > 0:
             tree.visits[n, node] += 1
             tree.value_sum[n, node] += value
@@ -176,7 +199,11 @@ def _attach_and_backup(tree, new_node, parent_N, action_N, reward_N, value_N, di
 
 
 class BatchTree:
-    """pUCT trees of N roots; between ``select`` and ``expand_and_backup`` the caller evaluates a model.
+    """pUCT trees of N roots; after selecting, the caller evaluates a model, then expands.
+
+    ``select_round`` gives all simulations that can be evaluated at once, ``select`` one for every
+    root; both lead to the same trees. A round of pUCT is one simulation for every root: where the
+    next one goes depends on what this one finds.
 
     Score of action a at node s, with ``c(s) = pb_c_init + log((n(s) + pb_c_base + 1) / pb_c_base)``::
 
@@ -242,16 +269,14 @@ class BatchTree:
             network_value=np.zeros(nodes, np.float32),
             legal=np.zeros((num_roots, num_actions), np.bool_),
         )
-        self._no_root_action = np.full(num_roots, -1, np.int64)
-        self._selected: tuple[np.ndarray, np.ndarray] | None = None
-        self._simulation: int | None = None
+        self._roots = np.arange(num_roots)
+        self._selected: Edges | None = None
+        self._has_roots = False
 
     @property
     def simulation(self) -> int:
-        """Simulations done since :meth:`reset`; the next new node is ``simulation + 1``."""
-        if self._simulation is None:
-            raise RuntimeError("the tree has no root yet; call reset(prior, legal) first")
-        return self._simulation
+        """Simulations that every root has done since :meth:`reset`; some may have done more."""
+        return int(self._simulations_done().min())
 
     def reset(self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None) -> None:
         """Start a new search in the same memory.
@@ -272,18 +297,19 @@ class BatchTree:
         without_action = np.flatnonzero(~legal.any(axis=1))
         if without_action.size:
             raise ValueError(f"legal allows root {without_action[0]} no action; every root needs one")
-        self._simulation, self._selected = None, None
+        self._has_roots, self._selected = False, None
         for array in (self.arrays.children, self.arrays.visits, self.arrays.value_sum):
             array.fill(0)
         self.arrays.legal[:] = legal
-        self._store_prior(0, prior)
-        self.arrays.network_value[:, 0] = (
-            0.0 if network_value is None else self._checked_scalars("network_value", network_value)
-        )
-        self._simulation = 0
+        self._store_prior(self._roots, np.zeros_like(self._roots), prior)
+        self.arrays.network_value[:, 0] = 0.0
+        if network_value is not None:
+            values = self._checked_scalars("network_value", network_value, self._roots)
+            self.arrays.network_value[:, 0] = values
+        self._has_roots = True
 
     def select(self, root_action: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Choose in every tree the edge to expand next.
+        """Choose in every tree the edge to expand next: one simulation for every root.
 
         Args:
             root_action: int ``(N,)``, the action to take at each root instead of the best score there; below
@@ -293,43 +319,63 @@ class BatchTree:
             ``(parent, action)``, both int64 ``(N,)``: the node to expand from and the action to take there.
 
         Raises:
-            RuntimeError: before :meth:`reset` or after M simulations.
+            RuntimeError: before :meth:`reset` or where a root has done its M simulations.
             ValueError: for root actions that are illegal or of the wrong shape.
         """
-        if self.simulation >= self.num_simulations:
-            raise RuntimeError(f"all {self.num_simulations} simulations are done; call reset(prior, legal)")
-        forced = self._no_root_action if root_action is None else self._checked_root_action(root_action)
-        parent, action = np.empty(self.num_roots, np.int64), np.empty(self.num_roots, np.int64)
-        self._walk(forced, parent, action)
-        self._selected = (parent, action)
-        return parent.copy(), action.copy()
+        node = self._simulations_done() + 1
+        self._check_budget(node.max() <= self.num_simulations)
+        forced = np.full(self.num_roots, -1)
+        if root_action is not None:
+            forced = self._checked_root_action(root_action)
+        self._selected = Edges(self._roots, *self._walk(self._roots, node, forced), node)
+        return self._selected.parent.copy(), self._selected.action.copy()
+
+    def select_round(self) -> Edges:
+        """Choose all edges whose expansions do not depend on each other.
+
+        Roots that have done their M simulations have none, others at least one.
+
+        Raises:
+            RuntimeError: before :meth:`reset` or after M simulations of every root.
+        """
+        done = self._simulations_done()
+        width = self._round_width(done)
+        self._check_budget(width.any())
+        root = np.repeat(self._roots, width)
+        first_row = np.repeat(width.cumsum() - width, width)
+        node = done[root] + 1 + np.arange(len(root)) - first_row
+        self._selected = Edges(root, *self._walk(root, node, np.full(len(root), -1)), node)
+        return Edges(*(rows.copy() for rows in self._selected))
 
     def expand_and_backup(
         self, reward: np.ndarray, value: np.ndarray, prior: np.ndarray, survival: np.ndarray | None = None
     ) -> None:
-        """Create the node behind the selected edge of every tree and back its value up to the root.
+        """Create the nodes behind the selected edges and back their values up to the roots.
 
         Args:
-            reward: ``(N,)`` predicted on the selected edges.
-            value: ``(N,)`` of the new nodes.
-            prior: ``(N, A)`` probabilities at the new nodes; treated like the roots' prior.
-            survival: ``(N,)`` probabilities that the episode goes on behind the selected edges, by which values from
-                behind them are multiplied; None where no episode ends.
+            reward: ``(R,)`` predicted on the selected edges; R = N after :meth:`select`.
+            value: ``(R,)`` of the new nodes.
+            prior: ``(R, A)`` probabilities at the new nodes; treated like the roots' prior.
+            survival: ``(R,)`` probabilities that the episode goes on behind the selected edges, by
+                which values from behind them are multiplied; None where no episode ends.
 
         Raises:
-            RuntimeError: without a preceding :meth:`select`.
+            RuntimeError: without a preceding :meth:`select` or :meth:`select_round`.
             ValueError: for wrong shapes, numbers that are not finite, or a prior that is no distribution.
         """
         if self._selected is None:
-            raise RuntimeError("no edge is selected; call select() before expand_and_backup()")
-        reward, value = self._checked_scalars("reward", reward), self._checked_scalars("value", value)
-        new_node = self.simulation + 1
-        survival = np.ones_like(reward) if survival is None else self._checked_scalars("survival", survival)
-        self._store_prior(new_node, prior)
-        self.arrays.network_value[:, new_node] = value
+            raise RuntimeError("no edge is selected; call select() or select_round() first")
+        root, node = self._selected.root, self._selected.node
+        reward = self._checked_scalars("reward", reward, root)
+        value = self._checked_scalars("value", value, root)
+        if survival is None:
+            survival = np.ones_like(reward)
+        survival = self._checked_scalars("survival", survival, root)
+        self._store_prior(root, node, prior)
+        self.arrays.network_value[root, node] = value
         discount = self._constants.discount * survival.astype(np.float64)
-        _attach_and_backup(self.arrays, new_node, *self._selected, reward, value, discount)
-        self._simulation, self._selected = new_node, None
+        _attach_and_backup(self.arrays, self._selected, reward, value, discount)
+        self._selected = None
 
     def visit_counts(self) -> np.ndarray:
         """int32 ``(N, A)``: visits of the root's children; every row sums to the simulations done."""
@@ -356,18 +402,40 @@ class BatchTree:
         child = self.arrays.children[np.arange(self.num_roots), 0, action]
         return np.where(child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0)
 
-    def _walk(self, root_action: np.ndarray, parent: np.ndarray, action: np.ndarray) -> None:
-        """Write every tree's next edge to ``parent`` and ``action``, all ``(N,)``; a root action of -1 is open."""
-        _select(self.arrays, self.simulation + 1, root_action, self._constants, self._rng, parent, action)
+    def _simulations_done(self) -> np.ndarray:
+        """int64 ``(N,)``: simulations that each root has done."""
+        if not self._has_roots:
+            raise RuntimeError("the tree has no root yet; call reset(prior, legal) first")
+        return self.arrays.visits[:, 0].astype(np.int64)
 
-    def _store_prior(self, node: int, prior: np.ndarray) -> None:
+    def _check_budget(self, is_left: bool) -> None:
+        if not is_left:
+            raise RuntimeError(
+                f"all {self.num_simulations} simulations are done; call reset(prior, legal)"
+            )
+
+    def _round_width(self, done: np.ndarray) -> np.ndarray:
+        """Simulations ``(N,)`` that can follow ``done (N,)`` without depending on each other."""
+        return np.minimum(1, self.num_simulations - done)
+
+    def _walk(
+        self, root: np.ndarray, node: np.ndarray, root_action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Parent and action ``(R,)`` of the edges behind which ``node (R,)`` will be.
+
+        ``root_action (R,)`` is the action to take at the root; -1 leaves it open.
+        """
+        return _select(self.arrays, root, node, root_action, self._constants, self._rng)
+
+    def _store_prior(self, root: np.ndarray, node: np.ndarray, prior: np.ndarray) -> None:
         prior = np.ascontiguousarray(prior, np.float32)
-        self._check_shape("prior", prior, (self.num_roots, self.num_actions))
-        bad_root = _write_prior(self.arrays, node, prior)
-        if bad_root >= 0:
+        self._check_shape("prior", prior, (len(root), self.num_actions))
+        bad_row = _write_prior(self.arrays, root, node, prior)
+        if bad_row >= 0:
             raise ValueError(
-                f"prior of root {bad_root} is {prior[bad_root]}, legal {self.arrays.legal[bad_root]}; it must"
-                " be non-negative, sum to one and not vanish on the legal actions: pass softmax(logits)"
+                f"prior of root {root[bad_row]} is {prior[bad_row]}, "
+                f"legal {self.arrays.legal[root[bad_row]]}; it must be non-negative, sum to one and"
+                " not vanish on the legal actions: pass softmax(logits)"
             )
 
     def _checked_root_action(self, root_action: np.ndarray) -> np.ndarray:
@@ -381,12 +449,13 @@ class BatchTree:
             raise ValueError(f"root_action of root {root} is {forced[root]}; its legal actions are {choices}")
         return forced
 
-    def _checked_scalars(self, name: str, scalars: np.ndarray) -> np.ndarray:
+    def _checked_scalars(self, name: str, scalars: np.ndarray, root: np.ndarray) -> np.ndarray:
+        """As float32 ``(R,)``, one for every row of ``root (R,)``."""
         scalars = np.ascontiguousarray(scalars, np.float32)
-        self._check_shape(name, scalars, (self.num_roots,))
+        self._check_shape(name, scalars, root.shape)
         if not np.isfinite(scalars).all():
-            root = int(np.flatnonzero(~np.isfinite(scalars))[0])
-            raise ValueError(f"{name} of root {root} is {scalars[root]}; it must be finite")
+            row = int(np.flatnonzero(~np.isfinite(scalars))[0])
+            raise ValueError(f"{name} of root {root[row]} is {scalars[row]}; it must be finite")
         return scalars
 
     @staticmethod

@@ -1,6 +1,7 @@
 """The multi-task UniZero model: encoder and world model behind the three calls that training and search need.
 
-Shape legend: B = windows, S = steps, N = roots, D = latent width, A = actions, V = support bins, C = context steps.
+Shape legend: B = windows, S = steps, N = roots, D = latent width, A = actions, V = support bins,
+C = context steps, E = rows of a round of simulations.
 """
 
 from dataclasses import dataclass
@@ -27,14 +28,14 @@ class RootInference:
 
 @dataclass(frozen=True)
 class NodeInference:
-    """Predictions of one simulation at N roots.
+    """Predictions of one round of simulations.
 
     Attributes:
-        reward: logits of the step's reward ``(N, V)``.
-        termination: logits of the episode's end ``(N,)``.
-        latent: latent of the new node ``(N, D)``.
-        policy: logits at the new node ``(N, A)``.
-        value: logits at the new node ``(N, V)``.
+        reward: logits of the step's reward ``(E, V)``.
+        termination: logits of the episode's end ``(E,)``.
+        latent: latent of the new node ``(E, D)``.
+        policy: logits at the new node ``(E, A)``.
+        value: logits at the new node ``(E, V)``.
     """
 
     reward: Tensor
@@ -114,9 +115,26 @@ class UniZeroMTModel(nn.Module):
             *self.world_model.prefill(latent, action, num_valid, self.groups(task_id), num_simulations)
         )
 
-    def recurrent_inference(self, cache: SearchCache, parent: Tensor, action: Tensor) -> NodeInference:
-        """Predict reward, termination, latent, policy and value after ``action (N,)`` at node ``parent (N,)`` of every root."""
-        return NodeInference(*self.world_model.expand(cache, parent, action, self.encoder.norm))
+    def recurrent_inference(
+        self,
+        cache: SearchCache,
+        root: np.ndarray,
+        parent: np.ndarray,
+        action: np.ndarray,
+        node: np.ndarray,
+    ) -> NodeInference:
+        """Predict a round of simulations, one a row; rows of one root do not see each other.
+
+        Args:
+            cache: of :meth:`initial_inference`; gains the new nodes.
+            root: ``(E,)`` int64 on the host, as are all of these.
+            parent: ``(E,)`` int64, the node that is left: the root 0 or one of an earlier round.
+            action: ``(E,)`` int64, taken there.
+            node: ``(E,)`` int64, number that the new node gets, 1 … M and not yet taken.
+        """
+        return NodeInference(
+            *self.world_model.expand(cache, root, parent, action, node, self.encoder.norm)
+        )
 
     def task_parameters(self) -> list[nn.Parameter]:
         """Parameters that belong to single tasks, stacked over tasks; none where there is one task."""

@@ -19,7 +19,8 @@ from lzero.model import UniZeroMTModel
 from lzero.policy.context import EnvContext
 from lzero.policy.scaling_transform import ScalarSupport
 
-# N·D·D, the size of a token pass, below which waking a second thread costs more than it computes (benchmarks/search.py).
+# N·D·D, the size of a token pass of pUCT, below which waking a second thread costs more than it
+# computes (benchmarks/search.py). A round of Gumbel search has several times the rows.
 SMALL_SEARCH = 3e6
 
 

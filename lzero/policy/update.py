@@ -53,7 +53,8 @@ class Batch:
         parts, start = {}, 0
         for task, size in sizes.items():
             rows = slice(start, start + size)
-            groups = TaskGroups(self.groups.task_id[rows], self.groups.task_id[start : start + 1], None, None)
+            task_id, host_task_id = self.groups.task_id[rows], self.groups.host_task_id[rows]
+            groups = TaskGroups(task_id, host_task_id, task_id[:1], None, None)
             parts[task] = Batch(self.observation[rows], self.action[rows], self.targets.rows(rows), groups)
             start += size
         return parts

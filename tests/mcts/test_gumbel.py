@@ -1,7 +1,8 @@
-"""Gumbel search against a plain recursive one over node objects, its schedule, its policy and its sampling."""
+"""Gumbel search against a recursive one over node objects; its schedule, rounds, policy, draws."""
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import chisquare
 
 from lzero.config import ModelConfig, SearchConfig
 from lzero.mcts.gumbel import GumbelTree, halving_phases, halving_schedule
-from lzero.mcts.tree import BatchTree
+from lzero.mcts.tree import BatchTree, Edges
 from lzero.model import UniZeroMTModel
 from lzero.policy.actor import Actor
 from lzero.policy.scaling_transform import ScalarSupport
@@ -132,6 +133,45 @@ def random_legal(rng: np.random.Generator, num_roots: int, num_actions: int) -> 
     return legal
 
 
+def answers(
+    seed: int, path: tuple[int, ...], num_actions: int
+) -> tuple[float, float, np.ndarray, float]:
+    """Reward, value, prior and survival; coarse for every second seed, so that actions tie."""
+    reward, value, prior = model(seed, path, num_actions)
+    digest = hashlib.blake2b(repr((seed, path, "survival")).encode(), digest_size=8).digest()
+    survival = np.random.default_rng(int.from_bytes(digest, "little")).choice([0.0, 0.3, 1.0])
+    if seed % 2:
+        reward, value = round(reward), round(value)
+        prior = np.full(num_actions, 1 / num_actions, np.float32)
+    return reward, value, prior, survival
+
+
+def one_simulation(tree: GumbelTree) -> Edges:
+    node = np.full(tree.num_roots, tree.simulation + 1)
+    return Edges(np.arange(tree.num_roots), *tree.select(), node)
+
+
+def run_by(
+    select: Callable[[GumbelTree], Edges], tree: GumbelTree, seeds: list[int], legal: np.ndarray
+) -> list[Edges]:
+    """Search with one model seed per root; returns the edges that ``select`` gave, step by step."""
+    num_actions, steps = legal.shape[1], []
+    paths: dict[tuple[int, int], tuple[int, ...]] = {(root, 0): () for root in range(len(seeds))}
+    _, value, prior, _ = zip(*(answers(seed, (), num_actions) for seed in seeds), strict=True)
+    tree.reset(np.stack(prior), legal, np.array(value))
+    while tree.simulation < tree.num_simulations:
+        steps.append(select(tree))
+        outputs = []
+        for root, parent, action, node in zip(*(rows.tolist() for rows in steps[-1]), strict=True):
+            paths[root, node] = (*paths[root, parent], action)
+            outputs.append(answers(seeds[root], paths[root, node], num_actions))
+        reward, value, prior, survival = zip(*outputs, strict=True)
+        tree.expand_and_backup(
+            np.array(reward), np.array(value), np.stack(prior), np.array(survival)
+        )
+    return steps
+
+
 def chosen(tree: BatchTree) -> np.ndarray:
     weights = tree.action_weights()
     assert ((weights == 0) | (weights == 1)).all() and (weights.sum(axis=1) == 1).all()
@@ -159,6 +199,74 @@ def test_equals_recursive_reference(num_actions, max_considered, num_simulations
         expected_policy, q = expected.improved_policy(), expected.completed_q()
         np.testing.assert_allclose(policy[root, list(expected_policy)], list(expected_policy.values()), atol=1e-6)
         assert values[root] == pytest.approx(sum(p * q[a] for a, p in expected_policy.items()), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "num_actions, max_considered", [(2, 16), (6, 4), (18, 16), (18, 5), (18, 2), (18, 1)]
+)
+@pytest.mark.parametrize("num_simulations", [1, 7, 16, 25, 50])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_rounds_build_the_trees_of_one_simulation_after_the_other(
+    num_actions, max_considered, num_simulations, noisy
+):
+    """Numbers of legal actions, and with them the rounds, differ between the roots."""
+    seeds = list(range(10))
+    legal = random_legal(np.random.default_rng(7), 10, num_actions)
+    legal[0], legal[1] = True, np.arange(num_actions) == 1
+
+    def tree() -> GumbelTree:
+        return GumbelTree(
+            10,
+            num_simulations,
+            num_actions,
+            discount=DISCOUNT,
+            max_considered_actions=max_considered,
+            rng=np.random.default_rng(1) if noisy else None,
+        )
+
+    in_rounds, one_by_one = tree(), tree()
+    steps = run_by(GumbelTree.select_round, in_rounds, seeds, legal)
+    run_by(one_simulation, one_by_one, seeds, legal)
+    for name, expected in one_by_one.arrays._asdict().items():
+        np.testing.assert_array_equal(getattr(in_rounds.arrays, name), expected, err_msg=name)
+    np.testing.assert_array_equal(in_rounds.action_weights(), one_by_one.action_weights())
+    np.testing.assert_array_equal(in_rounds.improved_policy(), one_by_one.improved_policy())
+    np.testing.assert_array_equal(in_rounds.root_values(), one_by_one.root_values())
+
+    nodes = [np.empty(0, np.int64)] * 10
+    for edges in steps:
+        assert (np.diff(edges.root) >= 0).all()
+        for root in range(10):
+            nodes[root] = np.append(nodes[root], edges.node[edges.root == root])
+    for root in range(10):
+        np.testing.assert_array_equal(nodes[root], np.arange(1, num_simulations + 1))
+
+
+def test_a_round_takes_every_action_in_the_running_once():
+    """16 simulations: 16 actions or more are one round; 6 actions 6, 3, then 7 for the last two."""
+    legal = np.arange(18) < np.array([16, 6, 1, 18])[:, None]
+    tree = GumbelTree(4, 16, 18, discount=DISCOUNT)
+    steps = run_by(GumbelTree.select_round, tree, list(range(4)), legal)
+    widths = np.array([np.bincount(edges.root, minlength=4) for edges in steps])
+    assert widths[:, 0].tolist() == widths[:, 3].tolist() == [16] + [0] * 15
+    assert widths[:, 1].tolist() == [6, 3, 2, 2, 2, 1] + [0] * 10
+    assert widths[:, 2].tolist() == [1] * 16
+
+
+def test_rounds_and_single_simulations_may_alternate():
+    """A round that follows single simulations is what they have left of theirs."""
+    legal = np.arange(6) < np.array([6, 3, 2, 5])[:, None]
+    mixed, one_by_one = (GumbelTree(4, 20, 6, discount=DISCOUNT) for _ in range(2))
+
+    def alternate(tree: GumbelTree) -> Edges:
+        together = np.ptp(tree.arrays.visits[:, 0]) == 0
+        return one_simulation(tree) if together and tree.simulation % 5 else tree.select_round()
+
+    steps = run_by(alternate, mixed, list(range(4)), legal)
+    run_by(one_simulation, one_by_one, list(range(4)), legal)
+    assert len(steps) < 20
+    for expected, got in zip(one_by_one.arrays, mixed.arrays, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_batch_equals_single_roots_and_memory_is_reused():
@@ -207,6 +315,17 @@ def test_every_budget_is_used_up_by_halving():
             for start, kept, count in zip(starts, actions, used, strict=True):
                 visits = np.bincount(schedule.rank[considered, start : start + count], minlength=kept)
                 assert len(visits) == kept and np.ptp(visits) <= 1
+            ends = schedule.round_end[considered]
+            first, rounds = 0, []
+            while first < num_simulations:
+                assert (ends[first : ends[first]] == ends[first]).all()
+                rounds.append(slice(first, ends[first]))
+                first = ends[first]
+            assert first == ends[-1] == num_simulations
+            assert set(starts) <= {turn.start for turn in rounds}  # none runs into the next phase
+            for turn in rounds:
+                ranks = schedule.rank[considered, turn]
+                np.testing.assert_array_equal(ranks, np.arange(len(ranks)))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +439,19 @@ def test_misuse_is_refused():
     with pytest.raises(ValueError, match="network_value of root 0"):
         tree.reset(prior, legal, np.array([np.nan]))
     with pytest.raises(RuntimeError, match="call reset"):
-        tree.select()
+        tree.select_round()
+    tree.reset(prior, legal, np.zeros(1))
+    assert len(tree.select_round().root) == 2
+    with pytest.raises(ValueError, match="reward has shape"):
+        tree.expand_and_backup(np.zeros(1), np.zeros(2), prior.repeat(2, axis=0))
+    with pytest.raises(ValueError, match="value of root 0"):
+        tree.expand_and_backup(np.zeros(2), np.array([0, np.nan]), prior.repeat(2, axis=0))
+    with pytest.raises(ValueError, match="prior of root 0"):
+        tree.expand_and_backup(np.zeros(2), np.zeros(2), np.array([[1.0, 0, 0], [1, 1, 1]]))
+    tree.expand_and_backup(np.zeros(2), np.zeros(2), prior.repeat(2, axis=0))
+    for select in (tree.select, tree.select_round):
+        with pytest.raises(RuntimeError, match="simulations are done"):
+            select()
     for arguments in ({"max_considered_actions": 0}, {"c_visit": -1.0}, {"c_scale": 0.0}, {"min_max_epsilon": 0.0}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             GumbelTree(1, 2, 3, discount=0.9, **arguments)

@@ -63,19 +63,20 @@ class KnownModel:
         self.mdps, self.logits, self.value = mdps, logits, value
 
     def root(self, num_simulations: int) -> SimpleNamespace:
-        """The cache holds the state of every node ``(N, M+1)`` and the number of nodes."""
-        nodes = SimpleNamespace(state=np.zeros((N, num_simulations + 1), np.int64), number=1)
-        return SimpleNamespace(cache=nodes, **self._predict(nodes.state[:, 0]))
+        """The cache holds the state of every node ``(N, M+1)``."""
+        state = np.zeros((N, num_simulations + 1), np.int64)
+        return SimpleNamespace(cache=state, **self._predict(np.arange(N), state[:, 0]))
 
-    def recurrent_inference(self, nodes: SimpleNamespace, parent: Tensor, action: Tensor) -> SimpleNamespace:
-        taken = np.arange(N), nodes.state[np.arange(N), parent.numpy()], action.numpy()
-        reached = nodes.state[:, nodes.number] = self.mdps.target[taken]
-        nodes.number += 1
-        reward, certain = torch.from_numpy(self.mdps.reward[taken]), torch.full((N,), -torch.inf)
-        return SimpleNamespace(reward=reward, termination=certain, **self._predict(reached))
+    def recurrent_inference(self, state: np.ndarray, *edges: np.ndarray) -> SimpleNamespace:
+        root, parent, action, node = edges
+        taken = root, state[root, parent], action
+        reached = state[root, node] = self.mdps.target[taken]
+        reward = torch.from_numpy(self.mdps.reward[taken])
+        certain = torch.full((len(root),), -torch.inf)
+        return SimpleNamespace(reward=reward, termination=certain, **self._predict(root, reached))
 
-    def _predict(self, state: np.ndarray) -> dict[str, Tensor]:
-        here = np.arange(N), state
+    def _predict(self, root: np.ndarray, state: np.ndarray) -> dict[str, Tensor]:
+        here = root, state
         return {
             "policy": torch.from_numpy(self.logits[here]).float(),
             "value": torch.from_numpy(self.value[here]).float(),
@@ -200,12 +201,12 @@ def test_a_search_that_foresees_death_avoids_it(kind):
     mdps = Mdps(target, np.full_like(mdps.reward, 0.1), mdps.q)
 
     class Deadly(KnownModel):
-        def recurrent_inference(self, nodes: SimpleNamespace, parent: Tensor, action: Tensor) -> SimpleNamespace:
-            left = nodes.state[np.arange(N), parent.numpy()]
-            dies = torch.from_numpy(fatal[np.arange(N), left] == action.numpy())
-            node = super().recurrent_inference(nodes, parent, action)
-            node.termination = torch.where(dies, 20.0, -20.0)
-            return node
+        def recurrent_inference(self, state: np.ndarray, *edges: np.ndarray) -> SimpleNamespace:
+            root, parent, action, _ = edges
+            dies = torch.from_numpy(fatal[root, state[root, parent]] == action)
+            answer = super().recurrent_inference(state, *edges)
+            answer.termination = torch.where(dies, 20.0, -20.0)
+            return answer
 
     model = Deadly(mdps, np.zeros(mdps.q.shape), np.ones(mdps.value.shape))
     tree = KINDS[kind](N, 16, A, discount=DISCOUNT)

@@ -263,6 +263,28 @@ def test_forced_root_actions():
             tree.select(np.array(bad))
 
 
+def test_a_round_is_one_simulation_of_every_root():
+    """Where a simulation of pUCT goes depends on what all earlier ones found."""
+    rng = np.random.default_rng(2)
+    legal = random_legal(rng, 5, 4)
+    prior = np.where(legal, rng.dirichlet(np.ones(4), size=(13, 5)) + 0.1, 0)
+    prior /= prior.sum(axis=2, keepdims=True)
+    trees = BatchTree(5, 12, 4, discount=DISCOUNT), BatchTree(5, 12, 4, discount=DISCOUNT)
+    for tree in trees:
+        tree.reset(prior[0], legal)
+    for simulation in range(12):
+        edges, (parent, action) = trees[0].select_round(), trees[1].select()
+        np.testing.assert_array_equal(edges.root, np.arange(5))
+        np.testing.assert_array_equal(edges.node, np.full(5, simulation + 1))
+        np.testing.assert_array_equal(edges.parent, parent)
+        np.testing.assert_array_equal(edges.action, action)
+        reward, value = rng.normal(size=(2, 5))
+        for tree in trees:
+            tree.expand_and_backup(reward, value, prior[simulation + 1])
+    for in_rounds, one_by_one in zip(trees[0].arrays, trees[1].arrays, strict=True):
+        np.testing.assert_array_equal(in_rounds, one_by_one)
+
+
 def test_root_value_is_the_mean_of_backed_up_returns():
     tree = BatchTree(1, 2, 2, discount=0.5)
     tree.reset(np.array([[0.9, 0.1]]), np.ones((1, 2), bool))
@@ -323,6 +345,8 @@ def test_misuse_is_refused():
     tree.expand_and_backup(np.zeros(2), np.zeros(2), prior)
     with pytest.raises(RuntimeError, match="simulations are done"):
         tree.select()
+    with pytest.raises(RuntimeError, match="simulations are done"):
+        tree.select_round()
     for arguments in ({"discount": 0.0}, {"discount": 0.9, "deterministic": False}):
         with pytest.raises(ValueError, match="discount|rng"):
             BatchTree(2, 1, 3, **arguments)

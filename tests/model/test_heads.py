@@ -1,5 +1,6 @@
 """Per-task heads: one batched product equals a loop over rows, whatever the order and the number of rows per task."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,22 @@ def test_shared_head_ignores_the_task(task_id):
     torch.testing.assert_close(
         head(x, TaskGroups.of(torch.tensor(task_id), "cpu")), reference(head, x, 0), atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("task_id", TASK_IDS.values(), ids=TASK_IDS)
+def test_groups_of_some_rows_are_those_of_their_tasks(task_id):
+    head, rng = make_head(NUM_TASKS), np.random.default_rng(0)
+    groups = TaskGroups.of(torch.tensor(task_id), "cpu")
+    assert groups.take(np.arange(len(task_id))) is groups
+    everyone = np.arange(len(task_id))
+    for row in (everyone.repeat(3), rng.integers(0, len(task_id), 7), everyone[::-1]):
+        x = torch.randn(len(row), LENGTH, DIM)
+        taken = groups.take(row)
+        assert taken.task_id.tolist() == [task_id[r] for r in row]
+        expected = torch.stack(
+            [reference(head, part, task_id[r]) for part, r in zip(x, row, strict=True)]
+        )
+        torch.testing.assert_close(head(x, taken), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_heads_start_at_zero():

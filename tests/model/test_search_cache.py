@@ -27,8 +27,17 @@ def make_model(**overrides) -> UniZeroMTModel:
     "moe", [{"enabled": False}, {"enabled": True}, {"top_k": 2}, {"routing": "hardcoded"}, {"routing": "soft"}]
 )
 @pytest.mark.parametrize("task_embedding", ["none", "add", "concat", "register"])
+@pytest.mark.parametrize(
+    "nodes_per_step",
+    [
+        lambda rng: np.ones(len(TASK_ID), np.int64),
+        lambda rng: np.full(len(TASK_ID), 3),
+        lambda rng: rng.integers(0, 5, len(TASK_ID)),
+    ],
+    ids=["one a root", "three a root", "uneven"],
+)
 @torch.no_grad()
-def test_prefill_and_steps_equal_full_forward(moe, task_embedding):
+def test_prefill_and_steps_equal_full_forward(moe, task_embedding, nodes_per_step):
     model = make_model(moe=moe, task_embedding=task_embedding)
     context, simulations, rng = 4, 12, np.random.default_rng(1)
     latent = torch.randn(len(TASK_ID), context, DIM)
@@ -43,21 +52,29 @@ def test_prefill_and_steps_equal_full_forward(moe, task_embedding):
         torch.testing.assert_close(root.policy[n], full.policy[0, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(root.value[n], full.value[0, -1], atol=1e-5, rtol=1e-5)
 
-    for simulation in range(simulations):
-        parent = torch.from_numpy(rng.integers(0, simulation + 1, len(TASK_ID)))
-        chosen = torch.from_numpy(rng.integers(0, NUM_ACTIONS, len(TASK_ID)))
-        node = model.recurrent_inference(root.cache, parent, chosen)
-        for n in range(len(TASK_ID)):
-            latents, actions = paths[n][parent[n]]
-            paths[n].append((torch.cat([latents, node.latent[n : n + 1]]), torch.cat([actions, chosen[n : n + 1]])))
+    done = np.zeros(len(TASK_ID), np.int64)
+    while done.min() < simulations:
+        width = np.minimum(nodes_per_step(rng), simulations - done)  # a step may leave a root out
+        parents = [rng.integers(0, count + 1, new) for count, new in zip(done, width, strict=True)]
+        nodes = [np.arange(count, count + new) + 1 for count, new in zip(done, width, strict=True)]
+        rows = np.arange(len(TASK_ID)).repeat(width), np.concatenate(parents), np.concatenate(nodes)
+        chosen = rng.integers(0, NUM_ACTIONS, len(rows[0]))
+        step = model.recurrent_inference(root.cache, rows[0], rows[1], chosen, rows[2])
+        assert len(step.latent) == width.sum()
+        done += width
+        for row, (n, parent) in enumerate(zip(rows[0], rows[1], strict=True)):
+            latents, actions = paths[n][parent]
+            action_taken = torch.from_numpy(chosen[row : row + 1])
+            latents = torch.cat([latents, step.latent[row, None]])
+            paths[n].append((latents, torch.cat([actions, action_taken])))
             full = model.world_model(*(part[None] for part in paths[n][-1]), model.groups(TASK_ID[n : n + 1]))
             expected_latent = model.encoder.norm(full.next_latent[0, -1])
             for got, expected in (
-                (node.policy[n], full.policy[0, -1]),
-                (node.value[n], full.value[0, -1]),
-                (node.reward[n], full.reward[0, -1]),
-                (node.termination[n], full.termination[0, -1]),
-                (node.latent[n], expected_latent),
+                (step.policy[row], full.policy[0, -1]),
+                (step.value[row], full.value[0, -1]),
+                (step.reward[row], full.reward[0, -1]),
+                (step.termination[row], full.termination[0, -1]),
+                (step.latent[row], expected_latent),
             ):
                 torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 

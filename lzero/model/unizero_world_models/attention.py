@@ -1,6 +1,7 @@
 """Self-attention with rotary positions, over whole sequences and over one new token at a time.
 
-Shape legend: B = sequences, L = tokens, N = roots, H = heads, K = head width, D = H·K, W = window of keys, S = slots.
+Shape legend: B = sequences, L = tokens, N = roots, E = new tokens of a search step, H = heads,
+K = head width, D = H·K, W = window of keys, S = slots.
 """
 
 import torch
@@ -75,27 +76,38 @@ class SelfAttention(nn.Module):
         )
         return self.out(y.transpose(1, 2).flatten(2))
 
-    def step(self, x_ND: Tensor, rotation: Tensor, slab: Tensor, slot: int, window: Tensor, mask: Tensor) -> Tensor:
-        """Attend from one new token per root to a window of stored tokens; its own key and value are stored first.
+    def step(
+        self,
+        x_ED: Tensor,
+        rotation: Tensor,
+        slab: Tensor,
+        slot: Tensor,
+        window: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """Attend from every new token to its own window of stored tokens.
+
+        All new keys and values are stored first, for every token sees itself.
 
         Args:
-            x_ND: the new tokens ``(N, D)``.
-            rotation: rotary numbers of their positions ``(N, 1, 1, K/2)``.
+            x_ED: the new tokens ``(E, D)``.
+            rotation: rotary numbers of their positions ``(E, 1, 1, K/2)``.
             slab: this layer's keys and values ``(N, S, 2, H, K)``.
-            slot: where the new keys and values go.
-            window: flat row numbers ``(N·W,)`` into ``slab`` seen as ``(N·S, …)``, the new token's own included.
-            mask: ``(N, 1, 1, W)`` in the slab's dtype, 0 where the window holds a token and −inf where it holds nothing.
+            slot: rows ``(E,)`` of ``slab`` seen as ``(N·S, …)`` where the new keys and values go.
+            window: likewise ``(E·W,)``, what each new token sees, itself included.
+            mask: ``(E, 1, 1, W)`` in the slab's dtype, 0 where the window holds a token, else −inf.
 
         Returns:
-            ``(N, D)``.
+            ``(E, D)``.
         """
-        num_roots = len(x_ND)
+        num_tokens = len(x_ED)
         # fp32 also under autocast: the rotation works in place on pairs of fp32 numbers
-        qkv = self.qkv(x_ND).float().view(num_roots, 3, self.num_heads, -1)
+        qkv = self.qkv(x_ED).float().view(num_tokens, 3, self.num_heads, -1)
         torch.view_as_complex(qkv[:, :2].unflatten(-1, (-1, 2))).mul_(rotation)
-        slab[:, slot].copy_(qkv[:, 1:])
-        keys_values = slab.view(-1, slab[0, 0].numel()).index_select(0, window)
-        keys_values = keys_values.view(num_roots, -1, 2, self.num_heads, qkv.shape[-1])  # (N, W, 2, H, K)
+        slots = slab.flatten(0, 1)  # (N·S, 2, H, K)
+        slots.index_copy_(0, slot, qkv[:, 1:].to(slab.dtype))
+        keys_values = slots.index_select(0, window)
+        keys_values = keys_values.unflatten(0, (num_tokens, -1))  # (E, W, 2, H, K)
         k, v = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(qkv[:, 0].unsqueeze(2).to(k.dtype), k, v, attn_mask=mask)
-        return self.out(y.reshape(num_roots, -1))
+        return self.out(y.reshape(num_tokens, -1))

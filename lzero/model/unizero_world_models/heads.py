@@ -19,12 +19,14 @@ class TaskGroups:
 
     Attributes:
         task_id: ``(R,)`` int64 on the model's device.
+        host_task_id: the same on the host.
         present: ``(G,)`` int64 tasks that occur, ascending.
         gather: ``(G·S,)`` row of each cell of the padded ``(G, S)`` grid; None when rows already form that grid.
         scatter: ``(R,)`` cell of each row; None likewise.
     """
 
     task_id: Tensor
+    host_task_id: np.ndarray
     present: Tensor
     gather: Tensor | None
     scatter: Tensor | None
@@ -37,7 +39,7 @@ class TaskGroups:
         on_device = torch.as_tensor(host, dtype=torch.int64).to(device, non_blocking=True)
         present_tensor = torch.as_tensor(present, dtype=torch.int64).to(device, non_blocking=True)
         if (sizes == sizes[0]).all() and (np.diff(host) >= 0).all():
-            return cls(on_device, present_tensor, None, None)
+            return cls(on_device, host, present_tensor, None, None)
         order = np.argsort(group, kind="stable")
         starts = np.cumsum(sizes) - sizes
         rank_in_group = np.empty(len(host), dtype=np.int64)
@@ -46,8 +48,19 @@ class TaskGroups:
         grid = np.minimum(np.arange(widest), sizes[:, None] - 1) + starts[:, None]  # short groups repeat their last row
         scatter = torch.as_tensor(group.astype(np.int64) * widest + rank_in_group).to(device, non_blocking=True)
         return cls(
-            on_device, present_tensor, torch.as_tensor(order[grid.ravel()]).to(device, non_blocking=True), scatter
+            on_device,
+            host,
+            present_tensor,
+            torch.as_tensor(order[grid.ravel()]).to(device, non_blocking=True),
+            scatter,
         )
+
+    def take(self, row: np.ndarray) -> "TaskGroups":
+        """Groups of ``row (R',)`` of these rows, in that order; rows may be missing or repeated."""
+        # A round of one simulation per root takes all rows as they are: nothing to group anew.
+        if len(row) == len(self.host_task_id) and (row == np.arange(len(row))).all():
+            return self
+        return TaskGroups.of(self.host_task_id[row], self.task_id.device)
 
     def to_grid(self, x: Tensor) -> Tensor:
         """``(R, L, D)`` to ``(G, S·L, D)``."""

@@ -1,15 +1,18 @@
 """Keys and values of a tree search, in slots instead of hashes.
 
 Shape legend: N = roots, M = simulations, C = context steps, W = 2C attention window, R = register tokens,
-S = R + 2C − 1 + 2M slots, H = heads, K = head width.
+S = R + 2C − 1 + 2M slots, H = heads, K = head width, E = rows of a round (edges to expand).
 
 Slots 0 … R−1 hold the register tokens, the next 2C−1 the root context: the last C−1 (latent, action) pairs and the
-current latent, right-aligned. Simulation i owns the two slots after those: its action token and its latent token. A node
-remembers the slots of the last W tokens on its path, so a step writes one slot and reads one gathered window.
+current latent, right-aligned. Node i + 1 owns the two slots 2i and 2i + 1 after those: its action
+token and its latent token. A node remembers the slots of the last W tokens on its path, so a step
+writes one slot a row and reads one gathered window. Rows of a step may belong to one root: each
+sees its own path, so they do not see each other.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +25,10 @@ EMPTY = -1
 
 @dataclass(frozen=True)
 class TokenSite:
-    """Where one new token per root goes and what it sees; the keyword arguments of :meth:`Transformer.step`."""
+    """Where one new token a row goes and what it sees; arguments of :meth:`Transformer.step`."""
 
     position: Tensor
-    slot: int
+    slot: Tensor
     window: Tensor
     mask: Tensor
 
@@ -36,10 +39,10 @@ class SearchCache:
 
     Attributes:
         slabs: per layer keys and values ``(N, S, 2, H, K)``.
-        window: slots that each node's latent token sees, ``(N, M+1, R+W)``, ``EMPTY`` where there is none.
+        window: slots that each node's latent token sees, ``(N, M+1, R+W)``, counted through all
+            roots: slot s of root n is n·S + s; ``EMPTY`` where there is none.
         position: rotary position of each node's latent token ``(N, M+1)``.
         groups: tasks of the N roots.
-        num_nodes: nodes so far, the root included.
     """
 
     slabs: list[Tensor]
@@ -48,7 +51,6 @@ class SearchCache:
     groups: TaskGroups
     num_registers: int
     num_root_tokens: int
-    num_nodes: int = 1
 
     @classmethod
     def create(
@@ -80,8 +82,9 @@ class SearchCache:
             num_registers=registers,
             num_root_tokens=root_tokens,
         )
-        slot = torch.arange(root_tokens, device=device)
-        cache.window[:, 0, :registers] = slot[:registers]
+        slot = torch.arange(num_roots * slots, device=device).view(num_roots, slots)
+        slot = slot[:, :root_tokens]
+        cache.window[:, 0, :registers] = slot[:, :registers]
         cache.window[:, 0, registers] = EMPTY  # the root's context is one token shorter than the window
         cache.window[:, 0, registers + 1 :] = torch.where(cache.root_valid(num_valid), slot, EMPTY)[:, registers:]
         cache.position[:, 0] = registers + 2 * num_valid
@@ -109,27 +112,42 @@ class SearchCache:
         diagonal = torch.eye(length, dtype=torch.bool, device=num_valid.device)
         return ((causal & self.root_valid(num_valid)[:, None]) | diagonal)[:, None]
 
-    def add_node(self, parent: Tensor) -> tuple[TokenSite, TokenSite]:
-        """Give every root one more node below ``parent (N,)``; where its action token and its latent token go."""
-        num_roots, num_columns, width = self.window.shape
-        node = torch.arange(num_roots, device=parent.device) * num_columns + parent
-        seen_by_parent = self.window.view(-1, width).index_select(0, node)
-        position = self.position.view(-1).index_select(0, node)
-        slot = self.num_root_tokens + 2 * (self.num_nodes - 1)
-        seen_by_action = self._slide(seen_by_parent, slot)
-        seen_by_latent = self._slide(seen_by_action, slot + 1)
-        self.window[:, self.num_nodes] = seen_by_latent
-        self.position[:, self.num_nodes] = position + 2
-        self.num_nodes += 1
-        return self._site(position + 1, slot, seen_by_action), self._site(position + 2, slot + 1, seen_by_latent)
+    def add_nodes(
+        self, root: np.ndarray, parent: np.ndarray, node: np.ndarray
+    ) -> tuple[TokenSite, TokenSite]:
+        """Add a node a row; where its action token and its latent token go.
 
-    def _slide(self, seen: Tensor, slot: int) -> Tensor:
-        new = seen.new_full((len(seen), 1), slot)
-        return torch.cat([seen[:, : self.num_registers], seen[:, self.num_registers + 1 :], new], dim=1)
+        Args:
+            root: ``(E,)`` int64, may hold a root several times.
+            parent: ``(E,)`` int64, nodes of these roots that exist before the call.
+            node: ``(E,)`` int64, numbers of the new nodes, 1 … M.
+        """
+        num_columns, width = self.window.shape[1:]
+        first_slot = root * self.slabs[0].shape[1] + self.num_root_tokens
+        slot = first_slot + 2 * (node - 1)
+        # numbers are computed on the host, where each small operation costs least
+        rows = np.stack([root * num_columns + parent, root * num_columns + node, slot, slot + 1])
+        on_device = torch.from_numpy(rows).to(self.window.device, non_blocking=True)
+        old, new, action_slot, latent_slot = on_device.unbind()
+        windows, positions = self.window.view(-1, width), self.position.view(-1)
+        position = positions.index_select(0, old)
+        seen_by_action = self._slide(windows.index_select(0, old), action_slot)
+        seen_by_latent = self._slide(seen_by_action, latent_slot)
+        windows.index_copy_(0, new, seen_by_latent)
+        positions.index_copy_(0, new, position + 2)
+        return (
+            self._site(position + 1, action_slot, seen_by_action),
+            self._site(position + 2, latent_slot, seen_by_latent),
+        )
 
-    def _site(self, position: Tensor, slot: int, seen: Tensor) -> TokenSite:
-        num_roots, num_slots = self.slabs[0].shape[:2]
-        rows = torch.arange(0, num_roots * num_slots, num_slots, device=seen.device)[:, None]
+    def _slide(self, seen: Tensor, slot: Tensor) -> Tensor:
+        registers = self.num_registers
+        return torch.cat([seen[:, :registers], seen[:, registers + 1 :], slot[:, None]], dim=1)
+
+    def _site(self, position: Tensor, slot: Tensor, seen: Tensor) -> TokenSite:
+        empty = seen < 0
         # added to the scores as it is: a boolean mask would be converted again in every layer
-        mask = self.slabs[0].new_zeros(seen.shape).masked_fill_(seen < 0, -torch.inf)
-        return TokenSite(position, slot, (seen.clamp_min(0) + rows).view(-1), mask[:, None, None])
+        mask = self.slabs[0].new_zeros(seen.shape).masked_fill_(empty, -torch.inf)
+        # Something is read for an empty place too: the token itself, which is its own root's and finite.
+        window = torch.where(empty, slot[:, None], seen).view(-1)
+        return TokenSite(position, slot, window, mask[:, None, None])

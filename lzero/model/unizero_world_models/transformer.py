@@ -1,7 +1,7 @@
 """The causal transformer over latent and action tokens.
 
-Shape legend: B = sequences, L = tokens, N = roots, D = model width, W = attention window in tokens, R = register tokens,
-S = slots of the key/value slab.
+Shape legend: B = sequences, L = tokens, N = roots, E = new tokens of a search step, S = slots of
+the key/value slab, D = model width, W = attention window in tokens, R = register tokens.
 """
 
 from collections.abc import Mapping
@@ -54,8 +54,8 @@ class Block(nn.Module):
         y, balance = self.feed_forward(self.norm2(x), task_id)
         return x + self.dropout(y), balance
 
-    def step(self, x: Tensor, task_id: Tensor, **attention: Tensor | int) -> Tensor:
-        """One new token per root, ``(N, D)`` with ``task_id (N,)``; see :meth:`SelfAttention.step`."""
+    def step(self, x: Tensor, task_id: Tensor, **attention: Tensor) -> Tensor:
+        """New tokens ``(E, D)`` with ``task_id (E,)``; see :meth:`SelfAttention.step`."""
         x = x + self.attention.step(self.norm1(x), **attention)
         return x + self.feed_forward(self.norm2(x), task_id)[0]
 
@@ -116,23 +116,23 @@ class Transformer(nn.Module):
         *,
         position: Tensor,
         slabs: list[Tensor],
-        slot: int,
+        slot: Tensor,
         window: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        """Run one new token per root against stored keys and values.
+        """Run new tokens against stored keys and values, each on its own path.
 
         Args:
-            x: tokens ``(N, D)``.
-            task_id: ``(N,)`` int64.
-            position: ``(N,)`` int64.
+            x: tokens ``(E, D)``.
+            task_id: ``(E,)`` int64.
+            position: ``(E,)`` int64.
             slabs: per layer ``(N, S, 2, H, K)``.
-            slot: where each layer stores the new keys and values.
-            window: ``(N·W',)`` flat rows of ``(N·S)`` that the token sees, itself included.
-            mask: ``(N, 1, 1, W')`` in the slabs' dtype, 0 or −inf.
+            slot: ``(E,)`` flat rows of ``(N·S)`` where each layer stores the new keys and values.
+            window: ``(E·W',)`` flat rows of ``(N·S)`` that each token sees, itself included.
+            mask: ``(E, 1, 1, W')`` in the slabs' dtype, 0 or −inf.
 
         Returns:
-            ``(N, D)``.
+            ``(E, D)``.
         """
         rotation = self.rotation.index_select(0, position)[:, None, None]
         for block, slab in zip(self.blocks, slabs, strict=True):

@@ -5,11 +5,12 @@ reward and next latent (UniZero, arXiv 2406.10667), and whether the action ends 
 the value of what is imagined behind it means nothing.
 
 Shape legend: B = windows, S = steps, N = roots, D = model width, A = actions, V = support bins, C = context steps,
-R = register tokens, L = tokens.
+R = register tokens, L = tokens, E = rows of a round of simulations.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -160,34 +161,45 @@ class WorldModel(nn.Module):
         return self.policy_head(last, groups)[:, 0], self.value_head(last, groups)[:, 0], cache
 
     def expand(
-        self, cache: SearchCache, parent: Tensor, action: Tensor, latent_norm: nn.Module
+        self,
+        cache: SearchCache,
+        root: np.ndarray,
+        parent: np.ndarray,
+        action: np.ndarray,
+        node: np.ndarray,
+        latent_norm: nn.Module,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One simulation for every root: an action token, then the latent token that it predicts.
+        """One round of simulations: per row an action token, then the latent token it predicts.
 
         Args:
-            cache: of :meth:`prefill`; gains one node per root.
-            parent: ``(N,)`` int64 node that is left.
-            action: ``(N,)`` int64 action that is taken there.
+            cache: of :meth:`prefill`; gains a node a row.
+            root: ``(E,)`` int64, on the host as the next three; a root may occur several times.
+            parent: ``(E,)`` int64 node that is left, which an earlier call has made.
+            action: ``(E,)`` int64 action that is taken there.
+            node: ``(E,)`` int64 number of the new node, 1 … M.
             latent_norm: the encoder's final norm.
 
         Returns:
-            Reward logits ``(N, V)``, termination logits ``(N,)``, and of the new node the latent ``(N, D)``, policy logits
-            ``(N, A)`` and value logits ``(N, V)``.
+            Reward logits ``(E, V)``, termination logits ``(E,)``, and of the new node the latent
+            ``(E, D)``, policy logits ``(E, A)`` and value logits ``(E, V)``.
         """
-        groups = cache.groups
-        at_action, at_latent = cache.add_node(parent)
-        token = self._embed(self.action_embedding(action), groups.task_id)
-        hidden = self._step(token, cache, at_action)
+        groups = cache.groups.take(root)
+        at_action, at_latent = cache.add_nodes(root, parent, node)
+        taken = torch.from_numpy(action).to(groups.task_id.device, non_blocking=True)
+        token = self._embed(self.action_embedding(taken), groups.task_id)
+        hidden = self._step(token, cache, groups, at_action)
         latent = latent_norm(self.latent_head(hidden, groups)[:, 0])
         outcome = self.reward_head(hidden, groups)[:, 0]
-        hidden = self._step(self._embed(latent, groups.task_id), cache, at_latent)
+        hidden = self._step(self._embed(latent, groups.task_id), cache, groups, at_latent)
         policy, value = self.policy_head(hidden, groups)[:, 0], self.value_head(hidden, groups)[:, 0]
         return outcome[:, :-1], outcome[:, -1], latent, policy, value
 
-    def _step(self, token: Tensor, cache: SearchCache, site: TokenSite) -> Tensor:
+    def _step(
+        self, token: Tensor, cache: SearchCache, groups: TaskGroups, site: TokenSite
+    ) -> Tensor:
         hidden = self.transformer.step(
             token,
-            cache.groups.task_id,
+            groups.task_id,
             position=site.position,
             slabs=cache.slabs,
             slot=site.slot,
