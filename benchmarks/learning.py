@@ -4,6 +4,8 @@ python benchmarks/learning.py catch                      # ablations on Catch an
 python benchmarks/learning.py blind                      # Catch told apart by nothing, and by what happened before
 python benchmarks/learning.py breakout --seeds 0 1       # ablations on MinAtar Breakout
 python benchmarks/learning.py minatar --seeds 0 1        # MinAtar Breakout alone, and three games together
+python benchmarks/learning.py afternoon --seeds 0 1      # Atari games of 100,000 env steps, one at a time and two together
+python benchmarks/learning.py former --seeds 0           # two of these games with the settings that Atari's presets had before
 python benchmarks/learning.py pong --seeds 0             # Atari Pong
 python benchmarks/learning.py study_catch                # conflict study: dense, MoE, and MoE without one of its parts
 python benchmarks/learning.py study_minatar              # conflict study on three MinAtar games: dense and MoE
@@ -41,11 +43,18 @@ CATCH_SLOW = (
 )
 # One game, an encoder of a quarter of the preset's work, more updates; 6 of 18 actions have an effect.
 PONG = (
-    "--env.games Pong --env.minimal-actions --env.num-eval-envs 16 "
+    "--env.games Pong --env.minimal-actions --env.num-eval-envs 16 --policy.search.kind puct --train.random-steps 0 "
     "--model.encoder.widths 16 32 --policy.batch-size 32 --policy.unroll-steps 5 "
     "--policy.replay-ratio 0.25 --policy.replay.capacity 60000 --policy.search.num-eval-simulations 16 "
     "--train.max-env-steps 80000 --train.eval-interval 20000 --train.eval-episodes 16 --train.checkpoint-interval 5000 "
     "--train.log-interval 50"
+)
+
+# What preset ``cpu`` was until 2026-11: 18 actions, pUCT, 16 trained steps per env step.
+FORMER = (
+    "--env.no-minimal-actions --env.num-envs 8 --model.encoder.widths 32 64 --policy.search.kind puct "
+    "--policy.search.num-eval-simulations 8 --policy.batch-size 16 --policy.replay-ratio 0.1 --policy.replay.capacity 40000 "
+    "--train.random-steps 0"
 )
 
 
@@ -96,7 +105,19 @@ def study(script: str, *, more: bool) -> tuple[Variant, ...]:
     return tuple(variants)
 
 
+def afternoon(games: str, blocks: str = "dense", more: str = "") -> Variant:
+    """Preset ``afternoon`` on some games."""
+    script = f"{ATARI}.py" if blocks == "dense" else f"{ATARI}_moe.py"
+    return Variant(f"{games.lower()} {blocks}", script, "afternoon", f"--env.games {games} {more}")
+
+
 SUITES = {
+    "afternoon": (
+        *(afternoon(game) for game in ("KungFuMaster", "Krull", "DemonAttack", "BankHeist")),
+        *(afternoon(game, "moe") for game in ("KungFuMaster", "Krull")),
+        *(afternoon("Krull KungFuMaster", blocks, "--train.max-env-steps 50000") for blocks in ("moe", "dense")),
+    ),
+    "former": tuple(afternoon(game, "moe", FORMER) for game in ("KungFuMaster", "Krull")),
     "catch": ablations(CATCH, "both", CATCH_SLOW, more=True),
     "blind": (
         Variant("context 1, shared heads, no embedding", f"{CATCH}_moe.py", "blind", f"{CATCH_SLOW} --policy.replay-ratio 1"),
@@ -118,7 +139,7 @@ class Arguments:
     """Train every variant of a suite with several seeds."""
 
     suite: tyro.conf.Positional[
-        Literal["catch", "blind", "breakout", "minatar", "pong", "study_catch", "study_minatar"]
+        Literal["catch", "blind", "breakout", "minatar", "afternoon", "former", "pong", "study_catch", "study_minatar"]
     ]
     """What to train."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -162,7 +183,7 @@ def main() -> None:
     """Train, then print the table."""
     arguments = tyro.cli(Arguments)
     variants = [variant for variant in SUITES[arguments.suite] if arguments.only in variant.name]
-    jobs = [(variant, seed) for variant in variants for seed in arguments.seeds]
+    jobs = [(variant, seed) for seed in arguments.seeds for variant in variants]  # something of everything early
     with Progress() as progress, ThreadPoolExecutor(arguments.jobs) as pool:
         bar = progress.add_task("runs", total=len(jobs))
 
