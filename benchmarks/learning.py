@@ -11,9 +11,12 @@ python benchmarks/learning.py study_catch                # conflict study: dense
 python benchmarks/learning.py study_minatar              # conflict study on three MinAtar games: dense and MoE
 
 Runs go to ``runs/{suite}/{variant}_s{seed}``, ``--jobs`` at a time with one thread each. The same command again continues
-runs that were interrupted and leaves finished ones alone.
+runs that were interrupted and leaves finished ones alone. What RESULTS.md says of Atari is kept in ``benchmarks/curves``, the
+returns and scores alone; ``--output-dir benchmarks/curves`` prints its tables without training, and
+``python -m lzero.report benchmarks/curves/afternoon/*`` draws it.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -30,10 +33,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lzero.config import load_domain
-from lzero.reporting.run_data import read_run
+from lzero.logging import METRICS_FILE, read_metrics
+from lzero.reporting.run_data import CONFIG_FILE, read_run
 from lzero.reporting.statistics import hierarchical_bootstrap_mean
 
 ROOT = Path(__file__).parents[1]
+KEPT = ("collect_", "eval_")  # what is kept of a run: its returns and scores
 CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
 ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
 MINATAR = "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config"
@@ -150,6 +155,8 @@ class Arguments:
     """Only variants whose name contains this."""
     output_dir: Path = Path("runs")
     """Folder of all runs."""
+    keep: Path | None = None
+    """Write config, returns and scores of the finished runs to this folder too."""
 
 
 def slug(name: str) -> str:
@@ -166,17 +173,31 @@ def run(arguments: Arguments, variant: Variant, seed: int) -> Path:
     command += ["--train.no-video", "--output-dir", str(folder.parent), "--exp-name", folder.name, "--seed", str(seed)]
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("a") as log:
-        subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=True,
-        )
-    (folder / "finished.txt").write_text(f"{time.monotonic() - start:.0f} s, {' '.join(command[1:])}\n")
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{folder.name} ended with {process.returncode}; see {folder / 'log.txt'}")
+    wall, cpu = time.monotonic() - start, usage.ru_utime + usage.ru_stime
+    (folder / "finished.txt").write_text(f"{wall:.0f} s wall, {cpu:.0f} s CPU\n")
     return folder
+
+
+def keep(folder: Path, kept: Path) -> None:
+    """Write to ``kept`` what tables and figures need of the run in ``folder``."""
+    kept.mkdir(parents=True, exist_ok=True)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    config["output_dir"] = f"runs/{folder.parent.name}"  # says nothing of the machine
+    (kept / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
+    with (kept / METRICS_FILE).open("w") as file:
+        for line in read_metrics(folder / METRICS_FILE):
+            for part in ("metrics", "arrays"):
+                line[part] = {tag: value for tag, value in line.get(part, {}).items() if tag.startswith(KEPT)}
+            if line["metrics"] or line["arrays"]:
+                file.write(json.dumps(line) + "\n")
+    (kept / "finished.txt").write_text((folder / "finished.txt").read_text())
 
 
 def main() -> None:
@@ -190,6 +211,8 @@ def main() -> None:
         def done(job: tuple[Variant, int]) -> Path:
             folder = run(arguments, *job)
             progress.advance(bar)
+            if arguments.keep is not None:
+                keep(folder, arguments.keep / arguments.suite / folder.name)
             return folder
 
         folders = dict(zip(jobs, pool.map(done, jobs), strict=True))
