@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lzero.config import ExperimentConfig
-from lzero.mcts.replay_buffer import ReplayBuffer, ReplayWindows
+from lzero.replay.buffer import ReplayBuffer, ReplayWindows
 from lzero.policy import UniZeroMTPolicy
 
 ACTIONS = 18

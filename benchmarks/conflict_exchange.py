@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, distributed
 
 from lzero.distributed import split_evenly
-from lzero.policy.utils import GradientConflict, compute_gradient_conflict_distributed
+from lzero.analysis.conflict import GradientConflict, compute_gradient_conflict_distributed
 
 MIB = 2**20
 WARM_UP_COLUMNS = 1000
@@ -116,7 +116,7 @@ def seconds(processes: int, arguments: Arguments, meeting: str, rank: int) -> di
 def on_ranks(function: Callable, *arguments: object, processes: int) -> list:
     """Results of all ranks of a fresh process group; they are forked from a process that has imported torch."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lzero.policy.utils", "tyro", "rich.table"])
+    context.set_forkserver_preload(["lzero.analysis.conflict", "tyro", "rich.table"])
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, mp_context=context) as pool:
         job = partial(function, *arguments, str(Path(folder) / "meeting"))
         return list(pool.map(job, range(processes)))

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lzero.config import MoEConfig
 from lzero.device import autocast, resolve_device, resolve_precision
-from lzero.model.unizero_world_models.expert_statistics import ExpertSelectionStatistics
-from lzero.model.unizero_world_models.moe import MoELayer
+from lzero.analysis.expert_statistics import ExpertSelectionRecorder, ExpertSelectionStatistics
+from lzero.nn.moe import MoELayer
 
 
 class Uncounted(MoELayer):
@@ -30,16 +30,15 @@ class Uncounted(MoELayer):
     def _count(self, chosen_TK: Tensor, task_T: Tensor) -> None:
         pass
 
-    def record_expert_selection(self, present: Tensor | None = None) -> None:
-        """Nothing to record."""
-
 
 def update_of(layer: MoELayer, x: Tensor, task_id: Tensor, present: Tensor) -> Callable[[], None]:
+    recorder = ExpertSelectionRecorder({} if isinstance(layer, Uncounted) else {0: layer})
+
     def run() -> None:
         y, _ = layer(x, task_id)
         y.sum().backward()
         layer.zero_grad(set_to_none=True)
-        layer.record_expert_selection(present)
+        recorder.record(present)
 
     return run
 
@@ -91,7 +90,7 @@ def main() -> None:
                 update_of(plain, x, task_id, present), update_of(layer, x, task_id, present), args.rounds, device
             )
         chosen = layer.router(x)[1]
-        alone = (partial(layer._count, chosen, task_id), partial(layer.record_expert_selection, present))
+        alone = (partial(layer._count, chosen, task_id), partial(ExpertSelectionRecorder({0: layer}).record, present))
         count, record = (statistics.median(seconds(run, device) for _ in range(300)) for run in alone)
         print(
             f"{tokens:<8}{off * 1e3:>10.2f}{on * 1e3:>10.2f}{ratio:>10.3f}{count * 1e6:>10.0f}{record * 1e6:>11.0f}",

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lzero.config import ExperimentConfig
-from lzero.mcts.replay_buffer import ReplayBuffer
+from lzero.replay.buffer import ReplayBuffer
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.losses import latent_moments, masked_means, spread_shortfall, task_sums, weighted_total
 

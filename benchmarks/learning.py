@@ -34,8 +34,8 @@ from rich.table import Table
 
 from lzero.config import load_domain
 from lzero.logging import METRICS_FILE, read_metrics
-from lzero.reporting.run_data import CONFIG_FILE, read_run
-from lzero.reporting.statistics import hierarchical_bootstrap_mean
+from lzero.report.run_data import CONFIG_FILE, read_run
+from lzero.report.statistics import hierarchical_bootstrap_mean
 
 ROOT = Path(__file__).parents[1]
 KEPT = ("collect_", "eval_")  # what is kept of a run: its returns and scores

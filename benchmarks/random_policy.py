@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lzero.config import ExperimentConfig, load_domain
-from lzero.reporting.statistics import hierarchical_bootstrap_mean
+from lzero.report.statistics import hierarchical_bootstrap_mean
 from lzero.worker.evaluator import evaluate
 
 

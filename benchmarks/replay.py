@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lzero.mcts.replay_buffer import ReplayBuffer
-from lzero.mcts.sum_tree import PriorityConfig
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.sum_tree import PriorityConfig
 
 NUM_RINGS, NUM_TASKS, NUM_ACTIONS = 16, 2, 18
 ATARI, TINY = (3, 64, 64), (3, 4, 4)

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lzero.config import EnvConfig, ModelConfig, SearchConfig
+from lzero.config import EnvConfig, ExperimentConfig, ModelConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.mcts.search import search
 from lzero.mcts.tree import BatchTree, Edges
 from lzero.model import UniZeroMTModel
-from lzero.policy.actor import SMALL_SEARCH, Actor
-from lzero.policy.scaling_transform import ScalarSupport
+from lzero.policy import UniZeroMTPolicy
+from lzero.worker.actor import SMALL_SEARCH, Actor
+from lzero.nn.scalars import ScalarSupport
 from zoo.atari.domain import ATARI
 from zoo.atari.envs import ATARI8
 
@@ -166,12 +167,17 @@ def games_table(args: argparse.Namespace, device: torch.device, dtype: torch.dty
                 EnvConfig(games=names), names, range(games), [8] * games,
                 env_offsets=[0] * games, training=True, num_threads=torch.get_num_threads(),
             )  # fmt: skip
-            model = make_model(256, moe, games, device)
-            actor = Actor(
-                model, ScalarSupport(), lambda: autocast(device, dtype), model.config,
-                SearchConfig(num_simulations=args.simulations), discount=0.997, task_id=env.task_id,
-                legal=env.legal_actions, rng=np.random.default_rng(0),
-            )  # fmt: skip
+            config = ExperimentConfig.model_validate(
+                {
+                    "env": {"games": names},
+                    "model": model_config(256, moe).model_dump(),
+                    "policy": {"search": {"num_simulations": args.simulations}},
+                    "precision": args.precision,
+                }
+            )
+            policy = UniZeroMTPolicy(config, (3, 64, 64), env.legal_actions)
+            policy.model = make_model(256, moe, games, device)
+            actor = Actor(policy, env.task_id, env.legal_actions, np.random.default_rng(0))
             observation = env.reset(0).observation
             observation = env.step(actor.act(observation).action).observation
             start = time.perf_counter()

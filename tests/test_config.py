@@ -22,7 +22,7 @@ from lzero.config import (
     TrainConfig,
     nearest,
 )
-from lzero.model.encoder import ViTTrunk
+from lzero.nn.encoder import ViTTrunk
 from zoo.atari.config.presets import presets
 from zoo.atari.envs import ATARI8, ATARI26
 from zoo.classic_control.config.classic_control_unizero_multitask_segment_ddp_config_moe import PRESETS as CLASSIC

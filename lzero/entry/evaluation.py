@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lzero.config import ExperimentConfig, load_domain
 from lzero.distributed import Distributed, RankShare
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
+from lzero.worker.actor import Actor
 from lzero.worker.evaluator import Evaluation, Recording, evaluate
 from lzero.worker.score_table import ScoreTable
 
@@ -68,7 +69,7 @@ class Examination:
             self.env.close()
 
     def _evaluate(self, seed: list[int], num_episodes: int, *, filming: bool) -> Evaluation:
-        actor = self.policy.actor(self.env.task_id, self.env.legal_actions, None)
+        actor = Actor(self.policy, self.env.task_id, self.env.legal_actions, None)
         games = self.config.env.games
         screens = {}
         if filming:

@@ -9,6 +9,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from lzero.analysis.aggregation import AggregationError
+from lzero.analysis.conflict_log import log_gradient_conflicts
+from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.expert_log import log_expert_selection
 from lzero.checkpoint import (
     CheckpointManager,
     load_optimizer_state_,
@@ -22,17 +26,14 @@ from lzero.config import ExperimentConfig, load_domain
 from lzero.config_fields import EARLIER_CONFIG
 from lzero.device import resolve_device
 from lzero.distributed import RankShare, assign_tasks, init_distributed, local_rank_from_environment
-from lzero.entry.allowance import Allowance
-from lzero.entry.conflict_log import log_gradient_conflicts
 from lzero.entry.evaluation import Examination
 from lzero.entry.profiled import watch
 from lzero.entry.resuming import RunError, check_resumable, described
-from lzero.entry.utils import log_expert_selection
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress, setup_logging
-from lzero.mcts.replay_buffer import PriorityConfig, ReplayBuffer, ReplayWindows
-from lzero.policy.aggregation import AggregationError
 from lzero.policy.unizero_multitask import LearnResult, UniZeroMTPolicy
 from lzero.profiling import Profilers
+from lzero.replay.buffer import PriorityConfig, ReplayBuffer, ReplayWindows
+from lzero.worker.actor import Actor
 from lzero.worker.collector import Collected, Collector
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
@@ -81,7 +82,7 @@ class Run:
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
         self.reward_rate = RewardRate(games)
-        self.drawing = {subject: Allowance(DRAWING_SHARE) for subject in ("conflict", "experts")}
+        self.drawing = {subject: DrawingBudget(DRAWING_SHARE) for subject in ("conflict", "experts")}
 
         try:
             self.env = load_domain(config.env.domain).make(
@@ -120,7 +121,7 @@ class Run:
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
         self.collector = Collector(
             self.env,
-            self.policy.actor(self.env.task_id, self.env.legal_actions, self.rngs["act"]),
+            Actor(self.policy, self.env.task_id, self.env.legal_actions, self.rngs["act"]),
             self.replay,
             env_seed(seed, self.env_steps),
             self.timer,

@@ -1,1 +1,1 @@
-"""Tree search and replay: arrays only, no environment and no configuration."""
+"""Tree search: arrays only, no environment and no configuration."""

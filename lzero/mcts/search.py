@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero.config import SearchConfig
+from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.tree import BatchTree
 
 
@@ -72,6 +74,39 @@ class SearchResult:
         if rng is None:
             return self.action_weights.argmax(axis=1)
         return sample_actions(self.action_weights, temperature, rng)
+
+
+def make_tree(
+    config: SearchConfig,
+    num_roots: int,
+    num_simulations: int,
+    num_actions: int,
+    *,
+    discount: float,
+    rng: np.random.Generator | None = None,
+) -> BatchTree:
+    """The tree of the configured kind of search; with ``rng`` it explores, as an actor does that collects."""
+    if config.kind == "gumbel":
+        return GumbelTree(
+            num_roots,
+            num_simulations,
+            num_actions,
+            discount=discount,
+            max_considered_actions=config.max_considered_actions,
+            c_visit=config.c_visit,
+            c_scale=config.c_scale,
+            rng=rng,
+        )
+    return BatchTree(
+        num_roots,
+        num_simulations,
+        num_actions,
+        discount=discount,
+        pb_c_init=config.pb_c_init,
+        pb_c_base=config.pb_c_base,
+        deterministic=rng is None,
+        rng=rng,
+    )
 
 
 def search(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
-from lzero.model.encoder import Encoder
-from lzero.model.unizero_world_models.heads import TaskGroups
 from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.model.unizero_world_models.world_model_multitask import WorldModel, WorldModelOutput
+from lzero.nn.encoder import Encoder
+from lzero.nn.tasks import TaskGroups
 
 
 @dataclass(frozen=True)

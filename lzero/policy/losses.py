@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lzero.config import LossConfig
-from lzero.model.encoder import LatentNorm
 from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
-from lzero.policy.scaling_transform import ScalarSupport
+from lzero.nn.encoder import LatentNorm
+from lzero.nn.scalars import ScalarSupport
 from lzero.policy.targets import StepMasks
 
 TERMS = ("latent", "reward", "termination", "value", "policy", "entropy")

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from lzero.config import ExperimentConfig
-from lzero.mcts.search import search
+from lzero.mcts.search import make_tree, search
 from lzero.model import UniZeroMTModel
-from lzero.policy.actor import make_tree
-from lzero.policy.scaling_transform import ScalarSupport
+from lzero.nn.scalars import ScalarSupport
 
 
 @torch.no_grad()

@@ -12,28 +12,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lzero.analysis.aggregation import Aggregator
+from lzero.analysis.conflict import GradientConflict, gram_matrices
+from lzero.analysis.expert_statistics import ExpertSelection, ExpertSelectionRecorder
+from lzero.analysis.plasticity import (
+    effective_rank,
+    measure_plasticity,
+    norms_by_module,
+    parameter_lag,
+    parameter_norms,
+)
+from lzero.analysis.points import ActivationPoint, MeasuringPoint
+from lzero.analysis.task_gradients import TaskGradients, TaskLoss
 from lzero.config import ExperimentConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel, ema_update_, parameter_groups
-from lzero.model.unizero_world_models.expert_statistics import ExpertSelection
-from lzero.model.unizero_world_models.heads import TaskGroups
-from lzero.policy.aggregation import Aggregator
-from lzero.policy.health import effective_rank, parameter_lag
+from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 from lzero.policy.losses import TERMS, EntropyWeight, Targets, masked_means, weighted_total
-from lzero.policy.measuring import ActivationPoint, MeasuringPoint, standard_points
-from lzero.policy.plasticity import measure_plasticity, norms_by_module, weight_norms
-from lzero.policy.scaling_transform import ScalarSupport
+from lzero.policy.points import module_of, standard_points, unit_groups
 from lzero.policy.targets import episode_masks, step_masks, value_targets
-from lzero.policy.task_gradients import TaskGradients
 from lzero.policy.update import Batch, Pass, Totals, windows_by_task
-from lzero.policy.utils import GradientConflict, gram_matrices
 
 if TYPE_CHECKING:
-    from lzero.mcts.replay_buffer import ReplayWindows
-    from lzero.policy.actor import Actor
+    from lzero.replay.buffer import ReplayWindows
 
 # Multiplications of a token pass and an encoder below which an update gains nothing by a second thread.
 SMALL_UPDATE = 7e6
@@ -106,9 +111,18 @@ class UniZeroMTPolicy:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._shared = [parameter for parameter in trained if id(parameter) not in own]
         self._own = [parameter for parameter in trained if id(parameter) in own]
-        self.measuring_points: dict[str, MeasuringPoint] = standard_points(self.model)
+        self.expert_statistics = ExpertSelectionRecorder(self.model.world_model.transformer.routed_layers())
+        self._points: dict[str, MeasuringPoint] = standard_points(self.model)
         kind = config.policy.gradient_aggregator
         self._aggregator = None if kind == "mean" else Aggregator(kind, config.policy.cagrad_c)
+
+    def measuring_points(self) -> dict[str, MeasuringPoint]:
+        """Where gradient conflict is measured, by component; research code adds its own points to this dict."""
+        return self._points
+
+    def unit_groups(self) -> dict[str, nn.Module]:
+        """Modules whose units plasticity looks at, by name."""
+        return unit_groups(self.model)
 
     def autocast(self) -> AbstractContextManager:
         """Context in which the networks run at the precision of the run."""
@@ -132,7 +146,7 @@ class UniZeroMTPolicy:
     def _learn(self, windows: "ReplayWindows") -> LearnResult:
         config, num_tasks = self.config, self.config.num_tasks
         batch = self._batch(windows)
-        points = self.measuring_points if self.measures_conflict else {}
+        points = self._points if self.measures_conflict else {}
         # one pass over the whole batch, or, where every task's gradient is wanted, one over the rows of each task
         parts = {None: batch} if not points and self._aggregator is None else batch.by_task(windows_by_task(windows.task_id))
         activations = {name: point for name, point in points.items() if isinstance(point, ActivationPoint)}
@@ -191,7 +205,11 @@ class UniZeroMTPolicy:
         Each loss carries 1 / T, so with weights of one the rows add up to the gradient of a plain update.
         """
         num_windows = totals.moments[:, 0] / (self.config.policy.unroll_steps + 1)
-        found = TaskGradients.of(self._shared, self._own, points, passes, losses, num_windows)
+        task_losses = [
+            TaskLoss(task, losses[task], part.activations, len(part.task_id) / num_windows[task])
+            for task, part in passes.items()
+        ]
+        found = TaskGradients.of(self._shared, self._own, points, task_losses)
         num_tasks = self.config.num_tasks
         grams = gram_matrices(found.rows, found.layout.lengths, found.tasks, num_tasks)
         weights = torch.ones(num_tasks, dtype=torch.float64, device=self.device)
@@ -294,15 +312,14 @@ class UniZeroMTPolicy:
     @torch.no_grad()
     def _count_experts(self, present: Tensor) -> None:
         """Put the update's expert choices on record; balancing without a loss moves each router's bias against them."""
-        transformer = self.model.world_model.transformer
         if self.config.model.moe.balance == "bias":
-            for layer in transformer.routed_layers().values():
+            for layer in self.model.world_model.transformer.routed_layers().values():
                 layer.update_selection_bias(self.dist.all_reduce_sum_(layer.selection_counts.sum(dim=0)))
-        transformer.record_expert_selection(present)
+        self.expert_statistics.record(present)
 
     def expert_selection(self) -> dict[int, ExpertSelection]:
         """How often each task chose each expert, by layer, over all ranks; empty without routed experts."""
-        return self.model.world_model.transformer.reduce_expert_selection_stats()
+        return self.expert_statistics.reduced()
 
     def scalars(self, result: LearnResult) -> dict[str, float]:
         """Metrics of an update as plain numbers, keyed by name; waits for the device."""
@@ -350,11 +367,12 @@ class UniZeroMTPolicy:
         observation = windows.observation[:, :steps].to(self.device)
         action = windows.action[:, : steps - 1].to(self.device)
         with self.autocast():
-            metrics = measure_plasticity(self.model, observation, action, self.model.groups(windows.task_id), self.dist)
-        names = [name for name, _ in self.model.named_parameters()]
+            arguments = (observation, action, self.model.groups(windows.task_id))
+            metrics = measure_plasticity(self.model, self.unit_groups(), arguments, self.dist)
+        modules = [module_of(name) for name, _ in self.model.named_parameters()]
         for name, norms in {
-            "weight_norm": weight_norms(self.model),
-            "gradient_norm": norms_by_module(names, result.gradient_norms),
+            "weight_norm": norms_by_module(modules, parameter_norms(self.model)),
+            "gradient_norm": norms_by_module(modules, result.gradient_norms),
         }.items():
             metrics |= {f"plasticity/{name}/{module}": norm for module, norm in norms.items()}
         return metrics
@@ -363,32 +381,13 @@ class UniZeroMTPolicy:
         """Distance of the target network's parameters from the online network's, relative to those; waits for the device."""
         return parameter_lag(self.model, self.target).item()
 
-    def actor(self, task_id: np.ndarray, legal: np.ndarray, rng: np.random.Generator | None) -> "Actor":
-        """An actor for environments of tasks ``task_id (N,)`` with ``legal (N, A)`` actions.
-
-        With ``rng`` it explores (collecting); without, it takes the most visited action (evaluating).
-        """
-        from lzero.policy.actor import Actor  # compiles the search's kernels: not a cost of importing this module
-
-        return Actor(
-            self.model,
-            self.support,
-            self.autocast,
-            self.config.model,
-            self.config.policy.search,
-            discount=self.config.policy.discount,
-            task_id=task_id,
-            legal=legal,
-            rng=rng,
-        )
-
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """Everything that a checkpoint keeps besides the optimiser, by file; every rank must call it."""
         return {
             "model": self.model.state_dict(),
             "target": self.target.state_dict(),
             "entropy": {"log_weight": self.entropy_weight.log_weight},
-            "expert_selection": self.model.world_model.transformer.expert_selection_state(),
+            "expert_selection": self.expert_statistics.state(),
         }
 
     def load_tensors(self, load: Callable[[str], Mapping[str, Tensor]]) -> None:
@@ -396,5 +395,4 @@ class UniZeroMTPolicy:
         self.model.load_state_dict(load("model"))
         self.target.load_state_dict(load("target"))
         self.entropy_weight.log_weight = load("entropy")["log_weight"]
-        selection = load("expert_selection")
-        self.model.world_model.transformer.load_expert_selection_state(selection, is_main=self.dist.is_main)
+        self.expert_statistics.load_state(load("expert_selection"), is_main=self.dist.is_main)

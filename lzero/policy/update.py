@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero.analysis.points import ActivationPoint, captured
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel
-from lzero.model.unizero_world_models.heads import TaskGroups
 from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
+from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 from lzero.policy.losses import (
     Targets,
     TaskSums,
@@ -28,8 +30,6 @@ from lzero.policy.losses import (
     task_sums,
     weighted_total,
 )
-from lzero.policy.measuring import ActivationPoint, captured
-from lzero.policy.scaling_transform import ScalarSupport
 
 
 @dataclass(frozen=True)

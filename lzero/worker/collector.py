@@ -9,8 +9,8 @@ import numpy as np
 
 from lzero.envs.multitask import EnvStep, MultiTaskVectorEnv
 from lzero.logging import PhaseTimer
-from lzero.mcts.replay_buffer import ReplayBuffer
-from lzero.policy.actor import Actor, Decision
+from lzero.replay.buffer import ReplayBuffer
+from lzero.worker.actor import Actor, Decision
 from lzero.worker.vitals import Vitals
 
 

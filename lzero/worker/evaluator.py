@@ -10,7 +10,7 @@ import numpy as np
 
 from lzero.envs.domain import Screen
 from lzero.envs.multitask import MultiTaskVectorEnv, task_seed
-from lzero.policy.actor import Actor
+from lzero.worker.actor import Actor
 from lzero.worker.collector import EpisodeCounter
 
 

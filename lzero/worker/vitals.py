@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from lzero.envs.multitask import EnvStep
-from lzero.policy.actor import Decision
+from lzero.worker.actor import Decision
 
 
 @dataclass

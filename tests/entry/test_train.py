@@ -28,7 +28,7 @@ from lzero.entry import TrainResult, train_unizero_multitask_segment_ddp
 from lzero.entry.run import Run, RunError
 from lzero.logging import read_metrics
 from lzero.policy import UniZeroMTPolicy
-from lzero.reporting.study import build_study
+from lzero.report.study import build_study
 
 ROOT = Path(lzero.__file__).parents[1]
 SCRIPT = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config_moe.py"

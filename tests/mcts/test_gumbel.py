@@ -10,12 +10,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from lzero.config import ModelConfig, SearchConfig
+from lzero.config import ExperimentConfig
 from lzero.mcts.gumbel import GumbelTree, halving_phases, halving_schedule
 from lzero.mcts.tree import BatchTree, Edges
-from lzero.model import UniZeroMTModel
-from lzero.policy.actor import Actor
-from lzero.policy.scaling_transform import ScalarSupport
+from lzero.policy import UniZeroMTPolicy
+from lzero.worker.actor import Actor
 
 DISCOUNT, C_VISIT, C_SCALE, EPSILON = 0.95, 50.0, 0.1, 0.01
 # Offset and spread of a model's rewards and values, by seed; in the last one Q differs by less than EPSILON.
@@ -460,10 +459,15 @@ def test_misuse_is_refused():
 @pytest.mark.parametrize("kind", ["puct", "gumbel"])
 def test_an_actor_decides_by_the_configured_search_and_tells_the_networks_own_opinion(kind):
     torch.manual_seed(0)
-    config = ModelConfig.model_validate(
-        {"embed_dim": 16, "num_heads": 2, "moe": {"enabled": False}, "encoder": {"kind": "mlp", "hidden": [8]}}
+    config = ExperimentConfig.model_validate(
+        {
+            "env": {"games": ("Pong", "Boxing")},
+            "model": {"embed_dim": 16, "num_heads": 2, "moe": {"enabled": False}, "encoder": {"kind": "mlp", "hidden": [8]}},
+            "policy": {"search": {"kind": kind, "num_simulations": 8}},
+        }
     )
-    net = UniZeroMTModel(config, (4,), 5, 2).eval()
+    policy = UniZeroMTPolicy(config, (4,), np.ones((2, 5), bool))
+    net = policy.model
     for parameter in net.world_model.parameters():
         if parameter.ndim == 3 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.5)
@@ -473,10 +477,7 @@ def test_an_actor_decides_by_the_configured_search_and_tells_the_networks_own_op
 
     def actor(seed: int | None) -> Actor:
         rng = None if seed is None else np.random.default_rng(seed)
-        return Actor(
-            net, ScalarSupport(), torch.no_grad, config, SearchConfig(kind=kind, num_simulations=8), discount=0.99,
-            task_id=np.array([0, 0, 0, 1, 1, 1]), legal=legal, rng=rng,
-        )  # fmt: skip
+        return Actor(policy, np.array([0, 0, 0, 1, 1, 1]), legal, rng)
 
     quiet = actor(None)
     decision = quiet.act(observation)

@@ -9,7 +9,7 @@ from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.search import RootNoise, add_noise, sample_actions, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
-from lzero.policy.scaling_transform import ScalarSupport
+from lzero.nn.scalars import ScalarSupport
 
 NUM_ACTIONS, DIM, SIMULATIONS = 5, 16, 20
 

@@ -3,8 +3,8 @@
 import torch
 
 from lzero.config import ModelConfig
-from lzero.model.unizero_world_models.attention import rotary_table, rotate, windowed_causal_mask
 from lzero.model.unizero_world_models.transformer import Transformer
+from lzero.nn.attention import rotary_table, rotate, windowed_causal_mask
 
 DIM, LENGTH = 16, 12
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lzero.config import LossConfig
-from lzero.model.encoder import LatentNorm
 from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
+from lzero.nn.encoder import LatentNorm
+from lzero.nn.scalars import ScalarSupport
 from lzero.policy.losses import (
     TERMS,
     EntropyWeight,
@@ -21,7 +22,6 @@ from lzero.policy.losses import (
     task_sums,
     weighted_total,
 )
-from lzero.policy.scaling_transform import ScalarSupport
 from lzero.policy.targets import StepMasks
 
 B, H, A, D, BINS, T = 7, 3, 5, 16, 21, 4

@@ -9,8 +9,8 @@ from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.search import search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
+from lzero.nn.scalars import ScalarSupport
 from lzero.policy.reanalyse import reanalysed_policy
-from lzero.policy.scaling_transform import ScalarSupport
 
 
 def make_config(kind: str) -> ExperimentConfig:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lzero.mcts.replay_buffer import ReplayBuffer, ReplayWindows
 from lzero.policy.targets import episode_masks, step_masks, value_targets
+from lzero.replay.buffer import ReplayBuffer, ReplayWindows
 
 H, TD, DISCOUNT = 4, 3, 0.9
 K = H + TD + 1

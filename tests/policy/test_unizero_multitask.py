@@ -14,9 +14,10 @@ from lzero.checkpoint import CheckpointManager, load_optimizer_state_, load_tens
 from lzero.config import ExperimentConfig, LossConfig
 from lzero.device import torch_threads
 from lzero.distributed import Distributed, assign_tasks, init_distributed
-from lzero.mcts.replay_buffer import ReplayWindows
 from lzero.policy import UniZeroMTPolicy, update
 from lzero.policy.losses import TERMS, Targets
+from lzero.replay.buffer import ReplayWindows
+from lzero.worker.actor import Actor
 from tests.policy.unizero_cases import (
     ACTIONS,
     GAMES,
@@ -376,7 +377,7 @@ def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(s
     config = make_config({"policy": {"reanalyse_fraction": fraction, "search": search}})
     policy, windows = make_policy(config), make_windows(config)
     legal = LEGAL[windows.task_id.numpy()]
-    actor = policy.actor(windows.task_id.numpy(), legal, None)
+    actor = Actor(policy, windows.task_id.numpy(), legal, None)
     actor.model = copy.deepcopy(policy.target)
     steps = config.policy.unroll_steps + 1
     fresh = []

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
-from lzero.mcts.replay_buffer import ReplayBuffer, ReplayWindows
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.losses import TERMS, Targets
+from lzero.replay.buffer import ReplayBuffer, ReplayWindows
 
 GAMES = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
 LEGAL = np.array([[True, True, False], [True, True, True], [True, True, True]])

@@ -13,9 +13,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from lzero.config import ExperimentConfig
 from lzero.envs import EnvStep, MultiTaskVectorEnv, TaskEnv
 from lzero.logging import PhaseTimer
-from lzero.mcts.replay_buffer import ReplayBuffer
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.actor import Actor, Decision
+from lzero.replay.buffer import ReplayBuffer
+from lzero.worker.actor import Actor, Decision
 from lzero.worker.collector import Collector, Episodes
 
 CONTEXT, WINDOW = 3, 8
@@ -102,7 +102,7 @@ class Recorded:
     def __init__(self, ring_length: int = 200, seed: int = 5, **actor_options) -> None:
         self.env, self.timer = make_env(), PhaseTimer()
         self.policy = make_policy(self.env)
-        self.actor: Actor = self.policy.actor(self.env.task_id, self.env.legal_actions, np.random.default_rng(seed))
+        self.actor: Actor = Actor(self.policy, self.env.task_id, self.env.legal_actions, np.random.default_rng(seed))
         self.replay = ReplayBuffer(self.env.task_id, ring_length, self.env.observation_shape, np.float32, 3, WINDOW)
         self.answers: list[EnvStep] = []
         self.actions: list[np.ndarray] = []
@@ -192,7 +192,7 @@ def test_the_past_changes_decisions():
     """Else the test above would guard nothing."""
     run = Recorded()
     run.collector.collect(6)
-    actor = run.policy.actor(run.env.task_id, run.env.legal_actions, None)
+    actor = Actor(run.policy, run.env.task_id, run.env.legal_actions, None)
     observation = run.collector.observation
     alone = actor.act(observation)
     remembering = actor.act(observation)
@@ -209,8 +209,8 @@ def test_decisions_of_many_environments_equal_those_of_each_alone():
     run = Recorded()
     run.collector.collect(4)
     task_id, legal = run.env.task_id, run.env.legal_actions
-    together = run.policy.actor(task_id, legal, None)
-    alone = [run.policy.actor(task_id[i : i + 1], legal[i : i + 1], None) for i in range(len(task_id))]
+    together = Actor(run.policy, task_id, legal, None)
+    alone = [Actor(run.policy, task_id[i : i + 1], legal[i : i + 1], None) for i in range(len(task_id))]
     for step in range(8):
         run.collector.collect(1)
         observation, ended = run.collector.observation, run.answers[-1].episode_over

@@ -13,9 +13,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from lzero.config import ExperimentConfig
 from lzero.envs import MultiTaskVectorEnv, TaskEnv, task_seed
 from lzero.logging import PhaseTimer
-from lzero.mcts.replay_buffer import ReplayBuffer
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.actor import Decision
+from lzero.replay.buffer import ReplayBuffer
+from lzero.worker.actor import Actor, Decision
 from lzero.worker.collector import Collector
 from lzero.worker.evaluator import Evaluation, evaluate
 from zoo.atari.domain import ATARI
@@ -193,7 +193,7 @@ def make_policy(env: MultiTaskVectorEnv, config: ExperimentConfig = CONFIG) -> U
 
 def evaluate_cartpole(policy: UniZeroMTPolicy, seed: int) -> Evaluation:
     env = cartpole_env()
-    result = evaluate(env, policy.actor(env.task_id, env.legal_actions, None), 4, seed)
+    result = evaluate(env, Actor(policy, env.task_id, env.legal_actions, None), 4, seed)
     env.close()
     return result
 
@@ -215,7 +215,7 @@ class Training:
         self.policy = make_policy(self.env)
         self.rngs = {"act": np.random.default_rng(1), "replay": np.random.default_rng(2)}
         self.replay = ReplayBuffer(self.env.task_id, 300, (4,), np.float32, 3, CONFIG.policy.window)
-        actor = self.policy.actor(self.env.task_id, self.env.legal_actions, self.rngs["act"])
+        actor = Actor(self.policy, self.env.task_id, self.env.legal_actions, self.rngs["act"])
         self.collector = Collector(self.env, actor, self.replay, 9, PhaseTimer())
 
     def go_on(self) -> torch.Tensor:
@@ -293,7 +293,7 @@ def test_the_filmed_twin_plays_the_evaluated_episode():
             return picture
 
         screen.step = step
-    actor = policy.actor(env.task_id, env.legal_actions, None)
+    actor = Actor(policy, env.task_id, env.legal_actions, None)
     result = evaluate(env, actor, 2, 4, screens=screens)
     for task in (0, 1):
         frames = result.recordings[task].frames

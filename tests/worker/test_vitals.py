@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import entropy
 
 from lzero.envs.multitask import EnvStep
-from lzero.policy.actor import Decision
+from lzero.worker.actor import Decision
 from lzero.worker.vitals import Vitals, VitalSums
 
 DISCOUNT, ACTIONS, GAMES = 0.9, 4, ("First", "Second", "Third")

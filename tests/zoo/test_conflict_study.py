@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lzero.config import ExperimentConfig
-from lzero.model.unizero_world_models.moe import MoELayer
-from lzero.model.unizero_world_models.transformer import DenseMLP
+from lzero.nn.block import DenseMLP
+from lzero.nn.moe import MoELayer
 from zoo.catch.config.presets import presets
 
 VARIANTS = {f"moe {name}": config for name, (_, config) in presets(moe=True).items() if "conflict_study" in name}

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lzero.model.unizero_world_models.attention import windowed_causal_mask
-from lzero.model.unizero_world_models.heads import TaskGroups
 from lzero.model.unizero_world_models.transformer import Transformer
+from lzero.nn.attention import windowed_causal_mask
+from lzero.nn.tasks import TaskGroups
 
 EMPTY = -1
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
-from lzero.model.unizero_world_models.balance import BalanceSums
-from lzero.model.unizero_world_models.heads import Head, TaskGroups
-from lzero.model.unizero_world_models.moe import compute_dtype
 from lzero.model.unizero_world_models.search_cache import SearchCache, TokenSite
 from lzero.model.unizero_world_models.transformer import Transformer
+from lzero.nn.balance import BalanceSums
+from lzero.nn.heads import Head
+from lzero.nn.moe import compute_dtype
+from lzero.nn.tasks import TaskGroups
 
 MAX_POSITIONS = 4096
 RARE = -5.0  # logit of a termination before anything is learned

@@ -1,0 +1,48 @@
+"""Gradient conflict in the logs: scores, whole matrices, heatmaps."""
+
+from collections.abc import Mapping, Sequence
+
+from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
+from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.logging import RunLogger
+
+
+def log_gradient_conflicts(
+    logger: RunLogger,
+    conflicts: Mapping[str, GradientConflict],
+    task_names: Sequence[str],
+    env_step: int,
+    train_iter: int,
+    *,
+    is_main: bool = True,
+    drawing: DrawingBudget | None = None,
+) -> None:
+    """Log conflicts: scores as scalars, cosines and gradient norms whole (JSONL), heatmaps (TensorBoard).
+
+    Args:
+        logger: of the run.
+        conflicts: by component, over all ranks.
+        task_names: T names; row i of every matrix is task i.
+        env_step: env steps per game so far.
+        train_iter: updates so far.
+        is_main: whether this rank logs; the others return at once.
+        drawing: how much time the heatmaps may take; None always draws.
+    """
+    if not is_main:
+        return
+    scalars, arrays = {}, {}
+    for component, conflict in conflicts.items():
+        scalars |= {
+            f"gradient_conflict/avg_{component}": conflict.avg_conflict_score,
+            f"gradient_conflict/max_{component}": conflict.max_conflict_score,
+            f"gradient_conflict/rate_{component}": conflict.conflict_rate,
+        }
+        arrays |= {
+            f"gradient_conflict_matrix/{component}": conflict.cosine_similarity_matrix.numpy(),
+            f"gradient_conflict_norms/{component}": conflict.gradient_norms.numpy(),
+        }
+    logger.scalars(scalars, env_step, train_iter)
+    logger.arrays(arrays, env_step, train_iter)
+    with (drawing or DrawingBudget(1.0)).spending() as granted:
+        if granted:
+            log_gradient_conflict_heatmaps(logger, conflicts, task_names, env_step)

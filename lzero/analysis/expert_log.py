@@ -1,0 +1,276 @@
+"""Expert selection in the logs: how each task uses the experts, and how far the tasks are apart.
+
+Shape legend: L = layers, W = windows, T = tasks, E = experts. A task without data in a window is NaN there and left out of
+every average. The exact tag of a number holds its mean over layers, ``{tag}/layer{l}`` that of one layer.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from scipy.special import entr, rel_entr
+
+from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.expert_statistics import ExpertSelection
+from lzero.analysis.heatmap import heatmap_image
+from lzero.logging import RunLogger
+
+
+def js_divergence_matrix(p: np.ndarray) -> np.ndarray:
+    """Jensen–Shannon divergence in nats between distributions, 0 … ln 2.
+
+    It is the divergence, not its root, the distance. Renumbering the experts does not change it.
+
+    Args:
+        p: one distribution per row ``(…, T, E)``; NaN rows have no data.
+
+    Returns:
+        ``(…, T, T)``, symmetric, 0 on the diagonal; NaN where a row has no data.
+
+    Source: Lin, Divergence measures based on the Shannon entropy (1991), with equal weights.
+    """
+    mixture = (p[..., :, None, :] + p[..., None, :, :]) / 2
+    to_mixture = rel_entr(p[..., :, None, :], mixture).sum(axis=-1)
+    return np.maximum(to_mixture + np.swapaxes(to_mixture, -1, -2), 0.0) / 2  # rounding may leave −1e-17
+
+
+def total_variation_matrix(p: np.ndarray) -> np.ndarray:
+    """Total variation distance between distributions, 0 … 1: the share of selections in which they differ.
+
+    Renumbering the experts does not change it. Shapes as in :func:`js_divergence_matrix`.
+    """
+    return np.abs(p[..., :, None, :] - p[..., None, :, :]).sum(axis=-1) / 2
+
+
+def wasserstein_matrix(p: np.ndarray) -> np.ndarray:
+    """Wasserstein-1 distance between distributions with the experts' numbers as a line, 0 … E − 1.
+
+    Experts have no order: it changes when they are renumbered. Jensen–Shannon and total variation are the primary
+    measures; this one is for comparison with studies that report it. Shapes as in :func:`js_divergence_matrix`.
+    """
+    cumulative = p.cumsum(axis=-1)
+    return np.abs(cumulative[..., :, None, :] - cumulative[..., None, :, :]).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A way to compare tasks: its function, its name in tags of scalars, and its largest value for E experts."""
+
+    matrix: Callable[[np.ndarray], np.ndarray]
+    quantity: str
+    largest: Callable[[int], float]
+
+
+_COMPARISONS = {
+    "JS": _Comparison(js_divergence_matrix, "JS_Divergence", lambda _: math.log(2)),
+    "TV": _Comparison(total_variation_matrix, "TV_Distance", lambda _: 1.0),
+    "Wasserstein": _Comparison(
+        wasserstein_matrix, "Wasserstein_Distance", lambda num_experts: max(1.0, num_experts - 1.0)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Expert selection of all layers, stacked.
+
+    Attributes:
+        layers: numbers of the L layers.
+        windows: names of the W windows.
+        counts: ``(L, W, T, E)``.
+        data_points: ``(L, W, T)``.
+        frequencies: ``(L, W, T, E)``, NaN for tasks without data.
+    """
+
+    layers: tuple[int, ...]
+    windows: tuple[str, ...]
+    counts: np.ndarray
+    data_points: np.ndarray
+    frequencies: np.ndarray
+
+    @classmethod
+    def of(cls, selection: Mapping[int, ExpertSelection]) -> Self:
+        of_layers = list(selection.values())
+        return cls(
+            tuple(selection),
+            of_layers[0].windows,
+            np.stack([layer.counts for layer in of_layers]),
+            np.stack([layer.data_points for layer in of_layers]),
+            np.stack([layer.frequencies for layer in of_layers]),
+        )
+
+    @property
+    def num_experts(self) -> int:
+        return self.counts.shape[-1]
+
+    def by_task(self) -> dict[str, np.ndarray]:
+        """``MOE_Details``: each ``(L, W, T)``."""
+        entropy = entr(self.frequencies).sum(axis=-1)
+        return {
+            "ExpertSelectionEntropy": entropy,
+            "ExpertSelectionEntropyNormalised": self._normalised(entropy),
+            "ExpertSelectionVariance": self.frequencies.var(axis=-1),
+            "TotalSelections": self.counts.sum(axis=-1),
+            "DataPoints": self.data_points,
+        }
+
+    def over_tasks(self) -> dict[str, np.ndarray]:
+        """``MOE_Global``: each ``(L, W)``."""
+        active = self.counts.any(axis=-1)
+        num_active = active.sum(axis=-1)
+        mean_frequency = (
+            np.where(active[..., None], self.frequencies, 0.0).sum(axis=-2) / np.maximum(num_active, 1)[..., None]
+        )
+        load = self.counts.sum(axis=-2)
+        has_data = num_active > 0
+        usage_entropy = np.where(has_data, entr(mean_frequency).sum(axis=-1), np.nan)
+        imbalance = load.max(axis=-1) * self.num_experts / np.maximum(load.sum(axis=-1), 1)
+        return {
+            "NumActiveTasks": num_active,
+            "NumExperts": np.full(num_active.shape, self.num_experts),
+            "ExpertUsageEntropy": usage_entropy,
+            "ExpertUsageEntropyNormalised": self._normalised(usage_entropy),
+            "DeadExperts": np.where(has_data, (load == 0).sum(axis=-1), np.nan),
+            "LoadImbalance": np.where(has_data, imbalance, np.nan),
+            **_extreme_experts(load),
+        }
+
+    def between_tasks(self) -> dict[str, np.ndarray]:
+        """``TaskSimilarity``: each ``(L, W, T, T)``."""
+        return {name: comparison.matrix(self.frequencies) for name, comparison in _COMPARISONS.items()}
+
+    def _normalised(self, entropy: np.ndarray) -> np.ndarray:
+        return entropy / math.log(self.num_experts) if self.num_experts > 1 else np.full(entropy.shape, np.nan)
+
+
+def log_expert_selection(
+    logger: RunLogger,
+    selection: Mapping[int, ExpertSelection],
+    task_names: Sequence[str],
+    env_step: int,
+    train_iter: int,
+    *,
+    is_main: bool = True,
+    drawing: DrawingBudget | None = None,
+) -> None:
+    """Log the expert selection of all layers: scalars, matrices (JSONL) and pictures (TensorBoard).
+
+    Args:
+        logger: of the run.
+        selection: by layer, over all ranks, see ``Transformer.reduce_expert_selection_stats``; nothing is logged where
+            no layer routes.
+        task_names: T names.
+        env_step: env steps per game so far.
+        train_iter: updates so far.
+        is_main: whether this rank logs; the others return at once.
+        drawing: how much time the pictures may take; None always draws.
+
+    Raises:
+        ValueError: if the number of names is not T.
+    """
+    if not is_main or not selection:
+        return
+    stacked = _Selection.of(selection)
+    num_tasks = stacked.counts.shape[2]
+    if len(task_names) != num_tasks:
+        raise ValueError(
+            f"task_names={list(task_names)} are {len(task_names)} names for {num_tasks} tasks; give one per task"
+        )
+    similarity = stacked.between_tasks()
+    logger.scalars(dict(_scalars(stacked, similarity)), env_step, train_iter)
+    logger.arrays(dict(_arrays(stacked, similarity)), env_step, train_iter)
+    with (drawing or DrawingBudget(1.0)).spending() as granted:
+        if granted:
+            for tag, picture in _pictures(stacked, similarity, task_names):
+                logger.add_image(tag, picture, env_step)
+
+
+def _scalars(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+    of_tasks, overall = stacked.by_task(), stacked.over_tasks()
+    pooled = _extreme_experts(stacked.counts.sum(axis=(0, 2)))  # a mean of expert numbers says nothing
+    for index, window in enumerate(stacked.windows):
+        for name, values in of_tasks.items():
+            for task, of_layers in enumerate(values[:, index].T):
+                yield from _tagged(f"MOE_Details/Task{task}_{window}/{name}", of_layers, stacked.layers)
+        for name, values in overall.items():
+            mean = pooled[name][index] if name in pooled else None
+            yield from _tagged(f"MOE_Global/{window}/{name}", values[:, index], stacked.layers, mean)
+        for name, matrices in similarity.items():
+            average, largest = _over_pairs(matrices[:, index])
+            quantity = _COMPARISONS[name].quantity
+            yield from _tagged(f"MOE_Divergence/{window}_Avg{quantity}", average, stacked.layers)
+            yield from _tagged(f"MOE_Divergence/{window}_Max{quantity}", largest, stacked.layers)
+
+
+def _arrays(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    for index, window in enumerate(stacked.windows):
+        for place, layer in enumerate(stacked.layers):
+            yield f"expert_selection/{window}/layer{layer}", stacked.frequencies[place, index]
+            for name, matrices in similarity.items():
+                yield f"task_similarity/{window}_{name}/layer{layer}", matrices[place, index]
+
+
+def _pictures(
+    stacked: _Selection, similarity: Mapping[str, np.ndarray], task_names: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    experts = [str(expert) for expert in range(stacked.num_experts)]
+    panels = [f"layer {layer}" for layer in stacked.layers]
+    for index, window in enumerate(stacked.windows):
+        yield (
+            f"MOE_Heatmap/{window}_TaskExpert_Heatmap",
+            heatmap_image(
+                dict(zip(panels, stacked.frequencies[:, index], strict=True)),
+                task_names,
+                experts,
+                title=f"expert selection, {window} window",
+                limits=(0.0, 1.0),
+                colours="viridis",
+                row_label="task",
+                column_label="expert",
+            ),
+        )
+        for name, matrices in similarity.items():
+            comparison = _COMPARISONS[name]
+            yield (
+                f"TaskSimilarity/{window}_{name}_Matrix",
+                heatmap_image(
+                    dict(zip(panels, matrices[:, index], strict=True)),
+                    task_names,
+                    task_names,
+                    title=f"{comparison.quantity.replace('_', ' ')} between tasks, {window} window",
+                    limits=(0.0, comparison.largest(stacked.num_experts)),
+                    colours="magma",
+                    row_label="task",
+                    column_label="task",
+                ),
+            )
+
+
+def _tagged(
+    tag: str, of_layers: np.ndarray, layers: Sequence[int], overall: float | None = None
+) -> Iterator[tuple[str, float]]:
+    """A number's scalars: ``overall``, or else the mean over layers, and each layer's ``(L,)``."""
+    yield tag, float(of_layers.mean() if overall is None else overall)
+    for layer, value in zip(layers, of_layers, strict=True):
+        yield f"{tag}/layer{layer}", float(value)
+
+
+def _extreme_experts(load: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers of the most and the least used expert under ``load (…, E)``; NaN where nothing was selected."""
+    has_data = load.any(axis=-1)
+    return {
+        "MostUsedExpert": np.where(has_data, load.argmax(axis=-1), np.nan),
+        "LeastUsedExpert": np.where(has_data, load.argmin(axis=-1), np.nan),
+    }
+
+
+def _over_pairs(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and maximum of ``matrices (L, T, T)`` over pairs of tasks with data, ``(L,)`` each; NaN where there is no pair."""
+    pairs = matrices[:, *np.triu_indices(matrices.shape[-1], k=1)]
+    valid = ~np.isnan(pairs)
+    count = valid.sum(axis=-1)
+    average = np.where(valid, pairs, 0.0).sum(axis=-1) / np.maximum(count, 1)
+    largest = np.where(valid, pairs, 0.0).max(axis=-1, initial=0.0)
+    return np.where(count > 0, average, np.nan), np.where(count > 0, largest, np.nan)

@@ -1,0 +1,226 @@
+"""Encoders: one observation to one latent.
+
+Shape legend: B = observations, C = channels, H = W = image side, F = features of a vector observation, D = latent width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lzero.config import EncoderConfig
+from lzero.nn.attention import SelfAttention
+
+
+class LatentNorm(nn.Module):
+    """Final normalisation of latents, of the encoder's as of the predicted ones.
+
+    ``layer_norm`` has no learned scale: a latent loss cannot be lowered by shrinking the latents.
+    ``sim_norm`` makes every group of 8 a probability vector (Lavoie et al., arXiv 2204.00616).
+    """
+
+    GROUP = 8
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    @property
+    def full_spread(self) -> float:
+        """Standard deviation of a dimension where latents are as different as they can be, dimensions alike."""
+        share = 1 / self.GROUP  # of one-hot groups, the variance of a dimension is share · (1 − share)
+        return 1.0 if self.kind == "layer_norm" else (share * (1 - share)) ** 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(…, D)`` in fp32."""
+        x = x.float()
+        if self.kind == "layer_norm":
+            return F.layer_norm(x, x.shape[-1:])
+        return x.unflatten(-1, (-1, self.GROUP)).softmax(dim=-1).flatten(-2)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group norm and a skip connection; ``stride`` 2 halves the resolution."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(channels // 8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(channels // 8, channels)
+        matches = stride == 1 and in_channels == channels
+        self.skip = nn.Identity() if matches else nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C', H/stride, W/stride)``."""
+        y = self.relu1(self.norm1(self.conv1(x)))
+        return self.relu2(self.norm2(self.conv2(y)) + self.skip(x))
+
+
+class ResNetTrunk(nn.Module):
+    """Convolutional features. Group norm, not batch norm: a frame's latent never depends on its batch or rank."""
+
+    def __init__(self, config: EncoderConfig, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = observation_shape
+        kernel = max(3, config.stem_stride)
+        padding = (kernel - 1) // 2 if config.stem_stride < 4 else 0
+        first, *_ = config.widths
+        stem = [
+            nn.Conv2d(channels, first, kernel, config.stem_stride, padding, bias=False),
+            nn.GroupNorm(first // 8, first),
+        ]
+        blocks: list[nn.Module] = []
+        previous = first
+        for stage, stage_width in enumerate(config.widths):
+            for block in range(config.blocks_per_stage):
+                blocks.append(ResidualBlock(previous, stage_width, stride=2 if stage and not block else 1))
+                previous = stage_width
+        self.layers = nn.Sequential(*stem, nn.ReLU(inplace=True), *blocks, nn.Flatten()).to(
+            memory_format=torch.channels_last
+        )
+        with torch.no_grad():
+            self.out_features = self.layers(torch.zeros(1, channels, height, width)).shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(B, out_features)``."""
+        return self.layers(x)
+
+
+class ConvTrunk(nn.Module):
+    """3x3 convolutions at full resolution: features of small grids, where a cell is an object."""
+
+    def __init__(self, config: EncoderConfig, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = observation_shape
+        layers: list[nn.Module] = []
+        for previous, stage_width in zip((channels, *config.widths), config.widths, strict=False):
+            layers += [nn.Conv2d(previous, stage_width, 3, padding=1), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
+        self.out_features = config.widths[-1] * height * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(B, out_features)``."""
+        return self.layers(x)
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm transformer block over patches."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, dropout)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, P, width)`` to the same shape."""
+        x = x + self.attention(self.norm1(x), rotation=None, mask=None)
+        return x + self.mlp(self.norm2(x))
+
+
+class ViTTrunk(nn.Module):
+    """Vision transformer; its feature is the CLS token (Dosovitskiy et al., arXiv 2010.11929)."""
+
+    def __init__(self, config: EncoderConfig, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = observation_shape
+        if height % config.patch_size or width % config.patch_size:
+            raise ValueError(
+                f"encoder.patch_size={config.patch_size} does not divide images of {height}x{width}; use a divisor of both"
+            )
+        patches = (height // config.patch_size) * (width // config.patch_size)
+        dim = config.vit_width
+        self.patchify = nn.Conv2d(channels, dim, config.patch_size, config.patch_size).to(
+            memory_format=torch.channels_last
+        )
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim))
+        self.position = nn.Parameter(0.02 * torch.randn(1, patches + 1, dim))
+        self.blocks = nn.Sequential(
+            *(ViTBlock(dim, config.vit_heads, config.dropout) for _ in range(config.vit_layers))
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.out_features = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(B, vit_width)``."""
+        patches = self.patchify(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls.expand(len(x), -1, -1).to(patches.dtype), patches], dim=1) + self.position
+        return self.norm(self.blocks(tokens)[:, 0])
+
+
+class MLPTrunk(nn.Module):
+    """Fully connected features of a flattened observation."""
+
+    def __init__(self, config: EncoderConfig, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = [int(torch.Size(observation_shape).numel()), *config.hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(fan_in, fan_out), nn.LayerNorm(fan_out), nn.GELU(approximate="tanh")]
+        self.layers = nn.Sequential(*layers)
+        self.out_features = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observations ``(B, *shape)`` to ``(B, out_features)``."""
+        return self.layers(x)
+
+
+TRUNKS = {"resnet": ResNetTrunk, "conv": ConvTrunk, "vit": ViTTrunk, "mlp": MLPTrunk}
+
+
+class Encoder(nn.Module):
+    """Observation to normalised latent.
+
+    Args:
+        config: kind and sizes.
+        observation_shape: ``(C, H, W)`` for images, ``(F,)`` for vectors.
+        embed_dim: latent width D.
+        num_tasks: T.
+        latent_norm: ``layer_norm`` or ``sim_norm``.
+
+    Raises:
+        ValueError: if the kind does not fit the observation shape.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        observation_shape: tuple[int, ...],
+        embed_dim: int,
+        num_tasks: int,
+        latent_norm: str,
+    ) -> None:
+        super().__init__()
+        if config.kind != "mlp" and len(observation_shape) != 3:
+            raise ValueError(
+                f"encoder.kind={config.kind!r} needs images (C, H, W), but observations have shape {observation_shape}; "
+                "use encoder.kind='mlp'"
+            )
+        self.trunk = TRUNKS[config.kind](config, observation_shape)
+        self.task_vector = nn.Embedding(num_tasks, self.trunk.out_features) if config.task_conditioned else None
+        self.project = nn.Linear(self.trunk.out_features, embed_dim)
+        self.norm = LatentNorm(latent_norm)
+
+    def forward(self, observation: Tensor, task_id: Tensor) -> Tensor:
+        """Encode.
+
+        Args:
+            observation: ``(B, *observation_shape)``, uint8 (scaled to [0, 1] here) or float.
+            task_id: ``(B,)`` int64.
+
+        Returns:
+            Latents ``(B, D)`` in fp32.
+        """
+        return self.norm(self.unnormalised(observation, task_id))
+
+    def unnormalised(self, observation: Tensor, task_id: Tensor) -> Tensor:
+        """Latents ``(B, D)`` before the final norm, whose length that norm hides; arguments as of :meth:`forward`."""
+        if observation.dtype == torch.uint8:
+            observation = observation.float().mul_(1 / 255)
+        features = self.trunk(observation)
+        if self.task_vector is not None:
+            features = features + self.task_vector(task_id)
+        return self.project(features)

@@ -1,0 +1,152 @@
+"""Mixture of experts: shared experts that see every token, routed experts that see their share.
+
+    y = shared(x) + sum over chosen e of gate_e(x) * expert_e(x)          (DeepSeekMoE, arXiv 2401.06066)
+
+Routing is dropless: every chosen expert sees every token that chose it; how the sum is computed is in ``moe_paths.py``.
+
+Shape legend: T = tokens, D = model width, F = hidden width of an expert, E = routed experts, K = experts per token,
+G = tasks. A suffix names a tensor's shape: ``x_TD``, ``scores_TE``, ``w_in_ED2F``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lzero.config import MoEConfig
+from lzero.nn.balance import BalanceSums
+from lzero.nn.moe_paths import PATHS, Segments, choose_path, compute_dtype
+
+
+class SwiGLU(nn.Module):
+    """One expert, or E of them stacked: ``(silu(a) * b) w_out`` with ``a, b = x w_in`` (Shazeer, arXiv 2002.05202).
+
+    Weights are stored (in, out), which lets one batched or grouped product serve all experts.
+    """
+
+    def __init__(self, embed_dim: int, hidden: int, num_experts: int | None = None) -> None:
+        super().__init__()
+        stack = () if num_experts is None else (num_experts,)
+        self.w_in = nn.Parameter(torch.empty(*stack, embed_dim, 2 * hidden).normal_(std=embed_dim**-0.5))
+        self.w_out = nn.Parameter(torch.empty(*stack, hidden, embed_dim).normal_(std=hidden**-0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(T, D)`` to ``(T, D)``, or ``(E, T, D)`` to ``(E, T, D)``."""
+        return torch.matmul(self.activations(x), self.w_out)
+
+    def activations(self, x: Tensor, expert: int | None = None) -> Tensor:
+        """Hidden units ``(…, F)`` after gating; of a stack, those of one ``expert`` or, by default, of all."""
+        a, b = torch.matmul(x, self.w_in if expert is None else self.w_in[expert]).chunk(2, dim=-1)
+        return F.silu(a) * b
+
+
+class Router(nn.Module):
+    """Scores tokens against experts, in fp32.
+
+    The softmax runs over all E logits and the top K are kept from it: at K = 1 a softmax over the kept logit alone
+    would be the constant 1, and the router would never learn.
+    """
+
+    def __init__(self, config: MoEConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.top_k = config.num_experts if config.routing == "soft" else config.top_k
+        self.renormalise = config.renormalise
+        self.weight = nn.Parameter(torch.empty(config.num_experts, embed_dim))
+        nn.init.normal_(self.weight, std=embed_dim**-0.5)
+        self.register_buffer("selection_bias", torch.zeros(config.num_experts))
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gates ``(T, K)``, chosen experts ``(T, K)``, scores ``(T, E)`` and logits ``(T, E)``."""
+        with torch.autocast(x_TD.device.type, enabled=False):
+            logits_TE = F.linear(x_TD.float(), self.weight.float())
+            scores_TE = logits_TE.softmax(dim=-1)  # over all experts: keeps a gradient at K = 1
+        # The bias moves the choice alone, never the gate (Wang et al., arXiv 2408.15664).
+        chosen_TK = (scores_TE + self.selection_bias).topk(self.top_k, dim=-1).indices
+        gates_TK = scores_TE.gather(1, chosen_TK)
+        if self.renormalise:
+            gates_TK = gates_TK / gates_TK.sum(dim=-1, keepdim=True)
+        return gates_TK, chosen_TK, scores_TE, logits_TE
+
+
+class MoELayer(nn.Module):
+    """Feed-forward of a block as a mixture of experts.
+
+    Args:
+        config: experts, routing, balance.
+        embed_dim: D.
+        num_tasks: G; ``hardcoded`` routing gives each task its own experts (:func:`hardcoded_experts`).
+    """
+
+    def __init__(self, config: MoEConfig, embed_dim: int, num_tasks: int) -> None:
+        super().__init__()
+        self.config = config
+        hidden = max(8, round(config.hidden_ratio * embed_dim / 8) * 8)
+        self.shared_experts = nn.ModuleList(SwiGLU(embed_dim, hidden) for _ in range(config.num_shared_experts))
+        self.experts = SwiGLU(embed_dim, hidden, config.num_experts) if config.num_experts else None
+        learned = config.num_experts > 0 and config.routing != "hardcoded"
+        self.router = Router(config, embed_dim) if learned else None
+        if config.num_experts:
+            self.register_buffer("experts_of_task", hardcoded_experts(num_tasks, config), persistent=False)
+            self.register_buffer(
+                "selection_counts", torch.zeros(num_tasks, config.num_experts, dtype=torch.int64), persistent=False
+            )
+
+    def forward(self, x: Tensor, task_id: Tensor) -> tuple[Tensor, BalanceSums | None]:
+        """Mix.
+
+        Args:
+            x: tokens ``(…, D)``.
+            task_id: ``(…,)`` int64 task of each token.
+
+        Returns:
+            ``(…, D)`` and the sums of the balance loss, None where there is none.
+        """
+        x_TD, task_T = x.reshape(-1, x.shape[-1]), task_id.reshape(-1)
+        y_TD = None
+        for expert in self.shared_experts:
+            y_TD = expert(x_TD) if y_TD is None else y_TD + expert(x_TD)
+        balance = None
+        if self.config.num_experts:
+            routed_TD, balance = self._routed(x_TD, task_T)
+            y_TD = routed_TD if y_TD is None else y_TD + routed_TD
+        return y_TD.view(*x.shape[:-1], -1), balance
+
+    def _routed(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, BalanceSums | None]:
+        balance = None
+        gates_TK, chosen_TK, scores_TE, logits_TE = self.routing(x_TD, task_T)
+        if self.training and self.config.balance == "aux_loss":
+            balance = BalanceSums.of(chosen_TK, scores_TE, logits_TE)
+        if self.training:
+            self._count(chosen_TK, task_T)
+        segments = Segments.of(chosen_TK, self.config.num_experts)
+        every_expert = chosen_TK.shape[1] == self.config.num_experts
+        path = choose_path(x_TD.device.type, compute_dtype(x_TD), segments, every_expert=every_expert)
+        return PATHS[path](x_TD, gates_TK, chosen_TK, self.experts, segments), balance
+
+    def routing(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """What :meth:`Router.forward` gives; with ``hardcoded`` routing equal gates, and neither scores nor logits."""
+        if self.router is not None:
+            return self.router(x_TD)
+        chosen_TK = self.experts_of_task[task_T]
+        return torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device), chosen_TK, None, None
+
+    @torch.no_grad()
+    def _count(self, chosen_TK: Tensor, task_T: Tensor) -> None:
+        """Add this forward's choices to ``selection_counts (G, E)``: one scatter on the device."""
+        cell = task_T[:, None] * self.config.num_experts + chosen_TK
+        self.selection_counts.view(-1).index_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
+
+    @torch.no_grad()
+    def update_selection_bias(self, load_E: Tensor) -> None:
+        """Move the selection bias against the load ``(E,)`` of the last update (summed over ranks by the caller)."""
+        load_E = load_E.float()
+        self.router.selection_bias += self.config.bias_rate * (load_E.mean() - load_E).sign()
+
+
+def hardcoded_experts(num_tasks: int, config: MoEConfig) -> Tensor:
+    """Experts ``(G, K)`` that each task owns under ``hardcoded`` routing.
+
+    With at least as many experts as tasks the sets are disjoint, each of ``E // G`` experts; otherwise tasks share.
+    """
+    share = max(1, config.num_experts // num_tasks)
+    first = torch.arange(num_tasks)[:, None] * share
+    return (first + torch.arange(share)) % config.num_experts

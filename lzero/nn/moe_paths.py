@@ -1,0 +1,180 @@
+"""Four ways to compute the sum over a token's chosen experts; :func:`choose_path` says when each is taken.
+
+Each is one function from (x, gates, chosen, experts, segments) to y.
+
+Shape legend: T = tokens, D = model width, F = hidden width of an expert, E = routed experts, K = experts per token,
+P = (token, choice) pairs, T·K of them, R = rows that every expert is given. A suffix names a tensor's shape.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lzero.nn.moe import SwiGLU
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The T·K (token, choice) pairs sorted by expert.
+
+    Attributes:
+        order: pair at each place of the sorted sequence ``(T·K,)``.
+        token: token at each place ``(T·K,)``.
+        counts: pairs of each expert ``(E,)``.
+    """
+
+    order: Tensor
+    token: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, chosen_TK: Tensor, num_experts: int) -> "Segments":
+        """Sort; nothing reaches the host."""
+        pairs = chosen_TK.flatten()
+        order = pairs.argsort(stable=True)
+        counts = torch.zeros(num_experts, dtype=torch.int64, device=pairs.device)
+        counts.index_add_(0, pairs, torch.ones_like(pairs))  # bincount would make the host wait for the largest index
+        return cls(order, order // chosen_TK.shape[1], counts)
+
+
+class SegmentedSwiGLU(torch.autograd.Function):
+    """Every expert on its own rows of a sorted batch.
+
+    Autograd alone would answer each slice of a stacked weight with a zero gradient of the full stack; here every expert's
+    gradient is computed in its place.
+    """
+
+    @staticmethod
+    def forward(ctx, x_PD: Tensor, w_in_ED2F: Tensor, w_out_EFD: Tensor, counts: list[int]) -> Tensor:
+        ab = x_PD.new_empty(len(x_PD), w_in_ED2F.shape[2])
+        for rows, expert in _rows(counts):
+            torch.mm(x_PD[rows], w_in_ED2F[expert], out=ab[rows])
+        a, b = ab.chunk(2, dim=-1)
+        hidden = F.silu(a) * b
+        y_PD = torch.empty_like(x_PD)
+        for rows, expert in _rows(counts):
+            torch.mm(hidden[rows], w_out_EFD[expert], out=y_PD[rows])
+        ctx.save_for_backward(x_PD, w_in_ED2F, w_out_EFD, ab, hidden)
+        ctx.counts = counts
+        return y_PD
+
+    @staticmethod
+    def backward(ctx, dy_PD: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x_PD, w_in_ED2F, w_out_EFD, ab, hidden = ctx.saved_tensors
+        dhidden = torch.empty_like(hidden)
+        dw_out = torch.empty_like(w_out_EFD)
+        for rows, expert in _rows(ctx.counts):
+            torch.mm(dy_PD[rows], w_out_EFD[expert].t(), out=dhidden[rows])
+            torch.mm(hidden[rows].t(), dy_PD[rows], out=dw_out[expert])
+        a, b = ab.chunk(2, dim=-1)
+        sigmoid = a.sigmoid()
+        dab = torch.empty_like(ab)
+        torch.mul(dhidden * b, sigmoid * (1 + a * (1 - sigmoid)), out=dab[:, : a.shape[1]])
+        torch.mul(dhidden, a * sigmoid, out=dab[:, a.shape[1] :])
+        dx_PD = torch.empty_like(x_PD)
+        dw_in = torch.empty_like(w_in_ED2F)
+        for rows, expert in _rows(ctx.counts):
+            torch.mm(dab[rows], w_in_ED2F[expert].t(), out=dx_PD[rows])
+            torch.mm(x_PD[rows].t(), dab[rows], out=dw_in[expert])
+        for expert, count in enumerate(ctx.counts):
+            if count == 0:
+                dw_in[expert].zero_()
+                dw_out[expert].zero_()
+        return dx_PD, dw_in, dw_out, None
+
+
+def _rows(counts: list[int]) -> Iterator[tuple[slice, int]]:
+    """Rows and number of every expert that has any."""
+    start = 0
+    for expert, count in enumerate(counts):
+        if count:
+            yield slice(start, start + count), expert
+        start += count
+
+
+def run_segments(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+    """Run every expert on its own contiguous segment of the sorted tokens.
+
+    The segment lengths must be known to the host: free on a CPU, a synchronisation on an accelerator.
+    """
+    dtype = compute_dtype(x_TD)
+    weights = experts.w_in.to(dtype), experts.w_out.to(dtype)
+    y = SegmentedSwiGLU.apply(x_TD.to(dtype).index_select(0, segments.token), *weights, segments.counts.tolist())
+    return _combine(y, gates_TK, segments)
+
+
+def run_padded(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+    """Give every expert as many rows as the busiest one has and run all in two batched products.
+
+    With few rows the products cost what reading the weights costs, and padding is free.
+    """
+    num_experts = len(experts.w_in)
+    rows = int(segments.counts.max())
+    first_E = segments.counts.cumsum(0) - segments.counts
+    place_ER = first_E[:, None] + torch.arange(rows, device=x_TD.device)
+    token_ER = segments.token[place_ER.clamp_max(len(segments.token) - 1)]
+    y_ERD = experts(x_TD.index_select(0, token_ER.flatten()).view(num_experts, rows, -1))
+    expert_P = chosen_TK.flatten()[segments.order]
+    cell_P = torch.arange(len(expert_P), device=x_TD.device) - first_E[expert_P] + expert_P * rows
+    return _combine(y_ERD.flatten(0, 1).index_select(0, cell_P), gates_TK, segments)
+
+
+def run_batched(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+    """Run all experts on all tokens as two batched products and keep the chosen ones.
+
+    E/K times the arithmetic, but no synchronisation; the natural path when K = E. ``segments`` is not used.
+    """
+    gates_TE = torch.zeros(len(x_TD), len(experts.w_in), dtype=gates_TK.dtype, device=x_TD.device)
+    gates_TE = gates_TE.scatter(1, chosen_TK, gates_TK)
+    a_ETF, b_ETF = torch.matmul(x_TD, experts.w_in).chunk(2, dim=-1)
+    hidden_ETF = F.silu(a_ETF) * b_ETF * gates_TE.t().unsqueeze(-1).to(a_ETF.dtype)
+    return torch.bmm(hidden_ETF, experts.w_out).sum(dim=0)
+
+
+def run_grouped(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+    """Run all segments of the sorted tokens in two grouped matrix products; nothing reaches the host."""
+    dtype = compute_dtype(x_TD)
+    ends_E = segments.counts.cumsum(0).to(torch.int32)
+    x = x_TD.to(dtype).index_select(0, segments.token)
+    a, b = F.grouped_mm(x, experts.w_in.to(dtype), offs=ends_E).chunk(2, dim=-1)
+    return _combine(F.grouped_mm(F.silu(a) * b, experts.w_out.to(dtype), offs=ends_E), gates_TK, segments)
+
+
+def _combine(y_PD: Tensor, gates_TK: Tensor, segments: Segments) -> Tensor:
+    """Sum the sorted pairs' outputs ``(T·K, D)`` into their tokens, weighted by their gates: ``(T, D)``."""
+    num_tokens, top_k = gates_TK.shape
+    place_P = torch.empty_like(segments.order)
+    place_P[segments.order] = torch.arange(len(place_P), device=place_P.device)
+    y_TKD = y_PD.index_select(0, place_P).view(num_tokens, top_k, -1) * gates_TK.unsqueeze(-1).to(y_PD.dtype)
+    return y_TKD.squeeze(1) if top_k == 1 else y_TKD.sum(dim=1)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Dtype in which matrix products of ``x`` run under the current autocast."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+PATHS = {"segments": run_segments, "padded": run_padded, "batched": run_batched, "grouped": run_grouped}
+FEW_ROWS = 8  # up to here a padded product costs no more than reading its weights
+PADDING_LIMIT = 1.75  # padded rows over real ones up to which one batched product beats a loop over experts
+
+
+def choose_path(device_type: str, dtype: torch.dtype, segments: Segments, *, every_expert: bool) -> str:
+    """The execution path for a device, dtype and load, as measured by ``benchmarks/moe.py``.
+
+    Batched when all experts are wanted anyway. On a CPU, where counts are on the host, padded unless the busiest expert makes
+    padding dear, then segments. On CUDA grouped products where they exist (bfloat16), else batched: counting would synchronise.
+    """
+    if every_expert:
+        return "batched"
+    if device_type == "cpu":
+        busiest = int(segments.counts.max())
+        padding = busiest * len(segments.counts) / len(segments.order)
+        return "padded" if busiest <= FEW_ROWS or padding <= PADDING_LIMIT else "segments"
+    return "grouped" if dtype == torch.bfloat16 else "batched"

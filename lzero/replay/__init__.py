@@ -1,0 +1,1 @@
+"""Replay: rings of env steps, prioritised, written to disk in chunks of frames."""

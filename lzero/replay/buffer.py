@@ -1,0 +1,384 @@
+"""Replay ring of all environments of a rank, and the windows drawn from it.
+
+Shape legend: R = rings (one per environment), L = ring length, A = actions, B = windows of a batch, K = rows
+of a window (unroll steps + td steps + 1), ``(…)`` = shape of one observation.
+
+A row is one environment step: observation s_t, action a_t taken there, reward r_t, flags, visit distribution
+and root value of the search at s_t. Environments step in lockstep, so one write head serves all rings; rows
+are named by absolute step (0 is the first row ever written) and live in slot ``step % L``.
+
+Flags follow gymnasium's ``AutoresetMode.NEXT_STEP``: a row with ``reset`` holds an observation at which no
+action counts, the final one of an ended episode, and the next row is the first of a new episode. A lost life
+sets ``terminated`` with no reset row behind it: the game goes on in the next row.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from lzero.replay.frame_chunks import FrameChunks
+from lzero.replay.sum_tree import PriorityConfig, RowPriorities
+
+TERMINATED, TRUNCATED, RESET = 1, 2, 4
+
+
+@dataclass(frozen=True)
+class ReplayWindows:
+    """B windows of K consecutive rows, sorted by task id."""
+
+    observation: Tensor
+    """``(B, K, …)`` in the buffer's dtype; images ``(B, K, C, H, W)`` as views of channels-last memory."""
+    action: Tensor
+    """int64 ``(B, K)``."""
+    reward: Tensor
+    """float32 ``(B, K)``."""
+    terminated: Tensor
+    """bool ``(B, K)``: the row's action ended the episode by death (or cost a life)."""
+    truncated: Tensor
+    """bool ``(B, K)``: the row's action ended the episode by a limit."""
+    reset: Tensor
+    """bool ``(B, K)``: the row is a final observation, its action does not count."""
+    visits: Tensor
+    """float32 ``(B, K, A)``: visit distribution."""
+    root_value: Tensor
+    """float32 ``(B, K)``."""
+    task_id: Tensor
+    """int64 ``(B,)``."""
+    weight: Tensor
+    """float32 ``(B,)``: importance weights, at most 1; all 1 when sampling is uniform."""
+    index: Tensor
+    """int64 ``(B, 2)``: ring and absolute step of the first row, for ``update_priorities``."""
+    age: Tensor
+    """int64 ``(B,)``: env steps taken in the ring since (and with) the first row."""
+
+
+class ReplayBuffer:
+    """The last L rows of every environment of a rank; memory grows with the rows and stays put after L steps.
+
+    Args:
+        task_id_of_ring: int ``(R,)``, not decreasing.
+        ring_length: L, rows kept per environment.
+        observation_shape: channel-first shape of one observation; three axes are an image, kept as HWC.
+        observation_dtype: of the observations; they are stored as they are.
+        num_actions: A.
+        window: K, at least 2.
+        priority: how to prioritise; None samples uniformly.
+        chunk_steps: steps per frame file of a checkpoint.
+
+    Raises:
+        ValueError: for rings not sorted by task, a ring shorter than a window, or sizes below the minimum.
+    """
+
+    def __init__(
+        self,
+        task_id_of_ring: np.ndarray,
+        ring_length: int,
+        observation_shape: tuple[int, ...],
+        observation_dtype: np.dtype | type,
+        num_actions: int,
+        window: int,
+        *,
+        priority: PriorityConfig | None = None,
+        chunk_steps: int = 256,
+    ) -> None:
+        tasks = np.array(task_id_of_ring, np.int64)
+        if tasks.ndim != 1 or not tasks.size or (np.diff(tasks) < 0).any():
+            raise ValueError(f"task_id_of_ring is {tasks.tolist()}; it must be (R,), R >= 1, sorted by task")
+        if window < 2 or ring_length < window:
+            raise ValueError(f"window is {window}; it must be in 2…{ring_length} (ring_length)")
+        if num_actions < 1 or chunk_steps < 1:
+            raise ValueError(f"num_actions is {num_actions}, chunk_steps {chunk_steps}; both must be >= 1")
+        self.task_id_of_ring, self.num_rings = tasks, tasks.size
+        self.ring_length, self.window, self.num_actions = ring_length, window, num_actions
+        self.observation_shape = tuple(map(int, observation_shape))
+        self._head = 0
+        self._is_image = len(self.observation_shape) == 3
+        stored_shape = self.observation_shape
+        if self._is_image:
+            stored_shape = (*stored_shape[1:], stored_shape[0])
+        # Zeros, not empty: such pages become resident only when they are first written.
+        self._frames = np.zeros((self.num_rings, ring_length, *stored_shape), observation_dtype)
+        # One packed record per row, so that a window is one run of memory.
+        record = [
+            ("action", np.min_scalar_type(num_actions - 1)),
+            ("reward", np.float32),
+            ("flags", np.uint8),
+            ("visits", np.float32, (num_actions,)),
+            ("root_value", np.float32),
+        ]
+        self._rows = np.zeros((self.num_rings, ring_length), record)
+        self._task_ids, first_ring = np.unique(tasks, return_index=True)
+        self._ring_bounds = np.append(first_ring, self.num_rings)  # task t: rings bounds[t] to bounds[t+1]−1
+        self._startable = np.zeros(self.num_rings, np.int64)  # rows per ring at which a window may start
+        self._priorities = RowPriorities(self._ring_bounds * ring_length, priority) if priority else None
+        self._chunks = FrameChunks(chunk_steps)
+
+    @property
+    def head(self) -> int:
+        """Rows ever written per ring: the absolute step of the next row."""
+        return self._head
+
+    @property
+    def oldest(self) -> int:
+        """Absolute step of the oldest live row."""
+        return max(0, self._head - self.ring_length)
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether every task has a window."""
+        return bool(self._windows_of_task().all())
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a stored observation."""
+        return self._frames[0, 0].nbytes
+
+    @property
+    def bookkeeping_bytes(self) -> float:
+        """Bytes per row beside the observation, the priorities' tree included."""
+        tree_bytes = self._priorities.tree.nbytes if self._priorities else 0
+        return self._rows.itemsize + tree_bytes / self._rows.size
+
+    def append(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        reset: np.ndarray,
+        visits: np.ndarray,
+        root_value: np.ndarray,
+    ) -> None:
+        """Write one row per ring over the oldest one.
+
+        Args:
+            observation: ``(R, …)`` in the buffer's dtype; channel-first views of HWC memory copy fastest.
+            action: int ``(R,)`` taken at the observation.
+            reward, root_value: ``(R,)``.
+            terminated, truncated, reset: bool ``(R,)``, see the head of this file.
+            visits: ``(R, A)`` visit distribution.
+
+        Raises:
+            ValueError: for a wrong shape, another dtype of the observation, or an action out of range.
+        """
+        observation, action = np.asarray(observation), np.asarray(action)
+        row = {"action": action, "reward": reward, "visits": visits, "root_value": root_value}
+        flags = {"terminated": terminated, "truncated": truncated, "reset": reset}
+        self._check_row(observation, row | flags)
+        row["flags"] = terminated * TERMINATED + truncated * TRUNCATED + reset * RESET
+        slot = self._head % self.ring_length
+        if self._head >= self.ring_length:
+            self._retire(slot)
+        self._frames[:, slot] = np.moveaxis(observation, 1, -1) if self._is_image else observation
+        for name, values in row.items():
+            self._rows[name][:, slot] = values
+        self._head += 1
+        if self._head >= self.window:
+            self._admit((self._head - self.window) % self.ring_length)
+
+    def cut(self) -> None:
+        """Seal the rings after environments were restarted in mid-episode: no episode runs across the seam.
+
+        The last row becomes a final observation (reset) and the row before it a truncation; a ring whose last
+        row ends an episode by itself stays as it is.
+        """
+        if self._head == 0:
+            return
+        flags, last = self._rows["flags"], (self._head - 1) % self.ring_length
+        is_open = (flags[:, last] & (TERMINATED | RESET)) == 0
+        flags[is_open, last] = RESET
+        if self._head > 1:
+            before = (self._head - 2) % self.ring_length
+            flags[is_open & (flags[:, before] == 0), before] = TRUNCATED
+
+    def sample(self, batch_size_of_task: Mapping[int, int], rng: np.random.Generator) -> ReplayWindows:
+        """Draw windows of live rows that do not cross the write head and do not start at a final observation.
+
+        Args:
+            batch_size_of_task: windows to draw per task id; a task that is not named gets none.
+            rng: source of the draws.
+
+        Returns:
+            Windows sorted by task id, independent within a task.
+
+        Raises:
+            ValueError: for a task that has no ring here, or a batch size that is negative or zero in total.
+            RuntimeError: if a task has no window yet.
+        """
+        task = self._task_of_draw(batch_size_of_task)
+        if self._priorities is None:
+            ring, step = self._draw_uniform(task, rng)
+            weight = np.ones(task.size)
+        else:
+            leaf, weight = self._priorities.sample(task, rng)
+            ring, slot = np.divmod(leaf, self.ring_length)
+            step = self._head - 1 - (self._head - 1 - slot) % self.ring_length
+        return self._gather(ring, step, weight)
+
+    def update_priorities(self, index: ArrayLike, priority: ArrayLike) -> None:
+        """Set the priority of windows; those overwritten since they were drawn are left out.
+
+        Args:
+            index: ``(B, 2)`` as sampled.
+            priority: ``(B,)``, finite and not negative.
+
+        Raises:
+            RuntimeError: if the buffer samples uniformly.
+            ValueError: for other priorities.
+        """
+        if self._priorities is None:
+            raise RuntimeError("the buffer samples uniformly; build it with a PriorityConfig")
+        ring, step = np.asarray(index).T
+        leaf = ring * self.ring_length + step % self.ring_length
+        live = (step >= self.oldest) & (self._priorities.tree.mass(leaf) > 0)
+        self._priorities.update(leaf[live], np.asarray(priority, np.float64)[live])
+
+    def save(self, directory: Path, *, suffix: str, previous: Path | None = None) -> None:
+        """Write the live rows into an existing, fresh directory.
+
+        Args:
+            directory: where to write.
+            suffix: ends the stem of every file, to tell ranks apart.
+            previous: directory of an earlier checkpoint; full frame files that it holds are hard-linked.
+        """
+        chunks = self._chunks.save(self._frames, self.oldest, self._head, directory, suffix, previous)
+        rows = self._rows[:, self._live_slots()]
+        arrays = {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+        if self._priorities:
+            arrays["priority_mass"] = self._priorities.tree.mass(self._live_leaves())
+            arrays["max_priority"] = self._priorities.max_priority
+        header = {"head": self._head, "chunks": chunks, "layout": self._layout()}
+        save_file(arrays, directory / f"replay-{suffix}.safetensors", metadata={"header": json.dumps(header)})
+
+    def load(self, directory: Path, *, suffix: str) -> None:
+        """Replace the content by that of a checkpoint, bit for bit.
+
+        Raises:
+            FileNotFoundError: if a file of the checkpoint is missing.
+            ValueError: if the checkpoint's buffer was built with other arguments.
+        """
+        path = directory / f"replay-{suffix}.safetensors"
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads(file.metadata()["header"])
+            for name, value in self._layout().items():
+                if header["layout"][name] != value:
+                    saved = header["layout"][name]
+                    raise ValueError(f"{name} is {value}, but {path} was saved with {saved}; use that one")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        self._head = header["head"]
+        slots = self._live_slots()
+        for name in self._rows.dtype.names:
+            self._rows[name][:, slots] = arrays[name]
+        starts = slots[: max(0, slots.size - self.window + 1)]
+        self._startable = np.count_nonzero(self._rows["flags"][:, starts] & RESET == 0, axis=1)
+        if self._priorities:
+            self._priorities.tree.clear()
+            self._priorities.tree.update(self._live_leaves().ravel(), arrays["priority_mass"].ravel())
+            self._priorities.max_priority[:] = arrays["max_priority"]
+        self._chunks.load(self._frames, self.oldest, self._head, directory, header["chunks"])
+
+    def _check_row(self, observation: np.ndarray, row: dict[str, np.ndarray]) -> None:
+        shape, dtype = (self.num_rings, *self.observation_shape), self._frames.dtype
+        if observation.shape != shape or observation.dtype != dtype:
+            given = f"{observation.dtype} {observation.shape}"
+            raise ValueError(f"observation is {given}; it must be {dtype} {shape}")
+        for name, values in row.items():
+            shape = (self.num_rings, self.num_actions) if name == "visits" else (self.num_rings,)
+            if np.shape(values) != shape:
+                raise ValueError(f"{name} has shape {np.shape(values)}; it must be {shape}")
+        low, high = row["action"].min(), row["action"].max()
+        if low < 0 or high >= self.num_actions:
+            raise ValueError(f"action spans {low} to {high}; it must be within 0 to {self.num_actions - 1}")
+
+    def _retire(self, slot: int) -> None:
+        """Take the oldest row, about to be overwritten, from the starts of windows."""
+        self._startable -= (self._rows["flags"][:, slot] & RESET) == 0
+        if self._priorities:
+            self._priorities.remove(np.arange(self.num_rings) * self.ring_length + slot)
+
+    def _admit(self, slot: int) -> None:
+        """Let windows start at a row: enough rows follow it now."""
+        startable = (self._rows["flags"][:, slot] & RESET) == 0
+        self._startable += startable
+        if self._priorities:
+            self._priorities.admit(np.flatnonzero(startable) * self.ring_length + slot)
+
+    def _windows_of_task(self) -> np.ndarray:
+        return np.add.reduceat(self._startable, self._ring_bounds[:-1])
+
+    def _task_of_draw(self, batch_size_of_task: Mapping[int, int]) -> np.ndarray:
+        """Sorted ``(B,)`` positions in ``_task_ids``, each checked to have a window."""
+        unknown = set(batch_size_of_task) - set(self._task_ids.tolist())
+        if unknown:
+            raise ValueError(f"no ring holds task {unknown}; the tasks here are {self._task_ids.tolist()}")
+        sizes = np.array([batch_size_of_task.get(task_id, 0) for task_id in self._task_ids.tolist()])
+        if sizes.min() < 0 or sizes.sum() == 0:
+            raise ValueError(f"batch_size_of_task is {batch_size_of_task}; sizes must be >= 0 and not all 0")
+        empty = self._task_ids[(sizes > 0) & (self._windows_of_task() == 0)]
+        if empty.size:
+            raise RuntimeError(
+                f"task {empty[0]} has {self._head} steps per environment and in them no window of "
+                f"{self.window} rows; collect more before sampling (see can_sample)"
+            )
+        return np.repeat(np.arange(sizes.size), sizes)
+
+    def _draw_uniform(self, task: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        ring, step = np.empty_like(task), np.empty_like(task)
+        redraw = np.arange(task.size)
+        while redraw.size:  # ends: each task has a start that is not rejected
+            ring[redraw] = rng.integers(self._ring_bounds[task[redraw]], self._ring_bounds[task[redraw] + 1])
+            step[redraw] = rng.integers(self.oldest, self._head - self.window + 1, redraw.size)
+            flags = self._rows["flags"][ring[redraw], step[redraw] % self.ring_length]
+            redraw = redraw[(flags & RESET) > 0]
+        return ring, step
+
+    def _gather(self, ring: np.ndarray, step: np.ndarray, weight: np.ndarray) -> ReplayWindows:
+        slots = (step[:, None] + np.arange(self.window)) % self.ring_length
+        index = ring[:, None] * self.ring_length + slots
+        rows = self._rows.reshape(-1).take(index)
+        # numpy, not torch.index_select: its large results come on huge pages, which spares most page faults,
+        # and a memory copy gains nothing from threads that others may be holding.
+        frames = torch.from_numpy(self._frames.reshape(-1, *self._frames.shape[2:]).take(index, axis=0))
+        return ReplayWindows(
+            observation=frames.movedim(-1, 2) if self._is_image else frames,
+            action=torch.from_numpy(rows["action"].astype(np.int64)),
+            reward=torch.from_numpy(rows["reward"].copy()),
+            terminated=torch.from_numpy((rows["flags"] & TERMINATED) > 0),
+            truncated=torch.from_numpy((rows["flags"] & TRUNCATED) > 0),
+            reset=torch.from_numpy((rows["flags"] & RESET) > 0),
+            visits=torch.from_numpy(rows["visits"].copy()),
+            root_value=torch.from_numpy(rows["root_value"].copy()),
+            task_id=torch.from_numpy(self.task_id_of_ring[ring]),
+            weight=torch.from_numpy(weight.astype(np.float32)),
+            index=torch.from_numpy(np.stack((ring, step), axis=1)),
+            age=torch.from_numpy(self._head - step),
+        )
+
+    def _live_slots(self) -> np.ndarray:
+        """Slots of the live rows, oldest first."""
+        return np.arange(self.oldest, self._head) % self.ring_length
+
+    def _live_leaves(self) -> np.ndarray:
+        return np.arange(self.num_rings)[:, None] * self.ring_length + self._live_slots()
+
+    def _layout(self) -> dict[str, object]:
+        """What a checkpoint must share with the buffer that loads it."""
+        return {
+            "task_id_of_ring": self.task_id_of_ring.tolist(),
+            "ring_length": self.ring_length,
+            "observation_shape": list(self.observation_shape),
+            "observation_dtype": self._frames.dtype.name,
+            "num_actions": self.num_actions,
+            "window": self.window,
+            "prioritised": self._priorities is not None,
+            "chunk_steps": self._chunks.chunk_steps,
+        }

@@ -1,0 +1,5 @@
+"""``python -m lzero.report``."""
+
+from lzero.report.command import main
+
+main()

@@ -1,0 +1,105 @@
+"""Numbers of the end of training, and what changed since its beginning.
+
+S = seeds. The parts are fifths of the env steps that all seeds of a comparison have reached.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from lzero.report.run_data import RunData
+from lzero.report.statistics import ONE_SEED, OVER_SEEDS, bootstrap_difference, bootstrap_mean
+
+SHARE = 0.2
+NO_NUMBER = "none: no number"
+NOT_ENOUGH_SEEDS = "none: one seed in a group"
+OVER_BOTH_GROUPS = "bootstrap over seeds, each group's by itself"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of training.
+
+    Attributes:
+        start: env steps per game, no longer in it.
+        end: env steps per game, in it.
+    """
+
+    start: float
+    end: float
+
+    @classmethod
+    def last(cls, runs: Iterable[RunData]) -> Self:
+        """The last fifth of the training that all runs have behind them."""
+        end = min((run.env_steps for run in runs), default=0.0)
+        return cls((1 - SHARE) * end, end)
+
+    @classmethod
+    def first(cls, runs: Iterable[RunData]) -> Self:
+        """The first fifth of the same training."""
+        return cls(0.0, SHARE * min((run.env_steps for run in runs), default=0.0))
+
+    def choose(self, env_step: np.ndarray) -> np.ndarray:
+        """Mask ``(N,)`` of the logged points in it; where there is none, of the last before its end."""
+        inside = (env_step > self.start) & (env_step <= self.end)
+        if inside.any() or not (env_step <= self.end).any():
+            return inside
+        return env_step == env_step[env_step <= self.end].max()
+
+    def mean(self, run: RunData, tag: str) -> float:
+        """Mean of what a run logged under ``tag``; NaN where there is no number."""
+        series = run.series(tag)
+        return mean_or_nan(series.value[self.choose(series.env_step)])
+
+    def share_of_numbers(self, run: RunData, tag: str) -> float:
+        """Share of what a run logged under ``tag`` that is a number; NaN where it logged nothing."""
+        if tag not in run.scalars:
+            return math.nan
+        series = run.scalars[tag]
+        return mean_or_nan(np.isfinite(series.value[self.choose(series.env_step)]))
+
+
+def with_numbers(runs: Iterable[RunData], prefix: str) -> list[RunData]:
+    """Runs that have a number whose tag begins with ``prefix``: the others say nothing about when training ended."""
+    return [run for run in runs if run.tags(prefix)]
+
+
+def mean_or_nan(values: Iterable[float]) -> float:
+    """Mean of those that are numbers; NaN if none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def over_seeds(by_seed: Mapping[str, float]) -> dict[str, Any]:
+    """Mean over the seeds that have a number, with its interval, as the columns of a table."""
+    known = {name: value for name, value in by_seed.items() if not math.isnan(value)}
+    values = np.array([*known.values()])
+    low, high = map(float, bootstrap_mean(values)) if len(values) > 1 else (math.nan, math.nan)
+    return {
+        "seeds": " ".join(known),
+        "mean": mean_or_nan(values),
+        "low": low,
+        "high": high,
+        "num_seeds": len(known),
+        "interval": OVER_SEEDS if len(known) > 1 else ONE_SEED if known else NO_NUMBER,
+    }
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Mean of one group's seeds minus that of another's, with its interval, as the columns of a table.
+
+    Seeds without a number (NaN) do not count.
+    """
+    one, other = (np.array([value for value in values if not math.isnan(value)]) for values in (first, second))
+    has_interval = min(len(one), len(other)) > 1
+    low, high = bootstrap_difference(one, other) if has_interval else (math.nan, math.nan)
+    return {
+        "mean": mean_or_nan(one) - mean_or_nan(other),
+        "low": low,
+        "high": high,
+        "num_seeds": len(one) + len(other),
+        "interval": OVER_BOTH_GROUPS if has_interval else NOT_ENOUGH_SEEDS,
+    }

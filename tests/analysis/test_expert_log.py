@@ -1,0 +1,242 @@
+"""Expert selection in the logs: divergences equal scipy's, every tag reaches the event file with the right number."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import wasserstein_distance
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lzero.analysis.expert_log import (
+    js_divergence_matrix,
+    log_expert_selection,
+    total_variation_matrix,
+    wasserstein_matrix,
+)
+from lzero.analysis.expert_statistics import ExpertSelection
+from lzero.entry import utils
+from lzero.logging import RunLogger, read_metrics
+
+TASKS = ("Pong", "Boxing", "Alien")
+WINDOWS = ("immediate", "short", "medium", "long")
+LAYERS = (0, 2)
+NUM_EXPERTS = 4
+MATRICES = {"JS": "JS_Divergence", "TV": "TV_Distance", "Wasserstein": "Wasserstein_Distance"}
+
+
+def some_distributions(rows: int = 6, experts: int = 8) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(experts, 0.3), rows) * (rng.random((rows, experts)) < 0.7)
+    p[0] = np.eye(experts)[0]
+    p[1] = np.eye(experts)[-1]
+    p[2, 3] += 1e-9
+    return p / p.sum(axis=1, keepdims=True)
+
+
+REFERENCES = {
+    js_divergence_matrix: lambda p, q: jensenshannon(p, q) ** 2,
+    total_variation_matrix: lambda p, q: max(abs((p - q)[list(s)].sum()) for s in subsets(len(p))),
+    wasserstein_matrix: lambda p, q: wasserstein_distance(range(len(p)), range(len(q)), p, q),
+}
+
+
+def subsets(size: int) -> itertools.chain:
+    return itertools.chain.from_iterable(itertools.combinations(range(size), n) for n in range(size + 1))
+
+
+@pytest.mark.parametrize("function", REFERENCES, ids=lambda function: function.__name__)
+def test_divergences_equal_their_references(function):
+    p = some_distributions()
+    matrix = function(p)
+    assert matrix.shape == (6, 6)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    np.testing.assert_array_equal(np.diag(matrix), 0.0)
+    assert (matrix >= 0).all()
+    for i, j in itertools.product(range(6), repeat=2):
+        assert matrix[i, j] == pytest.approx(REFERENCES[function](p[i], p[j]), abs=1e-12)
+    assert matrix[0, 1] == pytest.approx({"js": math.log(2), "to": 1.0, "wa": 7.0}[function.__name__[:2]])
+    np.testing.assert_array_equal(function(np.stack([p, p[::-1]]))[1], matrix[::-1, ::-1])
+
+
+@pytest.mark.parametrize("function", REFERENCES, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("experts", [1, 8])
+def test_a_task_without_data_is_nan_everywhere(function, experts):
+    p = some_distributions(experts=8)[:, :experts]
+    p = p / p.sum(axis=1, keepdims=True) if experts > 1 else np.ones((6, 1))
+    whole = function(p)
+    p[4] = np.nan
+    matrix = function(p)
+    others = np.arange(6) != 4
+    assert np.isnan(matrix[4]).all() and np.isnan(matrix[:, 4]).all()
+    np.testing.assert_array_equal(matrix[np.ix_(others, others)], whole[np.ix_(others, others)])
+
+
+def test_only_wasserstein_depends_on_the_experts_numbers():
+    p = some_distributions()
+    renumbered = p[:, np.random.default_rng(1).permutation(8)]
+    for function in (js_divergence_matrix, total_variation_matrix):
+        np.testing.assert_allclose(function(renumbered), function(p), atol=1e-12)
+    assert np.abs(wasserstein_matrix(renumbered) - wasserstein_matrix(p)).max() > 0.5
+
+
+def make_selection(num_tasks: int = len(TASKS), seed: int = 0) -> dict[int, ExpertSelection]:
+    """Selections of two layers; the last expert of layer 0 is dead in the first window, the last task has no data there."""
+    rng = np.random.default_rng(seed)
+    selection = {}
+    for layer in LAYERS:
+        counts = rng.integers(1, 100, (len(WINDOWS), num_tasks, NUM_EXPERTS))
+        counts[0, -1] = 0
+        counts[0, :, -1] *= layer > 0
+        data_points = rng.integers(1, 50, (len(WINDOWS), num_tasks)) * counts.any(axis=-1)
+        selection[layer] = ExpertSelection(WINDOWS, counts, data_points)
+    return selection
+
+
+def expected_tags(num_tasks: int) -> set[str]:
+    tags = set()
+    for window in WINDOWS:
+        for task in range(num_tasks):
+            for name in ("Entropy", "EntropyNormalised", "Variance"):
+                tags.add(f"MOE_Details/Task{task}_{window}/ExpertSelection{name}")
+            tags |= {f"MOE_Details/Task{task}_{window}/{name}" for name in ("TotalSelections", "DataPoints")}
+        for name in (
+            *("NumActiveTasks", "NumExperts", "ExpertUsageEntropy", "ExpertUsageEntropyNormalised"),
+            *("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance"),
+        ):
+            tags.add(f"MOE_Global/{window}/{name}")
+        for quantity in MATRICES.values():
+            tags |= {f"MOE_Divergence/{window}_{which}{quantity}" for which in ("Avg", "Max")}
+    return tags
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory) -> tuple[EventAccumulator, dict[str, float | None], dict[str, list]]:
+    """Event file, scalars of the JSONL file and its arrays after one look at :func:`make_selection`."""
+    directory = tmp_path_factory.mktemp("run")
+    with RunLogger(directory, is_main=True) as logger:
+        log_expert_selection(logger, make_selection(), TASKS, 160, 40)
+    rows = read_metrics(directory / "metrics.jsonl")
+    assert all((row["env_step"], row["train_iter"]) == (160, 40) for row in rows)
+    metrics = {tag: value for row in rows for tag, value in row["metrics"].items()}
+    arrays = {tag: value for row in rows for tag, value in row.get("arrays", {}).items()}
+    return EventAccumulator(str(directory / "tb")).Reload(), metrics, arrays
+
+
+def test_every_tag_is_in_the_event_file(logged):
+    events, metrics, arrays = logged
+    exact = expected_tags(len(TASKS))
+    tags = exact | {f"{tag}/layer{layer}" for tag in exact for layer in LAYERS}
+    assert set(events.Tags()["scalars"]) == set(metrics) == tags
+    for tag in tags:
+        [event] = events.Scalars(tag)
+        assert event.step == 160
+        assert math.isnan(event.value) if metrics[tag] is None else event.value == pytest.approx(metrics[tag], rel=1e-6)
+    pictures = {f"TaskSimilarity/{window}_{name}_Matrix" for window in WINDOWS for name in MATRICES}
+    pictures |= {f"MOE_Heatmap/{window}_TaskExpert_Heatmap" for window in WINDOWS}
+    assert set(events.Tags()["images"]) == pictures
+    names = {f"task_similarity/{window}_{name}" for window in WINDOWS for name in MATRICES}
+    names |= {f"expert_selection/{window}" for window in WINDOWS}
+    assert set(arrays) == {f"{name}/layer{layer}" for name in names for layer in LAYERS}
+
+
+def test_numbers_are_those_of_a_naive_loop(logged):
+    _, metrics, arrays = logged
+    selection = make_selection()
+    for (place, window), layer in itertools.product(enumerate(WINDOWS), LAYERS):
+        counts = selection[layer].counts[place]
+        rows = {task: row / row.sum() for task, row in enumerate(counts) if row.any()}
+        expected = {}
+        for task in range(len(TASKS)):
+            tag = f"MOE_Details/Task{task}_{window}/"
+            expected[tag + "TotalSelections"] = counts[task].sum()
+            expected[tag + "DataPoints"] = selection[layer].data_points[place, task]
+            row = rows.get(task)
+            entropy = None if row is None else -sum(p * math.log(p) for p in row if p)
+            expected[tag + "ExpertSelectionEntropy"] = entropy
+            expected[tag + "ExpertSelectionEntropyNormalised"] = None if row is None else entropy / math.log(NUM_EXPERTS)
+            expected[tag + "ExpertSelectionVariance"] = None if row is None else ((row - 0.25) ** 2).mean()
+        usage, load = np.mean(list(rows.values()), axis=0), counts.sum(axis=0)
+        usage_entropy = -sum(p * math.log(p) for p in usage if p)
+        values = (len(rows), NUM_EXPERTS, usage_entropy, usage_entropy / math.log(NUM_EXPERTS))
+        values += (load.argmax(), load.argmin(), sum(load == 0), load.max() / load.mean())
+        names = ("NumActiveTasks", "NumExperts", "ExpertUsageEntropy", "ExpertUsageEntropyNormalised")
+        names += ("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance")
+        expected |= {f"MOE_Global/{window}/{name}": value for name, value in zip(names, values, strict=True)}
+        for (name, quantity), function in zip(MATRICES.items(), REFERENCES, strict=True):
+            pairs = [REFERENCES[function](rows[i], rows[j]) for i, j in itertools.combinations(rows, 2)]
+            expected[f"MOE_Divergence/{window}_Avg{quantity}"] = np.mean(pairs)
+            expected[f"MOE_Divergence/{window}_Max{quantity}"] = max(pairs)
+            matrix = np.array(arrays[f"task_similarity/{window}_{name}/layer{layer}"], dtype=float)
+            assert np.nanmax(matrix) == pytest.approx(max(pairs))
+            assert np.isnan(matrix).any() == (window == "immediate")
+        for tag, value in expected.items():
+            assert metrics[f"{tag}/layer{layer}"] == (None if value is None else pytest.approx(value)), tag
+        table = np.array(arrays[f"expert_selection/{window}/layer{layer}"], dtype=float)
+        np.testing.assert_allclose(table, [rows.get(task, np.full(NUM_EXPERTS, np.nan)) for task in range(len(TASKS))])
+    assert metrics["MOE_Global/immediate/DeadExperts/layer0"] == 1
+
+
+def test_the_exact_tag_is_the_mean_over_layers(logged):
+    _, metrics, _ = logged
+    for tag in expected_tags(len(TASKS)):
+        of_layers = [metrics[f"{tag}/layer{layer}"] for layer in LAYERS]
+        if "UsedExpert" in tag:  # numbers of experts have no mean: the layers' counts are pooled
+            window = WINDOWS.index(tag.split("/")[1])
+            load = sum(layer.counts[window].sum(axis=0) for layer in make_selection().values())
+            assert metrics[tag] == (load.argmax() if "Most" in tag else load.argmin())
+        elif None in of_layers:
+            assert metrics[tag] is None
+        else:
+            assert metrics[tag] == pytest.approx(np.mean(of_layers))
+
+
+def test_pictures_show_the_matrices(monkeypatch, tmp_path):
+    drawn = {}
+
+    def heatmap_image(panels, rows, columns, *, title, limits, **_):
+        drawn[title] = (panels, tuple(rows), tuple(columns), limits)
+        return np.zeros((3, 2, 2), dtype=np.uint8)
+
+    monkeypatch.setattr(utils, "heatmap_image", heatmap_image)
+    selection = make_selection()
+    with RunLogger(tmp_path, is_main=True) as logger:
+        log_expert_selection(logger, selection, TASKS, 160, 40)
+    assert len(drawn) == 16
+    panels, rows, columns, limits = drawn["expert selection, short window"]
+    assert (rows, columns, limits) == (TASKS, ("0", "1", "2", "3"), (0.0, 1.0))
+    assert list(panels) == ["layer 0", "layer 2"]
+    np.testing.assert_array_equal(panels["layer 2"], selection[2].frequencies[1])
+    panels, rows, columns, limits = drawn["Wasserstein Distance between tasks, long window"]
+    assert (rows, columns, limits) == (TASKS, TASKS, (0.0, 3.0))
+    np.testing.assert_array_equal(panels["layer 0"], wasserstein_matrix(selection[0].frequencies)[3])
+    assert drawn["JS Divergence between tasks, long window"][-1] == (0.0, math.log(2))
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
+    monkeypatch.setattr(utils, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), dtype=np.uint8))
+    counts = np.full((len(WINDOWS), 1, 1), 0 if empty else 7)
+    with RunLogger(tmp_path, is_main=True) as logger:
+        log_expert_selection(logger, {0: ExpertSelection(WINDOWS, counts, counts[..., 0])}, ("Pong",), 1, 1)
+    metrics = {tag: value for row in read_metrics(tmp_path / "metrics.jsonl") for tag, value in row["metrics"].items()}
+    assert expected_tags(1) <= set(metrics)
+    assert all(value is None for tag, value in metrics.items() if tag.startswith("MOE_Divergence/"))
+    assert metrics["MOE_Global/long/NumActiveTasks"] == (0 if empty else 1)
+    assert metrics["MOE_Global/long/DeadExperts"] == metrics["MOE_Global/long/ExpertUsageEntropy"] == (None if empty else 0)
+    assert metrics["MOE_Global/long/LoadImbalance"] == (None if empty else 1)
+    assert metrics["MOE_Global/long/MostUsedExpert"] == (None if empty else 0)
+
+
+def test_other_ranks_and_dense_models_draw_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "heatmap_image", lambda *_, **__: pytest.fail("drawn"))
+    with RunLogger(tmp_path, is_main=True) as logger:
+        log_expert_selection(logger, make_selection(), TASKS, 1, 1, is_main=False)
+        log_expert_selection(logger, {}, TASKS, 1, 1)
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_name_per_task_is_needed(tmp_path):
+    with RunLogger(tmp_path, is_main=True) as logger, pytest.raises(ValueError, match="2 names for 3 tasks"):
+        log_expert_selection(logger, make_selection(), TASKS[:2], 1, 1)

@@ -1,0 +1,285 @@
+"""The update task by task: the same step as a plain one, and gradients of tasks that equal an independent computation."""
+
+import builtins
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from lzero.analysis.aggregation import AggregationError, Aggregator
+from lzero.analysis.points import ActivationPoint, ParameterPoint
+from lzero.policy import UniZeroMTPolicy, update
+from tests.policy.unizero_cases import MODELS, independent_loss, make_config, make_policy, make_windows, merged
+
+EVERY = {"policy": {"gradient_conflict_interval": 1}}
+NEVER = {"policy": {"gradient_conflict_interval": 0}}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_measuring_changes_no_parameter(name):
+    plain, measured = (make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY))
+    start = copy.deepcopy(plain.model.state_dict())
+    for seed in range(3):
+        windows = make_windows(plain.config, seed=seed)
+        results = [policy.learn(windows) for policy in (plain, measured)]
+        assert not results[0].grams and results[1].grams
+        for field in ("task_means", "spread", "task_losses", "grad_norm", "value_error"):
+            torch.testing.assert_close(getattr(results[1], field), getattr(results[0], field), rtol=1e-4, atol=1e-5)
+    for (key, one), other in zip(plain.model.state_dict().items(), measured.model.state_dict().values(), strict=True):
+        if key.endswith("qkv.bias"):  # no softmax feels the keys' bias: its gradient is noise, which Adam blows up
+            one, other = (bias.view(3, -1)[[0, 2]] for bias in (one, other))
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+    assert any(not torch.equal(start[key], value) for key, value in plain.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["mean", "upgrad"])
+@pytest.mark.parametrize("name", ["moe", "conv"])
+def test_gradients_lie_in_memory_as_their_parameters_do(name, kind, monkeypatch):
+    """Fused optimisers walk through memory: a gradient in another order would move other weights."""
+    if kind != "mean":
+        pytest.importorskip("torchjd")
+    policy = make_policy(make_config(merged(MODELS[name], merged(EVERY, {"policy": {"gradient_aggregator": kind}}))))
+    for parameter in policy.model.task_parameters():  # autograd gives gradients that lie in another order
+        parameter.data = parameter.data.mT.contiguous().mT
+    monkeypatch.setattr(policy, "_step", lambda present: torch.zeros(()))
+    policy.learn(make_windows(policy.config))
+    strides = {name: (p.stride(), p.grad.stride()) for name, p in policy.model.named_parameters() if p.grad is not None}
+    assert len(strides) > 20
+    for name, (parameter, gradient) in strides.items():
+        assert gradient == parameter, name
+
+
+@pytest.mark.parametrize("interval", [0, 1, 3])
+def test_every_so_many_updates_measure(interval):
+    policy = make_policy(make_config({"policy": {"gradient_conflict_interval": interval}}))
+    windows = make_windows(policy.config)
+    measured = [bool(policy.conflicts(policy.learn(windows))) for _ in range(4)]
+    assert measured == [interval > 0 and number % interval == 0 for number in range(4)]
+
+
+def test_one_task_has_no_conflict_to_measure():
+    policy = make_policy(make_config({"env": {"games": ("Acrobot-v1",)}} | EVERY))
+    assert not policy.learn(make_windows(policy.config)).grams
+
+
+@pytest.fixture
+def seen_targets(monkeypatch):
+    """The targets of every plain update."""
+    seen, task_sums = [], update.task_sums
+    monkeypatch.setattr(
+        update, "task_sums", lambda output, targets, *rest: seen.append(targets) or task_sums(output, targets, *rest)
+    )
+    return seen
+
+
+def expected_gradients(policy: UniZeroMTPolicy, windows, targets) -> dict[str, np.ndarray]:
+    """Gradient of every task's loss at every component ``(T, D)``, from one joint graph."""
+    model, layers = policy.model, policy.model.world_model.transformer.blocks
+    latents, inputs = [], [[] for _ in layers]
+    hooks = [model.encoder.register_forward_hook(lambda module, arguments, output: latents.append(output))]
+    for layer, block in enumerate(layers):
+        hooks.append(
+            block.feed_forward.register_forward_pre_hook(lambda m, args, layer=layer: inputs[layer].append(args[0]))
+        )
+    losses = independent_loss(policy, windows, targets)
+    for hook in hooks:
+        hook.remove()
+
+    def flat(task: int, parameters, expert: int | None = None) -> np.ndarray:
+        parameters = list(parameters)
+        found = torch.autograd.grad(losses[task], parameters, retain_graph=True, allow_unused=True)
+        found = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        return np.concatenate([(g if expert is None else g[expert]).numpy().ravel() for g in found]).astype(np.float64)
+
+    def mean_token(task: int, tensors: list) -> np.ndarray:
+        (gradient,) = torch.autograd.grad(losses[task], [tensors[task]], retain_graph=True)
+        return gradient.flatten(0, -2).double().mean(dim=0).numpy()
+
+    tasks = range(policy.config.num_tasks)
+    expected = {"encoder": [mean_token(task, latents) for task in tasks]}
+    for layer, block in enumerate(layers):
+        forward = block.feed_forward
+        expected[f"before_moe/layer{layer}"] = [mean_token(task, inputs[layer]) for task in tasks]
+        expected[f"moe_layer/layer{layer}"] = [flat(task, forward.parameters()) for task in tasks]
+        if policy.config.model.moe.enabled:
+            expected[f"shared_expert/layer{layer}"] = [flat(t, forward.shared_experts.parameters()) for t in tasks]
+            for expert in range(len(forward.experts.w_in)):
+                expected[f"expert_{expert}/layer{layer}"] = [
+                    flat(t, forward.experts.parameters(), expert) for t in tasks
+                ]
+            if forward.router is not None:
+                expected[f"router/layer{layer}"] = [flat(task, forward.router.parameters()) for task in tasks]
+    expected["transformer"] = [flat(task, model.world_model.transformer.parameters()) for task in tasks]
+    expected["encoder_parameters"] = [flat(task, model.encoder.parameters()) for task in tasks]
+    return {name: np.stack(rows) for name, rows in expected.items()}
+
+
+@pytest.mark.parametrize("name", ["moe", "dense", "shared heads", "hardcoded", "registers"])
+def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
+    plain, measured = (make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY))
+    windows = make_windows(plain.config)
+    untouched = copy.deepcopy(plain.model)
+    plain.learn(windows)
+    plain.model = untouched
+    expected = expected_gradients(plain, windows, seen_targets[0])
+    conflicts = measured.conflicts(measured.learn(windows))
+    assert set(conflicts) == set(expected)
+    for component, rows in expected.items():
+        norms = np.linalg.norm(rows, axis=1)
+        valid = norms > 0
+        found = conflicts[component]
+        assert found.valid.tolist() == valid.tolist(), component
+        np.testing.assert_allclose(found.gradient_norms[found.valid], norms[valid], rtol=1e-3, err_msg=component)
+        cosine = found.cosine_similarity_matrix.numpy()[np.ix_(valid, valid)]
+        np.testing.assert_allclose(
+            cosine,
+            (rows @ rows.T)[np.ix_(valid, valid)] / np.outer(norms[valid], norms[valid]),
+            atol=1e-4,
+            err_msg=component,
+        )
+    if name == "hardcoded":  # every task has its own expert
+        assert all(c.valid.sum() == 1 for key, c in conflicts.items() if key.startswith("expert_") and c.valid.any())
+        assert any(c.valid.any() for key, c in conflicts.items() if key.startswith("expert_"))
+
+
+def measure_only(policy: UniZeroMTPolicy, points: dict) -> None:
+    policy.measuring_points().clear()
+    policy.measuring_points().update(points)
+
+
+def test_own_measuring_points():
+    policy = make_policy(make_config(EVERY))
+    block = policy.model.world_model.transformer.blocks[0]
+    points = {
+        "attention": ParameterPoint.of(block.attention),
+        "block": ActivationPoint(block.attention, "output"),
+    }
+    measure_only(policy, points)
+    conflicts = policy.conflicts(policy.learn(make_windows(policy.config)))
+    assert set(conflicts) == {"attention", "block"}
+    assert all(conflict.valid.all() for conflict in conflicts.values())
+
+
+def test_of_several_outputs_a_point_takes_the_first():
+    policy = make_policy(make_config(EVERY))
+    world_model = policy.model.world_model
+    blocks = world_model.transformer.blocks
+    points = {
+        "leaves": ActivationPoint(blocks[0], "output"),
+        "enters": ActivationPoint(blocks[1], "input"),
+        "feed-forward": ActivationPoint(blocks[0].feed_forward, "output"),
+    }
+    measure_only(policy, points)
+    conflicts = policy.conflicts(policy.learn(make_windows(policy.config)))
+    assert all(conflict.valid.all() for conflict in conflicts.values())
+    leaves, enters = (conflicts[name].cosine_similarity_matrix for name in ("leaves", "enters"))
+    torch.testing.assert_close(leaves, enters)
+
+
+def test_an_activation_without_a_part_in_the_loss_has_no_gradient():
+    policy = make_policy(make_config(EVERY))
+    probe = torch.nn.Linear(policy.config.model.embed_dim, 3)
+    policy.model.encoder.register_forward_hook(lambda module, arguments, latent: (probe(latent), None)[1])
+    measure_only(policy, {"probe": ActivationPoint(probe, "output")})
+    assert not policy.conflicts(policy.learn(make_windows(policy.config)))["probe"].valid.any()
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (lambda policy: ActivationPoint(policy.model.encoder, "input"), "'mine', input of a Encoder: no tensor with a"),
+        (lambda policy: ActivationPoint(experts_of(policy), "output"), "'mine', output of a SwiGLU: the model never"),
+        (lambda policy: ParameterPoint(((experts_of(policy).w_in, -1),)), r"'mine' asks for slice -1 .* 0 to 3"),
+        (lambda policy: ParameterPoint(((experts_of(policy).w_in, 4),)), r"'mine' asks for slice 4 .* 0 to 3"),
+    ],
+)
+def test_points_where_nothing_can_be_measured_are_refused_by_name(point, message):
+    policy = make_policy(make_config(EVERY))
+    policy.measuring_points()["mine"] = point(policy)
+    with pytest.raises(ValueError, match=message):
+        policy.learn(make_windows(policy.config))
+
+
+def experts_of(policy: UniZeroMTPolicy) -> torch.nn.Module:
+    return policy.model.world_model.transformer.blocks[0].feed_forward.experts
+
+
+def test_parameters_of_single_tasks_cannot_be_compared():
+    policy = make_policy(make_config(EVERY))
+    measure_only(policy, {"values": ParameterPoint.of(policy.model.world_model.value_head)})
+    with pytest.raises(ValueError, match="'values'.*per-task heads.*share the heads"):
+        policy.learn(make_windows(policy.config))
+
+
+@pytest.mark.parametrize("kind", ["pcgrad", "cagrad", "upgrad"])
+def test_aggregators_combine_the_tasks_gradients_as_torchjd_does(kind, monkeypatch):
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    config = make_config({"policy": {"gradient_aggregator": kind, "gradient_conflict_interval": 0}})
+    policy, windows = make_policy(config), make_windows(config)
+    rows = {}
+    monkeypatch.setattr(policy, "_step", lambda present: torch.zeros(()))
+    from lzero.analysis.task_gradients import TaskGradients
+
+    combine = TaskGradients.combine_
+
+    def recording(self, weights):
+        rows["all"] = self.rows.clone() * config.num_tasks
+        combine(self, weights)
+
+    monkeypatch.setattr(TaskGradients, "combine_", recording)
+    torch.manual_seed(3)  # PCGrad draws an order
+    result = policy.learn(windows)
+    assert not result.grams, "nothing was to be measured"
+    found = torch.cat([parameter.grad.flatten() for parameter in policy._shared])
+    jacobian = rows["all"].double()
+    reference = {
+        "pcgrad": aggregation.PCGrad(),
+        "cagrad": aggregation.CAGrad(c=config.policy.cagrad_c),
+        "upgrad": aggregation.UPGrad(),
+    }[kind]
+    torch.manual_seed(3)
+    scale = jacobian.square().sum(dim=1).mean().sqrt()
+    expected = reference(jacobian / scale) * scale / (config.num_tasks if kind == "pcgrad" else 1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5 * scale.item())
+    if kind == "upgrad":
+        assert (jacobian @ found.double() >= -1e-4 * scale**2).all(), "no task's loss rises"
+    mean = jacobian.mean(dim=0)
+    assert not torch.allclose(found.double(), mean, rtol=1e-2), "there was conflict to resolve"
+
+
+ORTHOGONAL, SAME = torch.diag(torch.tensor([1.0, 1.0, 0.0, 1.0])), torch.ones(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gram", "weight"),
+    [("pcgrad", ORTHOGONAL, 0.25), ("upgrad", ORTHOGONAL, 0.25), ("upgrad", SAME, 0.25), ("cagrad", SAME, 1.4 * 0.25)],
+)
+def test_without_conflict_tasks_weigh_the_same(kind, gram, weight):
+    """And as much as in the mean; cagrad's step is 1 + c times as long, as in its paper."""
+    pytest.importorskip("torchjd")
+    for scale in (1.0, 1e-12):
+        weights = Aggregator(kind, 0.4).weights(gram * scale)
+        torch.testing.assert_close(weights, torch.where(gram.diagonal() > 0, weight, 0.0).double(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["pcgrad", "cagrad", "upgrad"])
+def test_a_task_with_a_tiny_gradient_does_not_stop_the_others(kind):
+    pytest.importorskip("torchjd")
+    for length in (1e-3, 1e-5):
+        gram = torch.tensor([[1.0, 0.5 * length], [0.5 * length, length**2]], dtype=torch.float64)
+        weights = Aggregator(kind, 0.4).weights(gram)
+        assert weights.isfinite().all() and weights[0] >= 0.4 and weights @ gram @ weights >= 0.2
+
+
+def test_a_missing_package_names_the_install_line(monkeypatch):
+    real = builtins.__import__
+
+    def without_torchjd(name, *rest, **more):
+        if name.startswith("torchjd"):
+            raise ImportError("No module named 'torchjd'")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without_torchjd)
+    with pytest.raises(AggregationError, match=r"gradient_aggregator='upgrad'.*pip install.*torchjd"):
+        make_policy(make_config({"policy": {"gradient_aggregator": "upgrad"}}))

@@ -1,0 +1,72 @@
+"""Encoders: shapes, norms, independence of rows, dropout only in training."""
+
+import pytest
+import torch
+
+from lzero.config import EncoderConfig
+from lzero.nn.encoder import Encoder, LatentNorm
+
+CASES = {
+    "resnet": ({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)),
+    "resnet, stem 2": ({"kind": "resnet", "widths": (8, 16), "stem_stride": 2}, (3, 64, 64)),
+    "resnet on a grid": ({"kind": "resnet", "widths": (16,), "stem_stride": 1}, (7, 10, 10)),
+    "conv on a grid": ({"kind": "conv", "widths": (8, 12)}, (7, 10, 10)),
+    "vit": ({"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2}, (3, 64, 64)),
+    "mlp on vectors": ({"kind": "mlp", "hidden": (16, 16)}, (5,)),
+    "mlp on a grid": ({"kind": "mlp", "hidden": (16,)}, (4, 10, 10)),
+}
+
+
+def make_encoder(config, shape, norm="layer_norm") -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(EncoderConfig.model_validate(config), shape, 24, num_tasks=2, latent_norm=norm)
+
+
+@pytest.mark.parametrize(("config", "shape"), CASES.values(), ids=CASES)
+@torch.no_grad()
+def test_latents_are_normalised_and_independent_of_the_batch(config, shape):
+    encoder = make_encoder(config, shape).eval()
+    x = torch.randint(0, 256, (6, *shape), dtype=torch.uint8) if len(shape) == 3 else torch.randn(6, *shape)
+    task_id = torch.tensor([0, 1, 0, 1, 0, 1])
+    latent = encoder(x, task_id)
+    assert latent.shape == (6, 24) and latent.dtype == torch.float32
+    torch.testing.assert_close(latent.mean(dim=1), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(latent.std(dim=1, correction=0), torch.ones(6), atol=1e-2, rtol=0)
+    torch.testing.assert_close(encoder(x[2:4], task_id[2:4]), latent[2:4], atol=1e-4, rtol=1e-4)
+    assert (latent[0] - latent[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_channels_last_view_gives_the_same_latent():
+    encoder = make_encoder({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)).eval()
+    stored = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
+    view, task_id = stored.permute(0, 3, 1, 2), torch.zeros(4, dtype=torch.int64)
+    torch.testing.assert_close(encoder(view, task_id), encoder(view.contiguous(), task_id), atol=1e-5, rtol=1e-5)
+
+
+def test_task_conditioning_uses_the_task():
+    encoder = make_encoder({"kind": "mlp", "hidden": (16,), "task_conditioned": True}, (5,)).eval()
+    x = torch.randn(1, 5).expand(2, -1)
+    latent = encoder(x, torch.tensor([0, 1]))
+    assert (latent[0] - latent[1]).abs().max() > 1e-3
+
+
+def test_dropout_in_training_only():
+    encoder = make_encoder(
+        {"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2, "dropout": 0.5}, (3, 16, 16)
+    )
+    x, task_id = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
+    assert not torch.equal(encoder.train()(x, task_id), encoder(x, task_id))
+    assert torch.equal(encoder.eval()(x, task_id), encoder(x, task_id))
+
+
+def test_sim_norm_makes_groups_of_probabilities():
+    y = LatentNorm("sim_norm")(torch.randn(3, 24))
+    torch.testing.assert_close(y.unflatten(-1, (3, 8)).sum(dim=-1), torch.ones(3, 3))
+
+
+def test_image_encoder_refuses_vectors():
+    with pytest.raises(ValueError, match="use encoder.kind='mlp'"):
+        make_encoder({"kind": "resnet"}, (5,))
+    with pytest.raises(ValueError, match="patch_size=8 does not divide"):
+        make_encoder({"kind": "vit"}, (3, 30, 30))

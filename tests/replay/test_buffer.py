@@ -1,0 +1,455 @@
+"""Replay ring against a plain Python list of rows, statistics of sampling, checkpoints and memory."""
+
+import os
+import tracemalloc
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.sum_tree import PriorityConfig
+
+TASKS = np.array([3, 3, 5, 5, 5, 9])
+A = 18
+
+
+def make(length=40, window=6, shape=(1,), dtype=np.float32, tasks=TASKS, **options) -> ReplayBuffer:
+    return ReplayBuffer(tasks, length, shape, dtype, A, window, **options)
+
+
+class Stream:
+    """Random rows for a buffer, also kept in a list; ring r's observation at step t starts at 1000·t + r."""
+
+    def __init__(self, buffer: ReplayBuffer, seed: int = 0, reset_share: float = 0.2) -> None:
+        self.buffer, self.rng, self.reset_share = buffer, np.random.default_rng(seed), reset_share
+        self.rows: list[dict[str, np.ndarray]] = []
+
+    def append(self, steps: int) -> "Stream":
+        shape, rings, rng = self.buffer.observation_shape, self.buffer.num_rings, self.rng
+        for _ in range(steps):
+            frame = 1000 * len(self.rows) + np.arange(rings)
+            content = np.arange(np.prod(shape)).reshape(shape) + frame.reshape(-1, *[1] * len(shape))
+            row = {
+                "observation": content.astype(self.buffer._frames.dtype),
+                "action": rng.integers(0, A, rings),
+                "reward": rng.normal(size=rings).astype(np.float32),
+                "terminated": rng.random(rings) < 0.1,
+                "truncated": rng.random(rings) < 0.1,
+                "reset": rng.random(rings) < self.reset_share,
+                "visits": rng.dirichlet(np.ones(A), size=rings).astype(np.float32),
+                "root_value": rng.normal(size=rings).astype(np.float32),
+            }
+            self.rows.append(row)
+            self.buffer.append(**row)
+        return self
+
+    def window(self, name: str, ring: int, step: int) -> np.ndarray:
+        return np.stack([row[name][ring] for row in self.rows[step : step + self.buffer.window]])
+
+
+def assert_windows_equal_rows(stream: Stream, batch_sizes: dict[int, int], seed: int) -> None:
+    buffer, head = stream.buffer, len(stream.rows)
+    windows = buffer.sample(batch_sizes, np.random.default_rng(seed))
+    expected_tasks = [task for task in sorted(batch_sizes) for _ in range(batch_sizes[task])]
+    assert windows.task_id.tolist() == expected_tasks
+    for i, (ring, step) in enumerate(windows.index.tolist()):
+        assert TASKS[ring] == windows.task_id[i]
+        assert max(0, head - buffer.ring_length) <= step <= head - buffer.window
+        assert not windows.reset[i, 0]
+        assert windows.age[i] == head - step
+        for name in stream.rows[0]:
+            values = getattr(windows, name)[i].numpy()
+            np.testing.assert_array_equal(values, stream.window(name, ring, step), err_msg=name)
+
+
+@pytest.mark.parametrize("priority", [None, PriorityConfig()])
+@pytest.mark.parametrize(("shape", "dtype"), [((3,), np.float32), ((3, 5, 4), np.uint8), ((2, 3), np.int64)])
+def test_windows_equal_the_last_rows_of_a_plain_list(priority, shape, dtype):
+    stream = Stream(make(shape=shape, dtype=dtype, priority=priority))
+    # Collect calls of odd lengths: windows run across their borders and across the end of the ring.
+    for steps in (13, 20, 1, 8, 30, 77):
+        stream.append(steps)
+        for seed in range(4):
+            assert_windows_equal_rows(stream, {9: 4, 3: 10, 5: 0}, seed)
+
+
+def test_types_shapes_and_memory_format():
+    buffer = make(shape=(3, 8, 6), dtype=np.uint8)
+    Stream(buffer).append(20)
+    windows = buffer.sample({5: 4}, np.random.default_rng(0))
+    assert windows.observation.shape == (4, 6, 3, 8, 6)
+    assert windows.observation.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert windows.observation.flatten(0, 1).data_ptr() == windows.observation.data_ptr()
+    types = {
+        "observation": torch.uint8,
+        **dict.fromkeys(("action", "task_id", "index", "age"), torch.int64),
+        **dict.fromkeys(("reward", "visits", "root_value", "weight"), torch.float32),
+        **dict.fromkeys(("terminated", "truncated", "reset"), torch.bool),
+    }
+    assert {field.name: getattr(windows, field.name).dtype for field in fields(windows)} == types
+    assert windows.visits.shape == (4, 6, A) and windows.index.shape == (4, 2)
+    assert (windows.weight == 1).all()
+
+
+def test_sampled_windows_are_copies():
+    stream = Stream(make(shape=(2, 3, 3), dtype=np.uint8)).append(20)
+    windows = stream.buffer.sample({3: 20}, np.random.default_rng(0))
+    before = {field.name: getattr(windows, field.name).clone() for field in fields(windows)}
+    stream.append(60)
+    assert all(torch.equal(getattr(windows, name), values) for name, values in before.items())
+
+
+def eligible_rows(stream: Stream, task: int) -> list[tuple[int, int]]:
+    head, buffer = len(stream.rows), stream.buffer
+    return [
+        (ring, step)
+        for ring in np.flatnonzero(TASKS == task).tolist()
+        for step in range(max(0, head - buffer.ring_length), head - buffer.window + 1)
+        if not stream.rows[step]["reset"][ring]
+    ]
+
+
+def sampled_counts(stream: Stream, task: int, draws: int, seed: int) -> dict[tuple[int, int], int]:
+    """How often each row that may start a window was drawn."""
+    counts = dict.fromkeys(eligible_rows(stream, task), 0)
+    for ring, step in stream.buffer.sample({task: draws}, np.random.default_rng(seed)).index.tolist():
+        counts[ring, step] += 1  # a KeyError here is a window that must not be drawn
+    return counts
+
+
+@pytest.mark.parametrize("steps", [20, 40, 173])
+@pytest.mark.parametrize("reset_share", [0.0, 0.5])
+def test_uniform_sampling_is_uniform_before_and_after_wrapping(steps, reset_share):
+    stream = Stream(make(), seed=2, reset_share=reset_share).append(steps)
+    counts = sampled_counts(stream, 5, 20_000, seed=3)
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("steps", [25, 173])
+def test_prioritised_sampling_is_proportional_and_weights_follow_the_formula(steps):
+    config = PriorityConfig(alpha=0.6, beta=0.4)
+    stream = Stream(make(priority=config), seed=4).append(steps)
+    rng = np.random.default_rng(5)
+    rows = eligible_rows(stream, 5)
+    priority = dict(zip(rows, rng.gamma(1.0, 3.0, len(rows)), strict=True))
+    stream.buffer.update_priorities(np.array(rows), np.array(list(priority.values())))
+    mass = {row: (p + 1e-6) ** 0.6 for row, p in priority.items()}
+    total = sum(mass.values())
+
+    counts = sampled_counts(stream, 5, 40_000, seed=5)
+    expected = np.array([mass[row] for row in counts]) / total * 40_000
+    frequent = expected > 5
+    observed = np.array(list(counts.values()))
+    merged = [np.append(values[frequent], values[~frequent].sum() + 1e-9) for values in (observed, expected)]
+    assert stats.chisquare(merged[0], merged[1] * merged[0].sum() / merged[1].sum()).pvalue > 1e-3
+
+    windows = stream.buffer.sample({3: 7, 5: 50}, rng)
+    np.testing.assert_array_equal(windows.weight[:7], 1)  # task 3: every row has the same priority
+    probability = np.array([mass[tuple(row)] / total for row in windows.index[7:].tolist()])
+    weight = (len(rows) * probability) ** -0.4
+    np.testing.assert_allclose(windows.weight[7:], weight / weight.max(), rtol=1e-5)
+
+
+def test_new_rows_get_the_largest_priority_of_their_task():
+    stream = Stream(make(priority=PriorityConfig(alpha=1.0)), reset_share=0.0).append(30)
+    old = eligible_rows(stream, 5)
+    stream.buffer.update_priorities(np.array(old), np.linspace(0.1, 50.0, len(old)))
+    stream.append(1)
+    counts = sampled_counts(stream, 5, 30_000, seed=6)
+    new_rows = [row for row in counts if row not in old]
+    assert len(new_rows) == 3
+    average_share = 50.0 / (np.linspace(0.1, 50.0, len(old)).sum() + 150)
+    for row in new_rows:
+        assert counts[row] / 30_000 == pytest.approx(average_share, rel=0.2)
+    untouched = sampled_counts(stream, 3, 5000, seed=7)
+    assert stats.chisquare(list(untouched.values())).pvalue > 1e-3
+
+
+def test_updates_of_overwritten_or_unfinished_rows_are_ignored():
+    stream = Stream(make(priority=PriorityConfig()), reset_share=0.0).append(40)
+    stale = stream.buffer.sample({3: 200}, np.random.default_rng(8)).index
+    stream.append(40)
+    unfinished = torch.tensor([[0, 79], [1, 75]])
+    stream.buffer.update_priorities(torch.cat([stale, unfinished]), torch.full((202,), 1e6))
+    counts = sampled_counts(stream, 3, 20_000, seed=9)
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_priorities_survive_while_their_row_lives():
+    stream = Stream(make(priority=PriorityConfig(alpha=1.0)), reset_share=0.0).append(60)
+    marked = torch.tensor([[2, 50]])
+    rng = np.random.default_rng(10)
+    stream.buffer.update_priorities(marked, torch.tensor([1e9]))
+    others = np.array([row for row in eligible_rows(stream, 5) if row != (2, 50)])
+    stream.buffer.update_priorities(others, np.zeros(len(others)))
+    assert (stream.buffer.sample({5: 100}, rng).index == marked).all()
+    stream.append(30)  # step 50 is the oldest live row now; the new rows have its priority
+    assert 0 < (stream.buffer.sample({5: 1000}, rng).index == marked).all(dim=1).sum() < 100
+    stream.append(1)
+    assert not (stream.buffer.sample({5: 1000}, rng).index == marked).all(dim=1).any()
+
+
+def test_sampling_follows_the_generator_only():
+    buffer = Stream(make(priority=PriorityConfig())).append(50).buffer
+    draws = [buffer.sample({3: 5, 9: 6}, np.random.default_rng(11)).index for _ in range(2)]
+    assert torch.equal(*draws)
+
+
+def test_too_few_rows_and_wrong_requests_are_refused():
+    stream = Stream(make(), reset_share=0.0).append(5)
+    rng = np.random.default_rng(0)
+    assert not stream.buffer.can_sample
+    with pytest.raises(RuntimeError, match="task 3 has 5 steps"):
+        stream.buffer.sample({3: 1}, rng)
+    stream.append(1)
+    assert stream.buffer.can_sample
+    assert stream.buffer.sample({3: 1}, rng).index[0, 1] == 0
+    for request, message in (({4: 1}, "no ring holds task"), ({3: 0}, "not all 0"), ({3: -1, 5: 2}, ">= 0")):
+        with pytest.raises(ValueError, match=message):
+            stream.buffer.sample(request, rng)
+    with pytest.raises(RuntimeError, match="PriorityConfig"):
+        stream.buffer.update_priorities(np.zeros((1, 2), int), np.ones(1))
+
+
+@pytest.mark.parametrize("priority", [None, PriorityConfig()])
+def test_a_ring_of_final_observations_only_has_no_window(priority):
+    stream = Stream(make(priority=priority), reset_share=1.0).append(50)
+    assert not stream.buffer.can_sample
+    with pytest.raises(RuntimeError, match="no window"):
+        stream.buffer.sample({3: 1}, np.random.default_rng(0))
+    stream.reset_share = 0.0
+    stream.append(6)
+    assert stream.buffer.can_sample
+    assert (stream.buffer.sample({5: 50}, np.random.default_rng(0)).index[:, 1] == 50).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observation": np.zeros((6, 2), np.float32)}, "observation is float32"),
+        ({"observation": np.zeros((6, 1), np.float64)}, "observation is float64"),
+        ({"action": np.full(6, A)}, "action spans"),
+        ({"action": np.full(6, -1)}, "action spans"),
+        ({"reward": np.zeros((6, 1))}, "reward has shape"),
+        ({"reset": np.zeros(5, bool)}, "reset has shape"),
+        ({"visits": np.zeros((6, A + 1))}, "visits has shape"),
+    ],
+)
+def test_wrong_rows_are_refused_and_leave_no_trace(change, message):
+    stream = Stream(make()).append(10)
+    with pytest.raises(ValueError, match=message):
+        stream.buffer.append(**{**stream.rows[-1], **change})
+    assert stream.buffer.head == 10
+    assert_windows_equal_rows(stream, {3: 5}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": np.array([1, 0])}, "sorted by task"),
+        ({"tasks": np.array([], int)}, "task_id_of_ring"),
+        ({"window": 41}, "window is 41"),
+        ({"window": 1}, "window is 1"),
+        ({"chunk_steps": 0}, "chunk_steps"),
+    ],
+)
+def test_wrong_sizes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        make(**change)
+
+
+def flags_at(buffer: ReplayBuffer, step: int) -> list[str]:
+    """Per ring, the flags of a row by their first letters (TERminated, TRUncated, RESet)."""
+    names = {1: "ter", 2: "tru", 4: "res"}
+    stored = buffer._rows["flags"][:, step % buffer.ring_length]
+    return ["+".join(name for bit, name in names.items() if flags & bit) for flags in stored]
+
+
+def test_cut_seals_open_episodes_only():
+    buffer = make(tasks=np.zeros(6, int), length=10, window=2)
+    step = Stream(buffer, reset_share=0.0)
+    step.append(11)
+    #        open   after a reset  after a death  died   truncated  final observation
+    before = [{}, {"reset": True}, {"terminated": True}, {}, {}, {"truncated": True}]
+    last = [{}, {}, {}, {"terminated": True}, {"truncated": True}, {"reset": True}]
+    for flags in (before, last):
+        names = ("terminated", "truncated", "reset")
+        columns = {name: np.array([ring.get(name, False) for ring in flags]) for name in names}
+        buffer.append(**{**step.rows[-1], **columns})
+    buffer.cut()
+    assert flags_at(buffer, 11) == ["tru", "res", "ter", "", "tru", "tru"]
+    assert flags_at(buffer, 12) == ["res", "res", "res", "ter", "res", "res"]
+    frozen = buffer._rows["flags"].copy()
+    buffer.cut()
+    np.testing.assert_array_equal(buffer._rows["flags"], frozen)
+
+
+@pytest.mark.parametrize("priority", [None, PriorityConfig()])
+def test_after_cut_no_window_starts_at_the_seam(priority):
+    buffer = make(priority=priority, length=12, window=3)
+    buffer.cut()  # nothing to seal yet
+    stream = Stream(buffer, reset_share=0.0).append(20)
+    buffer.cut()
+    stream.append(5)
+    windows = buffer.sample({5: 2000}, np.random.default_rng(0))
+    sealed = np.array(flags_at(buffer, 19))
+    starts = {(ring, step) for ring, step in windows.index.tolist() if step == 19}
+    assert starts == {(ring, 19) for ring in (2, 3, 4) if sealed[ring] != "res"}
+    assert "res" in sealed[2:5]
+
+
+def contents(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
+    slots = buffer._live_slots()
+    arrays = {"frames": buffer._frames[:, slots], "rows": buffer._rows[:, slots]}
+    arrays["startable"] = buffer._startable
+    if buffer._priorities:
+        arrays |= {"tree": buffer._priorities.tree._nodes, "max": buffer._priorities.max_priority}
+    return {name: array.copy() for name, array in arrays.items()} | {"head": np.array(buffer.head)}
+
+
+@pytest.mark.parametrize("priority", [None, PriorityConfig()])
+@pytest.mark.parametrize("steps", [0, 3, 29, 40, 173])
+def test_a_loaded_buffer_equals_the_saved_one(tmp_path, priority, steps):
+    options = {"shape": (3, 4, 5), "dtype": np.uint8, "priority": priority, "chunk_steps": 16}
+    stream = Stream(make(**options)).append(steps)
+    if priority and steps >= 29:
+        index = stream.buffer.sample({3: 30, 5: 30}, np.random.default_rng(0)).index
+        stream.buffer.update_priorities(index, np.random.default_rng(1).gamma(1, 1, 60))
+    stream.buffer.save(tmp_path, suffix="rank0")
+    loaded = Stream(make(**options), seed=99).append(55).buffer  # what was in it before does not matter
+    loaded.load(tmp_path, suffix="rank0")
+    after = contents(loaded)
+    for name, array in contents(stream.buffer).items():
+        assert array.tobytes() == after[name].tobytes(), name
+    other = Stream(loaded, seed=5)
+    other.rows, stream.rng = list(stream.rows), np.random.default_rng(5)
+    draws = []
+    for continued in (stream, other):
+        continued.append(50)
+        draws.append(vars(continued.buffer.sample({5: 40}, np.random.default_rng(2))))
+    assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
+
+
+def inodes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in directory.glob("frames-*")}
+
+
+def test_full_chunks_are_linked_and_the_rest_is_written(tmp_path):
+    stream = Stream(make(chunk_steps=8), reset_share=0.0)
+    previous, directories = None, []
+    for number, steps in enumerate((21, 4, 30, 5)):  # heads 21, 25, 55, 60; the ring holds 40 steps
+        stream.append(steps)
+        directory = tmp_path / f"step_{number}"
+        directory.mkdir()
+        stream.buffer.save(directory, suffix="rank3", previous=previous)
+        assert all("rank3" in path.name for path in directory.iterdir())
+        directories.append(directory)
+        previous = directory
+        loaded = make(chunk_steps=8)
+        loaded.load(directory, suffix="rank3")
+        assert contents(loaded)["frames"].tobytes() == contents(stream.buffer)["frames"].tobytes()
+    files = [inodes(directory) for directory in directories]
+    shared = [len(set(files[i].items()) & set(files[i + 1].items())) for i in range(3)]
+    # Full in the earlier checkpoint and live in the later one: chunks 0, 1; then 1, 2; then 2 to 5.
+    assert shared == [2, 2, 4]
+    assert [len(names) for names in files] == [3, 4, 6, 6]
+    # The first checkpoint can go: its links keep the frames.
+    for path in directories[0].iterdir():
+        path.unlink()
+    loaded = make(chunk_steps=8)
+    loaded.load(directories[1], suffix="rank3")
+
+
+def test_a_resumed_run_links_what_it_loaded_and_nothing_of_another_past(tmp_path):
+    first, second, third, fourth = (tmp_path / name for name in ("first", "second", "third", "fourth"))
+    for directory in (first, second, third, fourth):
+        directory.mkdir()
+    stream = Stream(make(chunk_steps=8)).append(16)
+    stream.buffer.save(first, suffix="rank0")
+    stream.append(8)
+    stream.buffer.save(second, suffix="rank0", previous=first)
+    resumed = Stream(make(chunk_steps=8), seed=77)
+    resumed.buffer.load(first, suffix="rank0")
+    resumed.rows = [{}] * 100  # shifts the content of the frames that follow from those of `second`
+    resumed.append(8)
+    resumed.buffer.save(third, suffix="rank0", previous=first)
+    resumed.buffer.save(fourth, suffix="rank0", previous=second)
+    for directory in (third, fourth):
+        linked = set(inodes(second).items()) & set(inodes(directory).items())
+        assert linked == set(inodes(first).items())
+        loaded = make(chunk_steps=8)
+        loaded.load(directory, suffix="rank0")
+        assert contents(loaded)["rows"].tobytes() == contents(resumed.buffer)["rows"].tobytes()
+        assert contents(loaded)["frames"].tobytes() == contents(resumed.buffer)["frames"].tobytes()
+
+
+def test_file_systems_without_hard_links_get_copies(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError("no hard links here")
+
+    stream = Stream(make(chunk_steps=8)).append(20)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    stream.buffer.save(tmp_path / "a", suffix="rank0")
+    monkeypatch.setattr(os, "link", refuse)
+    stream.buffer.save(tmp_path / "b", suffix="rank0", previous=tmp_path / "a")
+    shared = set(inodes(tmp_path / "a")) & set(inodes(tmp_path / "b"))
+    assert len(shared) == 2
+    assert all(inodes(tmp_path / "a")[name] != inodes(tmp_path / "b")[name] for name in shared)
+    make(chunk_steps=8).load(tmp_path / "b", suffix="rank0")
+
+
+def test_a_checkpoint_of_another_buffer_is_refused(tmp_path):
+    Stream(make()).append(10).buffer.save(tmp_path, suffix="rank0")
+    for change in ({"length": 41}, {"window": 7}, {"tasks": np.arange(6)}, {"priority": PriorityConfig()}):
+        with pytest.raises(ValueError, match=r"was saved with"):
+            make(**change).load(tmp_path, suffix="rank0")
+    with pytest.raises(FileNotFoundError):
+        make().load(tmp_path, suffix="rank1")
+
+
+def test_bytes_per_row_at_atari_sizes():
+    buffer = ReplayBuffer(np.zeros(8, int), 12_500, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig())
+    assert buffer.frame_bytes == 12_288
+    assert buffer.bookkeeping_bytes < 200
+    arrays = [buffer._frames, buffer._rows, buffer._priorities.tree._nodes]
+    rows = buffer.num_rings * buffer.ring_length
+    assert sum(array.nbytes for array in arrays) == rows * (buffer.frame_bytes + buffer.bookkeeping_bytes)
+
+
+def test_memory_is_constant_once_the_ring_is_full():
+    stream = Stream(make(shape=(3, 16, 16), dtype=np.uint8, priority=PriorityConfig()))
+    rng = np.random.default_rng(0)
+
+    def steps(count: int) -> int:
+        for _ in range(count):
+            stream.append(1)
+            stream.rows[-1] = {}  # keep the test's own list small
+            if stream.buffer.can_sample:
+                windows = stream.buffer.sample({3: 8, 5: 8}, rng)
+                stream.buffer.update_priorities(windows.index, np.ones(16))
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        full = steps(80)
+        later = steps(400)
+    finally:
+        tracemalloc.stop()
+    assert later - full < 64 * 1024  # one more row of every ring per step would be 1.8 MB
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+def test_a_large_ring_takes_no_memory_before_it_is_used():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    buffer = ReplayBuffer(np.zeros(4, int), 20_000, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig())
+    Stream(buffer).append(20)
+    assert buffer._frames.nbytes > 900 * 2**20
+    assert resident() - before < 64 * 2**20
