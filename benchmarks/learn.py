@@ -20,7 +20,8 @@ import torch
 from lzero.config import ExperimentConfig
 from lzero.replay.buffer import ReplayBuffer
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.losses import latent_moments, masked_means, spread_shortfall, task_sums, weighted_total
+from lzero.policy.losses import loss_sums, masked_means, spread_shortfall, weighted_total
+from lzero.policy.targets import make_batch
 
 NUM_ACTIONS = 18
 ENCODERS = {
@@ -58,21 +59,20 @@ def filled_replay(window: int) -> ReplayBuffer:
 
 def bare(policy: UniZeroMTPolicy, replay: ReplayBuffer, batch: dict[int, int]) -> Callable[[], None]:
     windows = replay.sample(batch, np.random.default_rng(1))
-    groups = policy.model.groups(windows.task_id)
     observation, action = windows.observation.to(policy.device), windows.action.to(policy.device)
-    targets = policy._targets(windows, observation, action, groups)
-    steps = policy.config.policy.unroll_steps + 1
+    with policy.autocast():
+        batch = make_batch(windows, policy.target, policy.support, policy.legal, policy.config)
+    groups = batch.groups
 
     def run() -> None:
         with policy.autocast():
             with torch.no_grad():
-                latent = policy.target.encode(observation, groups.task_id[:, None].expand(action.shape))
+                latent = policy.target.encode(observation, groups)
                 policy.target.world_model.value_logits(latent, action[:, :-1], groups)
-            latent, output = policy.model(observation[:, :steps], action[:, : steps - 1], groups)
-        moments = latent_moments(latent, groups.task_id, 2)
-        spread = spread_shortfall(latent, groups.task_id, moments, policy.config.policy.loss.spread_target)
-        sums = task_sums(output, targets, groups.task_id, 2, policy.support, policy.model.encoder.norm)
-        means = masked_means(sums.sums, sums.counts)
+            latent, output = policy.model(batch.observation, batch.action, groups)
+        sums = loss_sums(latent, output, batch, 2, policy.support, policy.model.encoder.norm)
+        spread = spread_shortfall(latent, groups.task_id, sums.moments, policy.enough_spread)
+        means = masked_means(sums.terms, sums.counts)
         weighted_total(means, spread, policy.config.policy.loss, policy.entropy_weight.weight()).mean().backward()
         policy.model.zero_grad(set_to_none=True)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lzero.nn.tasks import TaskGroups
 from lzero.config import EnvConfig, ExperimentConfig, ModelConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.mcts.search import search
@@ -129,7 +130,7 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
     for embed_dim in args.dims:
         for moe in (False, True):
             model = make_model(embed_dim, moe, games, device)
-            groups = model.groups(task_id)
+            groups = TaskGroups.of(task_id, device)
             context = model.config.context_steps
             latent = model.encoder.norm(torch.randn(num_roots, context, embed_dim, device=device))
             action = torch.randint(0, NUM_ACTIONS, (num_roots, context - 1), device=device)

@@ -115,7 +115,8 @@ def main() -> None:
             lines, count, inside = lines + code_lines(path), count + here, inside + nested
             all_lines += len(path.read_text(encoding="utf-8").splitlines())
         if lines:
-            rich.print(f"{name}: {all_lines} lines, {count / lines * 1000:.0f} comprehensions per 1,000 of code, {inside} nested")
+            share = count / lines * 1000
+            rich.print(f"{name}: {all_lines} lines, {share:.0f} comprehensions per 1,000 of code, {inside} nested")
 
 
 if __name__ == "__main__":

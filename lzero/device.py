@@ -17,6 +17,10 @@ CPU_INFO = Path("/proc/cpuinfo")
 CUDA_CAPABILITY_WITH_BF16 = (8, 0)  # Ampere: the first generation with bf16 matrix units
 
 
+class DeviceError(RuntimeError):
+    """The machine lacks what a run is to compute on."""
+
+
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """Device of one process.
 
@@ -29,13 +33,13 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 
     Raises:
         ValueError: if ``name`` is none of the three.
-        RuntimeError: if CUDA is asked for but missing, or the machine has fewer GPUs than processes.
+        DeviceError: if CUDA is asked for but missing, or the machine has fewer GPUs than processes.
     """
     if name not in DEVICES:
         raise ValueError(f"device={name!r}: allowed are {', '.join(DEVICES)}")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise RuntimeError(
+        raise DeviceError(
             f"device='cuda', but torch {torch.__version__} sees no CUDA GPU: "
             "write device=auto or device=cpu, or install a CUDA build of torch on a machine with a GPU"
         )
@@ -43,7 +47,7 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     gpus = torch.cuda.device_count()
     if local_rank >= gpus:
-        raise RuntimeError(
+        raise DeviceError(
             f"device={name!r}: process {local_rank} of this machine finds only {gpus} GPU(s): "
             f"start at most {gpus} processes per machine (--nproc_per_node={gpus}), or write device=cpu"
         )

@@ -17,6 +17,10 @@ BUCKET_BYTES = 64 * 2**20  # large enough to hide a collective's latency, small 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+class LaunchError(ValueError):
+    """Processes were started in a number or a way that does not fit."""
+
+
 @dataclass(frozen=True)
 class Distributed:
     """Place of this process among all processes of the run.
@@ -148,7 +152,7 @@ def init_distributed(
         timeout: how long a rank waits in a collective for the others; must cover the longest evaluation.
 
     Raises:
-        RuntimeError: if the environment names more than one process but not how to reach the others.
+        LaunchError: if the environment names more than one process but not how to reach the others.
     """
     device = torch.device(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -157,7 +161,7 @@ def init_distributed(
     else:
         missing = [name for name in ENVIRONMENT if name not in os.environ]
         if missing:
-            raise RuntimeError(
+            raise LaunchError(
                 f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: start the "
                 "processes with python -m torch.distributed.run --nproc_per_node=N, or unset WORLD_SIZE"
             )
@@ -212,8 +216,8 @@ def assign_tasks(
         One share per rank.
 
     Raises:
-        ValueError: if the lists do not have T entries, a number is below 1, or a task has fewer environments
-            or samples than ranks.
+        ValueError: if the lists do not have T entries, or a number is below 1.
+        LaunchError: if a task has fewer environments or samples than ranks.
     """
     if num_tasks < 1 or world_size < 1:
         raise ValueError(f"num_tasks={num_tasks}, world_size={world_size}: both must be at least 1")
@@ -254,7 +258,7 @@ def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int
         raise ValueError(f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task")
     for task, (value, ranks) in enumerate(zip(values, ranks_per_task, strict=True)):
         if value < ranks:
-            raise ValueError(
+            raise LaunchError(
                 f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at least one; "
                 f"raise {field} of task {task} to at least {ranks}"
                 + (f", or start fewer than {sum(ranks_per_task)} processes" if ranks > 1 else "")

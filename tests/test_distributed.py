@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lzero import distributed as distributed_module
-from lzero.distributed import Distributed, assign_tasks, init_distributed, local_rank_from_environment
+from lzero.distributed import Distributed, LaunchError, assign_tasks, init_distributed, local_rank_from_environment
 
 WORLD_SIZE = 2
 RUN_TIMEOUT_SECONDS = 60
@@ -185,7 +185,7 @@ def test_half_an_environment_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(RuntimeError, match="LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT"):
+    with pytest.raises(LaunchError, match="LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT"):
         init_distributed("cpu")
 
 

@@ -61,13 +61,14 @@ def expert_points(layer: MoELayer) -> dict[str, ParameterPoint]:
 
 
 @contextmanager
-def captured(points: Mapping[str, ActivationPoint]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what passes the points while the context is open: a tensor for every call of a point's module.
+def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what passes the activation points while the context is open: a tensor for every call of a point's module.
 
     Raises:
         ValueError: at the end, if no tensor with a gradient has passed a point.
     """
-    seen: dict[str, list[Tensor]] = {name: [] for name in points}
+    at_modules = {name: point for name, point in points.items() if isinstance(point, ActivationPoint)}
+    seen: dict[str, list[Tensor]] = {name: [] for name in at_modules}
 
     def remember(name: str, side: str) -> Any:
         if side == "input":
@@ -75,16 +76,19 @@ def captured(points: Mapping[str, ActivationPoint]) -> Iterator[dict[str, list[T
         return lambda module, arguments, output: seen[name].append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
-        for name, point in points.items():
+        for name, point in at_modules.items():
             inward = point.side == "input"
             register = point.module.register_forward_pre_hook if inward else point.module.register_forward_hook
             hooks.callback(register(remember(name, point.side)).remove)
         yield seen
     for name, tensors in seen.items():
         if not tensors or not all(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
-            kind = type(points[name].module).__name__
+            point = at_modules[name]
             reason = "no tensor with a gradient passes there" if tensors else "the model never calls that module"
-            raise ValueError(f"measuring point {name!r}, {points[name].side} of a {kind}: {reason}; measure elsewhere")
+            raise ValueError(
+                f"measuring point {name!r}, {point.side} of a {type(point.module).__name__}: {reason}; "
+                "measure elsewhere"
+            )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, nearest
-from lzero.entry.run import RunError
+from lzero.entry.checkpointing import RunError
 from lzero.entry.train_unizero_multitask_segment_ddp import TrainResult, train_unizero_multitask_segment_ddp
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,12 @@ import numpy as np
 import rich
 import tyro
 
-from lzero.checkpoint import CheckpointError, list_checkpoints, load_state, load_tensors
+from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
 from lzero.config import ExperimentConfig
 from lzero.device import resolve_device
 from lzero.distributed import RankShare, init_distributed
-from lzero.entry.evaluation import Examination
+from lzero.entry.checkpointing import load_policy_state
+from lzero.entry.evaluation import GameEvaluator
 from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.score_table import ScoreTable
@@ -83,8 +84,7 @@ def load_policy(checkpoint: Path, *, device: str = "auto", simulations: int | No
         data["policy"]["search"]["num_eval_simulations"] = simulations
     config = ExperimentConfig.model_validate(data)
     policy = UniZeroMTPolicy(config, tuple(state["observation_shape"]), np.array(state["legal_actions"], dtype=bool))
-    policy.load_tensors(lambda name: load_tensors(checkpoint, name, policy.device))
-    policy.train_iter = state["train_iter"]
+    policy.load_state_dict(load_policy_state(checkpoint, policy.device))
     return policy
 
 
@@ -112,14 +112,14 @@ def eval_unizero_multitask(
     policy = load_policy(checkpoint, device=device, simulations=simulations)
     config = policy.config
     everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
-    examination = Examination(config, policy, dist, everything)
+    evaluator = GameEvaluator(config, policy, dist, everything)
     run_dir = checkpoint.parent.parent
     try:
-        table = examination.run(
+        table = evaluator.run(
             [seed, policy.train_iter], episodes, run_dir / "videos" / "evaluation" if video else None
         )
     finally:
-        examination.close()
+        evaluator.close()
     report = {
         "checkpoint": checkpoint.name,
         "simulations": config.policy.search.num_eval_simulations,

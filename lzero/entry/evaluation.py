@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lzero.config import ExperimentConfig, load_domain
 from lzero.distributed import Distributed, RankShare
+from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.actor import Actor
 from lzero.worker.evaluator import Evaluation, Recording, evaluate
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 VIDEO_SCALE = 2  # screen pixels per game pixel
 
 
-class Examination:
+class GameEvaluator:
     """Evaluates the tasks of a rank and brings the scores of all ranks together.
 
     A task that several ranks share is evaluated by the first of them.
@@ -34,7 +35,7 @@ class Examination:
         pairs = zip(share.task_ids, share.env_offset, strict=True)
         self.tasks = tuple(task for task, offset in pairs if offset == 0)
         self.domain = load_domain(config.env.domain)
-        self.env = None
+        self.env: MultiTaskVectorEnv | None = None
         if self.tasks:
             self.env = self.domain.make(
                 config.env,
@@ -54,10 +55,11 @@ class Examination:
         """
         scores = np.full((self.config.num_tasks, num_episodes), np.nan)
         if self.env is not None:
-            result = self._evaluate(seed, num_episodes, filming=video_dir is not None)
+            result = self._evaluate(self.env, seed, num_episodes, filming=video_dir is not None)
             scores[list(self.tasks)] = result.score
-            for task, recording in result.recordings.items():
-                write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
+            if video_dir is not None:
+                for task, recording in result.recordings.items():
+                    write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
         gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
         by_game = dict(zip(self.config.env.games, gathered, strict=True))
         domain = self.domain
@@ -68,8 +70,10 @@ class Examination:
         if self.env is not None:
             self.env.close()
 
-    def _evaluate(self, seed: list[int], num_episodes: int, *, filming: bool) -> Evaluation:
-        actor = Actor(self.policy, self.env.task_id, self.env.legal_actions, None)
+    def _evaluate(
+        self, env: MultiTaskVectorEnv, seed: list[int], num_episodes: int, *, filming: bool
+    ) -> Evaluation:
+        actor = Actor(self.policy, env.task_id, env.legal_actions, None)
         games = self.config.env.games
         screens = {}
         if filming:
@@ -86,7 +90,7 @@ class Examination:
         with Progress(*columns, disable=not self.dist.is_main, transient=True) as progress:
             bar = progress.add_task("", total=None)
             return evaluate(
-                self.env,
+                env,
                 actor,
                 num_episodes,
                 env_seed,
@@ -102,5 +106,6 @@ def write_video(recording: Recording, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with imageio.get_writer(path, fps=recording.frames_per_second, codec="libx264", macro_block_size=2) as writer:
         for frame in recording.frames:
-            writer.append_data(frame.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1))
+            enlarged = frame.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1)
+            writer.append_data(enlarged)  # type: ignore[attr-defined]  # of the ffmpeg plugin
     logger.info("wrote %s (%d frames)", path, len(recording.frames))

@@ -4,15 +4,14 @@ from lzero.analysis.conflict import gram_matrices
 from lzero.analysis.points import RowLayout
 from lzero.analysis.task_gradients import TaskGradients
 from lzero.mcts.search import search
-from lzero.policy.losses import latent_moments, spread_shortfall, task_sums, weighted_total
-from lzero.policy.targets import value_targets
+from lzero.policy.losses import add_up, latent_moments, loss_sums, spread_shortfall, weighted_total
+from lzero.policy.targets import make_batch, value_targets
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
-from lzero.policy.update import Pass, Totals
 from lzero.profiling import Profilers
 from lzero.worker.actor import Actor
 from lzero.worker.collector import Collector
 
-LEARNING = (Pass, Totals, task_sums, latent_moments, spread_shortfall, weighted_total, value_targets)
+LEARNING = (make_batch, value_targets, loss_sums, latent_moments, add_up, spread_shortfall, weighted_total)
 ANALYSIS = (TaskGradients, RowLayout, gram_matrices)
 COLLECTING = (Actor, search)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lzero.config import ExperimentConfig
+from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
 from lzero.entry.stopping import StoppedError, StopRequest
 
@@ -58,7 +59,8 @@ def train_unizero_multitask_segment_ddp(
                 before = run.env_steps
                 with timer("collect"):
                     collected = run.collector.collect(train.collect_steps, random=run.is_warming_up)
-                run.count_collected(collected)
+                run.env_steps += train.collect_steps * config.env.num_envs
+                log_collected(run, collected)
 
                 result = None
                 for _ in range(run.updates_due()):
@@ -69,11 +71,11 @@ def train_unizero_multitask_segment_ddp(
                     if config.policy.replay.prioritised:
                         run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
                     with timer("log"):
-                        run.log_update(result, windows)
+                        log_update(run, result, windows)
                 if result is not None:
                     run.check_finite(result)
 
-                run.log_progress()
+                log_progress(run)
                 if run.crossed(train.eval_interval, before) and run.env_steps < limit:
                     with timer("evaluate"):
                         run.evaluate()

@@ -7,7 +7,6 @@ C = context steps, E = rows of a round of simulations.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
@@ -65,33 +64,24 @@ class UniZeroMTModel(nn.Module):
         self.encoder = Encoder(config.encoder, observation_shape, config.embed_dim, num_tasks, config.latent_norm)
         self.world_model = WorldModel(config, num_tasks, num_actions)
 
-    def groups(self, task_id: Tensor | np.ndarray | TaskGroups) -> TaskGroups:
-        """Group rows by task for the per-task heads; pass the result on to save the work."""
-        if isinstance(task_id, TaskGroups):
-            return task_id
-        return TaskGroups.of(task_id, self.world_model.action_embedding.weight.device)
+    def encode(self, observation: Tensor, groups: TaskGroups) -> Tensor:
+        """Latents ``(B, S, D)`` of observations ``(B, S, *observation_shape)``; ``groups`` are the tasks of the B rows."""
+        windows, steps = observation.shape[:2]
+        latent = self.encoder(observation.flatten(0, 1), groups.task_id.repeat_interleave(steps))
+        return latent.view(windows, steps, -1)
 
-    def encode(self, observation: Tensor, task_id: Tensor) -> Tensor:
-        """Latents ``(…, D)`` of observations ``(…, *observation_shape)``; ``task_id`` has the leading shape's rows."""
-        lead = task_id.shape
-        latent = self.encoder(observation.flatten(0, len(lead) - 1), task_id.flatten())
-        return latent.view(*lead, -1)
-
-    def forward(
-        self, observation: Tensor, action: Tensor, task_id: Tensor | np.ndarray | TaskGroups
-    ) -> tuple[Tensor, WorldModelOutput]:
+    def forward(self, observation: Tensor, action: Tensor, groups: TaskGroups) -> tuple[Tensor, WorldModelOutput]:
         """Encode windows and predict along them.
 
         Args:
             observation: ``(B, S, *observation_shape)``.
             action: ``(B, S−1)`` int64.
-            task_id: ``(B,)`` int64 on the host, or its groups.
+            groups: tasks of the B rows.
 
         Returns:
             Latents ``(B, S, D)`` and the predictions.
         """
-        groups = self.groups(task_id)
-        latent = self.encode(observation, groups.task_id[:, None].expand(observation.shape[:2]))
+        latent = self.encode(observation, groups)
         return latent, self.world_model(latent, action, groups)
 
     def initial_inference(
@@ -99,7 +89,7 @@ class UniZeroMTModel(nn.Module):
         latent: Tensor,
         action: Tensor,
         num_valid: Tensor,
-        task_id: Tensor | np.ndarray | TaskGroups,
+        groups: TaskGroups,
         num_simulations: int,
     ) -> RootInference:
         """Predict at the roots of a search.
@@ -108,11 +98,11 @@ class UniZeroMTModel(nn.Module):
             latent: last C latents of every root ``(N, C, D)``, the current one last.
             action: the C−1 actions between them ``(N, C−1)`` int64.
             num_valid: ``(N,)`` int64, how many of those pairs are real.
-            task_id: ``(N,)`` int64 on the host, or its groups.
+            groups: tasks of the N rows.
             num_simulations: M, the simulations that will follow.
         """
         return RootInference(
-            *self.world_model.prefill(latent, action, num_valid, self.groups(task_id), num_simulations)
+            *self.world_model.prefill(latent, action, num_valid, groups, num_simulations)
         )
 
     def recurrent_inference(
@@ -145,31 +135,3 @@ class UniZeroMTModel(nn.Module):
         modules = [*heads, world_model.task_embedding, self.encoder.task_vector]
         parameters = [parameter for module in modules if module is not None for parameter in module.parameters()]
         return parameters + ([] if world_model.registers is None else [world_model.registers])
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Optimiser groups: weight decay on matrices, none on biases, norms and stacked vectors."""
-
-    def is_matrix(parameter: Tensor) -> bool:
-        return parameter.ndim in (2, 4) or (parameter.ndim == 3 and parameter.shape[1] > 1)
-
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if is_matrix(p)], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if not is_matrix(p)], "weight_decay": 0.0},
-    ]
-
-
-@torch.no_grad()
-def ema_update_(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Move ``target`` towards ``online`` by ``momentum``, floating buffers included; other buffers are copied."""
-    for mine, theirs in (
-        (list(target.parameters()), list(online.parameters())),
-        (list(target.buffers()), list(online.buffers())),
-    ):
-        floating = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
-        if floating:
-            torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], momentum)
-        for a, b in zip(mine, theirs, strict=True):
-            if not a.is_floating_point() and not a.is_complex():
-                a.copy_(b)

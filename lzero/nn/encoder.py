@@ -3,6 +3,8 @@
 Shape legend: B = observations, C = channels, H = W = image side, F = features of a vector observation, D = latent width.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,8 +29,10 @@ class LatentNorm(nn.Module):
     @property
     def full_spread(self) -> float:
         """Standard deviation of a dimension where latents are as different as they can be, dimensions alike."""
+        if self.kind == "layer_norm":
+            return 1.0
         share = 1 / self.GROUP  # of one-hot groups, the variance of a dimension is share · (1 − share)
-        return 1.0 if self.kind == "layer_norm" else (share * (1 - share)) ** 0.5
+        return (share * (1 - share)) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(…, D)`` in fp32."""
@@ -36,6 +40,14 @@ class LatentNorm(nn.Module):
         if self.kind == "layer_norm":
             return F.layer_norm(x, x.shape[-1:])
         return x.unflatten(-1, (-1, self.GROUP)).softmax(dim=-1).flatten(-2)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def channels_last(module: M) -> M:
+    """``module`` with weights in the memory order in which frames come, channels last."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 class ResidualBlock(nn.Module):
@@ -76,9 +88,7 @@ class ResNetTrunk(nn.Module):
             for block in range(config.blocks_per_stage):
                 blocks.append(ResidualBlock(previous, stage_width, stride=2 if stage and not block else 1))
                 previous = stage_width
-        self.layers = nn.Sequential(*stem, nn.ReLU(inplace=True), *blocks, nn.Flatten()).to(
-            memory_format=torch.channels_last
-        )
+        self.layers = channels_last(nn.Sequential(*stem, nn.ReLU(inplace=True), *blocks, nn.Flatten()))
         with torch.no_grad():
             self.out_features = self.layers(torch.zeros(1, channels, height, width)).shape[1]
 
@@ -96,7 +106,7 @@ class ConvTrunk(nn.Module):
         layers: list[nn.Module] = []
         for previous, stage_width in zip((channels, *config.widths), config.widths, strict=False):
             layers += [nn.Conv2d(previous, stage_width, 3, padding=1), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
+        self.layers = channels_last(nn.Sequential(*layers, nn.Flatten()))
         self.out_features = config.widths[-1] * height * width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,9 +143,7 @@ class ViTTrunk(nn.Module):
             )
         patches = (height // config.patch_size) * (width // config.patch_size)
         dim = config.vit_width
-        self.patchify = nn.Conv2d(channels, dim, config.patch_size, config.patch_size).to(
-            memory_format=torch.channels_last
-        )
+        self.patchify = channels_last(nn.Conv2d(channels, dim, config.patch_size, config.patch_size))
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
         self.position = nn.Parameter(0.02 * torch.randn(1, patches + 1, dim))
         self.blocks = nn.Sequential(
@@ -168,7 +176,8 @@ class MLPTrunk(nn.Module):
         return self.layers(x)
 
 
-TRUNKS = {"resnet": ResNetTrunk, "conv": ConvTrunk, "vit": ViTTrunk, "mlp": MLPTrunk}
+Trunk = ResNetTrunk | ConvTrunk | ViTTrunk | MLPTrunk
+TRUNKS: dict[str, type[Trunk]] = {"resnet": ResNetTrunk, "conv": ConvTrunk, "vit": ViTTrunk, "mlp": MLPTrunk}
 
 
 class Encoder(nn.Module):
@@ -199,7 +208,7 @@ class Encoder(nn.Module):
                 f"encoder.kind={config.kind!r} needs images (C, H, W), but observations have shape {observation_shape}; "
                 "use encoder.kind='mlp'"
             )
-        self.trunk = TRUNKS[config.kind](config, observation_shape)
+        self.trunk: Trunk = TRUNKS[config.kind](config, observation_shape)
         self.task_vector = nn.Embedding(num_tasks, self.trunk.out_features) if config.task_conditioned else None
         self.project = nn.Linear(self.trunk.out_features, embed_dim)
         self.norm = LatentNorm(latent_norm)

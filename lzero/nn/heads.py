@@ -20,6 +20,8 @@ class Head(nn.Module):
         zero_init: start with outputs of zero (uniform policy, zero value and reward).
     """
 
+    matrices = ("weight1", "weight2")
+
     def __init__(self, embed_dim: int, out_features: int, num_tasks: int, zero_init: bool = True) -> None:
         super().__init__()
         self.shared = num_tasks == 1
@@ -42,9 +44,11 @@ class Head(nn.Module):
     def _hidden(self, x: Tensor, groups: TaskGroups) -> Tensor:
         """``(R, L, D)`` to the hidden units of the grid ``(G, S·L, D)``, where shared ``(1, R·L, D)``."""
         grid = x.reshape(1, x.shape[0] * x.shape[1], x.shape[-1]) if self.shared else groups.to_grid(x)
-        y = torch.addcmul(self._of(self.norm1_shift, groups), _norm(grid), self._of(self.norm1_scale, groups))
+        y = F.layer_norm(grid.float(), grid.shape[-1:])
+        y = torch.addcmul(self._of(self.norm1_shift, groups), y, self._of(self.norm1_scale, groups))
         y = torch.baddbmm(self._of(self.bias1, groups), y, self._of(self.weight1, groups))
-        y = torch.addcmul(self._of(self.norm2_shift, groups), _norm(y), self._of(self.norm2_scale, groups))
+        y = F.layer_norm(y.float(), y.shape[-1:])
+        y = torch.addcmul(self._of(self.norm2_shift, groups), y, self._of(self.norm2_scale, groups))
         return F.gelu(y, approximate="tanh")
 
     def _by_row(self, y: Tensor, x: Tensor, groups: TaskGroups) -> Tensor:
@@ -54,10 +58,6 @@ class Head(nn.Module):
     def _of(self, stacked: Tensor, groups: TaskGroups) -> Tensor:
         everyone = self.shared or len(groups.present) == len(stacked)
         return stacked if everyone else stacked.index_select(0, groups.present)
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x.float(), x.shape[-1:])
 
 
 def _affine(num_tasks: int, dim: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -8,6 +8,9 @@ Shape legend: T = tokens, D = model width, F = hidden width of an expert, E = ro
 G = tasks. A suffix names a tensor's shape: ``x_TD``, ``scores_TE``, ``w_in_ED2F``.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +25,8 @@ class SwiGLU(nn.Module):
 
     Weights are stored (in, out), which lets one batched or grouped product serve all experts.
     """
+
+    matrices = ("w_in", "w_out")
 
     def __init__(self, embed_dim: int, hidden: int, num_experts: int | None = None) -> None:
         super().__init__()
@@ -45,6 +50,9 @@ class Router(nn.Module):
     The softmax runs over all E logits and the top K are kept from it: at K = 1 a softmax over the kept logit alone
     would be the constant 1, and the router would never learn.
     """
+
+    matrices = ("weight",)
+    selection_bias: Tensor
 
     def __init__(self, config: MoEConfig, embed_dim: int) -> None:
         super().__init__()
@@ -76,11 +84,15 @@ class MoELayer(nn.Module):
         num_tasks: G; ``hardcoded`` routing gives each task its own experts (:func:`hardcoded_experts`).
     """
 
+    experts_of_task: Tensor
+    selection_counts: Tensor
+
     def __init__(self, config: MoEConfig, embed_dim: int, num_tasks: int) -> None:
         super().__init__()
         self.config = config
         hidden = max(8, round(config.hidden_ratio * embed_dim / 8) * 8)
-        self.shared_experts = nn.ModuleList(SwiGLU(embed_dim, hidden) for _ in range(config.num_shared_experts))
+        shared = nn.ModuleList(SwiGLU(embed_dim, hidden) for _ in range(config.num_shared_experts))
+        self.shared_experts = cast("Sequence[SwiGLU]", shared)  # a ModuleList forgets what it holds
         self.experts = SwiGLU(embed_dim, hidden, config.num_experts) if config.num_experts else None
         learned = config.num_experts > 0 and config.routing != "hardcoded"
         self.router = Router(config, embed_dim) if learned else None
@@ -101,26 +113,25 @@ class MoELayer(nn.Module):
             ``(…, D)`` and the sums of the balance loss, None where there is none.
         """
         x_TD, task_T = x.reshape(-1, x.shape[-1]), task_id.reshape(-1)
-        y_TD = None
-        for expert in self.shared_experts:
-            y_TD = expert(x_TD) if y_TD is None else y_TD + expert(x_TD)
+        parts_TD = [expert(x_TD) for expert in self.shared_experts]
         balance = None
-        if self.config.num_experts:
-            routed_TD, balance = self._routed(x_TD, task_T)
-            y_TD = routed_TD if y_TD is None else y_TD + routed_TD
+        if self.experts is not None:
+            gates_TK, chosen_TK, scores_TE, logits_TE = self.routing(x_TD, task_T)
+            if self.training:
+                # how often each task chose each expert: one scatter on the device
+                cell_TK = task_T[:, None] * self.config.num_experts + chosen_TK
+                ones_TK = torch.ones_like(cell_TK)
+                self.selection_counts.view(-1).index_add_(0, cell_TK.flatten(), ones_TK.flatten())
+                if self.config.balance == "aux_loss" and scores_TE is not None and logits_TE is not None:
+                    balance = BalanceSums.of(chosen_TK, scores_TE, logits_TE)
+            segments = Segments.of(chosen_TK, self.config.num_experts)
+            every_expert = chosen_TK.shape[1] == self.config.num_experts
+            path = choose_path(x_TD.device.type, compute_dtype(x_TD), segments, every_expert=every_expert)
+            parts_TD.append(PATHS[path](x_TD, gates_TK, chosen_TK, self.experts, segments))
+        y_TD = parts_TD[0]
+        for part_TD in parts_TD[1:]:
+            y_TD = y_TD + part_TD
         return y_TD.view(*x.shape[:-1], -1), balance
-
-    def _routed(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, BalanceSums | None]:
-        balance = None
-        gates_TK, chosen_TK, scores_TE, logits_TE = self.routing(x_TD, task_T)
-        if self.training and self.config.balance == "aux_loss":
-            balance = BalanceSums.of(chosen_TK, scores_TE, logits_TE)
-        if self.training:
-            self._count(chosen_TK, task_T)
-        segments = Segments.of(chosen_TK, self.config.num_experts)
-        every_expert = chosen_TK.shape[1] == self.config.num_experts
-        path = choose_path(x_TD.device.type, compute_dtype(x_TD), segments, every_expert=every_expert)
-        return PATHS[path](x_TD, gates_TK, chosen_TK, self.experts, segments), balance
 
     def routing(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """What :meth:`Router.forward` gives; with ``hardcoded`` routing equal gates, and neither scores nor logits."""
@@ -130,14 +141,10 @@ class MoELayer(nn.Module):
         return torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device), chosen_TK, None, None
 
     @torch.no_grad()
-    def _count(self, chosen_TK: Tensor, task_T: Tensor) -> None:
-        """Add this forward's choices to ``selection_counts (G, E)``: one scatter on the device."""
-        cell = task_T[:, None] * self.config.num_experts + chosen_TK
-        self.selection_counts.view(-1).index_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
-
-    @torch.no_grad()
     def update_selection_bias(self, load_E: Tensor) -> None:
         """Move the selection bias against the load ``(E,)`` of the last update (summed over ranks by the caller)."""
+        if self.router is None:
+            raise ValueError("only a learned router has a selection bias; set moe.routing=topk, or moe.balance=none")
         load_E = load_E.float()
         self.router.selection_bias += self.config.bias_rate * (load_E.mean() - load_E).sign()
 

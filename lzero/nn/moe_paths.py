@@ -46,46 +46,60 @@ class SegmentedSwiGLU(torch.autograd.Function):
     """Every expert on its own rows of a sorted batch.
 
     Autograd alone would answer each slice of a stacked weight with a zero gradient of the full stack; here every expert's
-    gradient is computed in its place.
+    gradient is computed in its place. With σ the sigmoid and dy the gradient of the loss with respect to y, per expert::
+
+        [a, b] = x W_in          h = a σ(a) · b          y = h W_out
+
+        dh = dy W_outᵀ           dW_out = hᵀ dy
+        da = dh · b · σ(a) (1 + a (1 − σ(a)))            since (a σ)' = σ + a σ (1 − σ)
+        db = dh · a σ(a)
+        dx = [da, db] W_inᵀ      dW_in = xᵀ [da, db]
     """
 
     @staticmethod
-    def forward(ctx, x_PD: Tensor, w_in_ED2F: Tensor, w_out_EFD: Tensor, counts: list[int]) -> Tensor:
-        ab = x_PD.new_empty(len(x_PD), w_in_ED2F.shape[2])
+    def forward(
+        ctx, x_PD: Tensor, w_in_ED2F: Tensor, w_out_EFD: Tensor, counts: list[int]
+    ) -> Tensor:
+        """Outputs ``(P, D)`` of the pairs ``x_PD``, which are sorted by expert; ``counts`` are those of the E experts."""
+        ab_P2F = x_PD.new_empty(len(x_PD), w_in_ED2F.shape[2])
         for rows, expert in _rows(counts):
-            torch.mm(x_PD[rows], w_in_ED2F[expert], out=ab[rows])
-        a, b = ab.chunk(2, dim=-1)
-        hidden = F.silu(a) * b
+            torch.mm(x_PD[rows], w_in_ED2F[expert], out=ab_P2F[rows])
+        a_PF, b_PF = ab_P2F.chunk(2, dim=-1)
+        hidden_PF = F.silu(a_PF) * b_PF
         y_PD = torch.empty_like(x_PD)
         for rows, expert in _rows(counts):
-            torch.mm(hidden[rows], w_out_EFD[expert], out=y_PD[rows])
-        ctx.save_for_backward(x_PD, w_in_ED2F, w_out_EFD, ab, hidden)
+            torch.mm(hidden_PF[rows], w_out_EFD[expert], out=y_PD[rows])
+        ctx.save_for_backward(x_PD, w_in_ED2F, w_out_EFD, ab_P2F, hidden_PF)
         ctx.counts = counts
         return y_PD
 
     @staticmethod
     def backward(ctx, dy_PD: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x_PD, w_in_ED2F, w_out_EFD, ab, hidden = ctx.saved_tensors
-        dhidden = torch.empty_like(hidden)
-        dw_out = torch.empty_like(w_out_EFD)
-        for rows, expert in _rows(ctx.counts):
-            torch.mm(dy_PD[rows], w_out_EFD[expert].t(), out=dhidden[rows])
-            torch.mm(hidden[rows].t(), dy_PD[rows], out=dw_out[expert])
-        a, b = ab.chunk(2, dim=-1)
-        sigmoid = a.sigmoid()
-        dab = torch.empty_like(ab)
-        torch.mul(dhidden * b, sigmoid * (1 + a * (1 - sigmoid)), out=dab[:, : a.shape[1]])
-        torch.mul(dhidden, a * sigmoid, out=dab[:, a.shape[1] :])
+        """Gradients of the three tensors of :meth:`forward`, by the formulas above."""
+        x_PD, w_in_ED2F, w_out_EFD, ab_P2F, hidden_PF = ctx.saved_tensors
+        counts: list[int] = ctx.counts
+        dhidden_PF = torch.empty_like(hidden_PF)
+        dw_out_EFD = torch.empty_like(w_out_EFD)
+        for rows, expert in _rows(counts):
+            torch.mm(dy_PD[rows], w_out_EFD[expert].t(), out=dhidden_PF[rows])
+            torch.mm(hidden_PF[rows].t(), dy_PD[rows], out=dw_out_EFD[expert])
+        a_PF, b_PF = ab_P2F.chunk(2, dim=-1)
+        sigmoid_PF = a_PF.sigmoid()
+        dab_P2F = torch.empty_like(ab_P2F)
+        width = a_PF.shape[1]
+        slope_PF = sigmoid_PF * (1 + a_PF * (1 - sigmoid_PF))
+        torch.mul(dhidden_PF * b_PF, slope_PF, out=dab_P2F[:, :width])
+        torch.mul(dhidden_PF, a_PF * sigmoid_PF, out=dab_P2F[:, width:])
         dx_PD = torch.empty_like(x_PD)
-        dw_in = torch.empty_like(w_in_ED2F)
-        for rows, expert in _rows(ctx.counts):
-            torch.mm(dab[rows], w_in_ED2F[expert].t(), out=dx_PD[rows])
-            torch.mm(x_PD[rows].t(), dab[rows], out=dw_in[expert])
-        for expert, count in enumerate(ctx.counts):
-            if count == 0:
-                dw_in[expert].zero_()
-                dw_out[expert].zero_()
-        return dx_PD, dw_in, dw_out, None
+        dw_in_ED2F = torch.empty_like(w_in_ED2F)
+        for rows, expert in _rows(counts):
+            torch.mm(dab_P2F[rows], w_in_ED2F[expert].t(), out=dx_PD[rows])
+            torch.mm(x_PD[rows].t(), dab_P2F[rows], out=dw_in_ED2F[expert])
+        for expert, count in enumerate(counts):
+            if count == 0:  # nobody chose it: its place still holds what was in memory
+                dw_in_ED2F[expert].zero_()
+                dw_out_EFD[expert].zero_()
+        return dx_PD, dw_in_ED2F, dw_out_EFD, None
 
 
 def _rows(counts: list[int]) -> Iterator[tuple[slice, int]]:

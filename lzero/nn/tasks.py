@@ -61,6 +61,11 @@ class TaskGroups:
             return self
         return TaskGroups.of(self.host_task_id[row], self.task_id.device)
 
+    def of_one_task(self, rows: slice) -> "TaskGroups":
+        """Groups of ``rows``, which all belong to one task."""
+        task_id = self.task_id[rows]
+        return TaskGroups(task_id, self.host_task_id[rows], task_id[:1], None, None)
+
     def to_grid(self, x: Tensor) -> Tensor:
         """``(R, L, D)`` to ``(G, S·L, D)``."""
         x = x if self.gather is None else x.index_select(0, self.gather)
@@ -68,6 +73,6 @@ class TaskGroups:
 
     def from_grid(self, y: Tensor, length: int) -> Tensor:
         """``(G, S·L, O)`` back to ``(R, L, O)``."""
-        if self.scatter is None:
+        if self.scatter is None or self.gather is None:
             return y.reshape(len(self.task_id), length, y.shape[-1])
         return y.reshape(len(self.gather), length, y.shape[-1]).index_select(0, self.scatter)

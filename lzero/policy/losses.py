@@ -1,100 +1,129 @@
 """The loss of one update: masked means per task, exact on any number of ranks.
 
 Shape legend: B = windows, S = H + 1 steps, H = unrolled transitions, T = tasks of the run, A = actions, D = latent width,
-Q = loss terms that are means over steps.
+Q = loss terms that are means over steps, L = mixture-of-experts layers, E = routed experts.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lzero.config import LossConfig
+from lzero.distributed import Distributed
 from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
 from lzero.nn.encoder import LatentNorm
 from lzero.nn.scalars import ScalarSupport
-from lzero.policy.targets import StepMasks
+from lzero.policy.targets import Batch
 
 TERMS = ("latent", "reward", "termination", "value", "policy", "entropy")
 ILLEGAL_LOGIT = -1e9  # finite, so that 0 · log(0) stays 0
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What the predictions of an update are compared with.
+class Sums:
+    """What the loss needs of all windows together, added up over some of them.
 
     Attributes:
-        latent: target network's latents of steps 1 … H ``(B, H, D)``.
-        reward: ``(B, H)``.
-        terminated: bool ``(B, H)``, the step's action ended the episode by death.
-        value: ``(B, S)``.
-        policy: visit distributions ``(B, S, A)``.
-        masks: which steps count, per term.
-        legal: ``(B, A)`` bool.
-        weight: importance weights ``(B,)``.
+        terms: loss terms, added over the steps that count ``(Q, T)``.
+        counts: how many steps those are ``(Q, T)``.
+        moments: of the latents, see :func:`latent_moments`.
+        load: choices of the experts that a balance loss steers ``(L, E)``; None where there is none.
     """
 
-    latent: Tensor
-    reward: Tensor
-    terminated: Tensor
-    value: Tensor
-    policy: Tensor
-    masks: StepMasks
-    legal: Tensor
-    weight: Tensor
-
-    def rows(self, rows: slice) -> "Targets":
-        """Targets of some windows."""
-        masks = StepMasks(**{field.name: getattr(self.masks, field.name)[rows] for field in fields(self.masks)})
-        tensors = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "masks"}
-        return Targets(masks=masks, **tensors)
+    terms: Tensor
+    counts: Tensor
+    moments: Tensor
+    load: Tensor | None
 
 
 @dataclass(frozen=True)
-class TaskSums:
-    """Sums of the loss terms over this rank's valid steps, and how many there are: ``(Q, T)`` each."""
+class ForwardPass:
+    """Some windows, seen by the network.
 
-    sums: Tensor
-    counts: Tensor
+    Attributes:
+        latent: ``(B, S, D)``.
+        output: predictions.
+        sums: with the gradient of these windows.
+        task_id: ``(B,)`` int64.
+        activations: tensors at the points where the gradient is measured, by point.
+    """
+
+    latent: Tensor
+    output: WorldModelOutput
+    sums: Sums
+    task_id: Tensor
+    activations: Mapping[str, list[Tensor]] = field(default_factory=dict)
 
 
-def task_sums(
+def loss_sums(
+    latent: Tensor,
     output: WorldModelOutput,
-    targets: Targets,
-    task_id: Tensor,
+    batch: Batch,
     num_tasks: int,
     support: ScalarSupport,
     latent_norm: LatentNorm,
-) -> TaskSums:
-    """Add up every loss term per task; the gradient flows through ``sums``.
+) -> Sums:
+    """Add up every loss term per task; the gradient flows through ``terms``.
 
     Args:
-        output: predictions along the windows.
-        targets: what they should have been.
-        task_id: ``(B,)`` int64.
+        latent: of the windows ``(B, S, D)``.
+        output: predictions along them.
+        batch: what they should have been.
         num_tasks: T.
         support: of value and reward.
         latent_norm: final norm of latents.
     """
-    log_policy = output.policy.masked_fill(~targets.legal[:, None], ILLEGAL_LOGIT).log_softmax(dim=-1)
-    masks = targets.masks
-    terms = (
-        (latent_loss(output.next_latent, targets.latent, latent_norm), masks.latent),
-        (support.cross_entropy(output.reward, targets.reward), masks.reward),
-        (
-            F.binary_cross_entropy_with_logits(output.termination, targets.terminated.float(), reduction="none"),
-            masks.reward,
-        ),
-        (support.cross_entropy(output.value, targets.value), masks.value),
-        (-(targets.policy * log_policy).sum(dim=-1), masks.policy),
-        (-(log_policy.exp() * log_policy).sum(dim=-1), masks.policy),
+    log_policy = output.policy.masked_fill(~batch.legal[:, None], ILLEGAL_LOGIT).log_softmax(dim=-1)
+    survived = F.binary_cross_entropy_with_logits(
+        output.termination, batch.terminated.float(), reduction="none"
     )
-    weight = targets.weight[:, None]
+    unrolled = batch.acting[:, :-1]
+    # in the order of TERMS
+    terms = (
+        (latent_loss(output.next_latent, batch.latent, latent_norm), batch.led_on),
+        (support.cross_entropy(output.reward, batch.reward), unrolled),
+        (survived, unrolled),
+        (support.cross_entropy(output.value, batch.value), batch.acting),
+        (-(batch.policy * log_policy).sum(dim=-1), batch.acting),
+        (-(log_policy.exp() * log_policy).sum(dim=-1), batch.acting),
+    )
+    weight = batch.weight[:, None]
     by_row = torch.stack([torch.where(mask, loss * weight, 0.0).sum(dim=1) for loss, mask in terms])
     count_by_row = torch.stack([mask.sum(dim=1) for _, mask in terms]).float()
     empty = by_row.new_zeros(len(terms), num_tasks)
-    return TaskSums(empty.index_add(1, task_id, by_row), empty.index_add(1, task_id, count_by_row))
+    task_id = batch.groups.task_id
+    return Sums(
+        terms=empty.index_add(1, task_id, by_row),
+        counts=empty.index_add(1, task_id, count_by_row),
+        moments=latent_moments(latent, task_id, num_tasks),
+        load=None if output.balance is None else output.balance.load,
+    )
+
+
+def add_up(parts: Sequence[Sums], dist: Distributed) -> Sums:
+    """Sums over parts of a batch and over all ranks, without gradient.
+
+    One small reduction, which makes every mean a mean over all ranks: 1 and N ranks take the same step, whichever way the
+    windows are cut.
+    """
+    first = parts[0]
+    mine = [first.terms.detach(), first.counts, first.moments]
+    if first.load is not None:
+        mine.append(first.load)
+    for part in parts[1:]:
+        more = [part.terms.detach(), part.counts, part.moments]
+        if part.load is not None:
+            more.append(part.load)
+        mine = [total + tensor for total, tensor in zip(mine, more, strict=True)]
+    flat = dist.all_reduce_sum_(torch.cat([tensor.flatten() for tensor in mine]))
+    pieces = flat.split([tensor.numel() for tensor in mine])
+    terms, counts, moments, *load = (
+        piece.view_as(tensor) for piece, tensor in zip(pieces, mine, strict=True)
+    )
+    return Sums(terms, counts, moments, load[0] if load else None)
 
 
 def latent_moments(latent: Tensor, task_id: Tensor, num_tasks: int) -> Tensor:

@@ -13,49 +13,53 @@ from lzero.config import ExperimentConfig
 from lzero.mcts.search import make_tree, search
 from lzero.model import UniZeroMTModel
 from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 
 
 @torch.no_grad()
 def reanalysed_policy(
+    policy: Tensor,
     model: UniZeroMTModel,
     support: ScalarSupport,
     config: ExperimentConfig,
     latent: Tensor,
     action: Tensor,
-    task_id: Tensor,
+    groups: TaskGroups,
     legal: Tensor,
 ) -> Tensor:
-    """Policies of fresh searches at every step of some windows.
+    """Stored policy targets ``(B, S, A)``, ``reanalyse_fraction`` of the windows searched anew at every step.
 
     Args:
+        policy: stored targets.
         model: the target network.
         support: of its scalars.
         config: the experiment; its kind of search is used as when collecting, but without noise.
         latent: target latents ``(B, S, D)``.
         action: ``(B, S)`` int64.
-        task_id: ``(B,)`` int64.
+        groups: tasks of the B windows.
         legal: ``(B, A)`` bool.
-
-    Returns:
-        ``(B, S, A)``.
     """
     windows, steps = latent.shape[:2]
     context, settings = config.model.context_steps, config.policy.search
+    # spread evenly over the batch, which is sorted by task: every task gets its part
+    count = max(1, round(config.policy.reanalyse_fraction * windows))
+    chosen = torch.linspace(0, windows - 1, count).round().long()
+    roots = TaskGroups.of(np.repeat(groups.host_task_id[chosen.numpy()], steps), latent.device)
+    chosen = chosen.to(latent.device, non_blocking=True)
+    latent, action = latent[chosen], action[chosen]
+    host_legal = legal[chosen].repeat_interleave(steps, dim=0).cpu().numpy()
     # Root (b, t) sees steps t − C + 1 … t of its window; steps before the window do not exist.
     step = torch.arange(steps, device=latent.device)
     seen = (step[:, None] + torch.arange(1 - context, 1, device=latent.device)).clamp_min(0)  # (S, C)
-    num_valid = step.clamp_max(context - 1).repeat(windows)
-    root_task = task_id.repeat_interleave(steps)
-    host_legal = legal.repeat_interleave(steps, dim=0).cpu().numpy()
     root = model.initial_inference(
         latent[:, seen].flatten(0, 1),
         action[:, seen[:, :-1]].flatten(0, 1),
-        num_valid,
-        root_task,
+        step.clamp_max(context - 1).repeat(count),
+        roots,
         settings.num_simulations,
     )
-    tree = make_tree(
-        settings, windows * steps, settings.num_simulations, host_legal.shape[1], discount=config.policy.discount
-    )
-    policy = search(model, support, root, host_legal, tree).policy()
-    return torch.as_tensor(policy.astype(np.float32), device=latent.device).view(windows, steps, -1)
+    num_actions = host_legal.shape[1]
+    tree = make_tree(settings, count * steps, settings.num_simulations, num_actions, discount=config.policy.discount)
+    found = search(model, support, root, host_legal, tree).policy()
+    fresh = torch.as_tensor(found, device=policy.device)
+    return policy.index_copy(0, chosen, fresh.view(count, steps, num_actions))

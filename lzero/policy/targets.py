@@ -1,27 +1,126 @@
-"""Which rows of a replay window count, and the n-step value targets over them.
+"""What an update learns from: windows with their targets, which of their rows count, and n-step returns over these.
 
-Shape legend: B = windows, K = rows of a window, H = unroll steps; K is at least H + 1 + td steps. A window
-starts in an episode and may run past its end; everything behind that end is masked.
+Shape legend: B = windows, K = rows of a window, H = unroll steps, S = H + 1; K is at least S + td steps. A window starts in
+an episode and may run past its end; everything behind that end is masked. A = actions, D = latent width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lzero.config import ExperimentConfig
+from lzero.model.unizero_model_multitask import UniZeroMTModel
+from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
+
+if TYPE_CHECKING:
+    from lzero.replay.buffer import ReplayWindows
+
 
 @dataclass(frozen=True)
-class StepMasks:
-    """Steps that enter each loss; bool."""
+class Batch:
+    """Windows on the device, sorted by task, and what the network is to predict along them.
 
-    reward: Tensor
-    """``(B, H)``: an action was taken at step t, so its reward is known."""
+    Attributes:
+        groups: tasks of the B windows.
+        observation: ``(B, S, …)``.
+        action: ``(B, H)`` int64.
+        latent: target network's latents of steps 1 … H ``(B, H, D)``.
+        reward: ``(B, H)``.
+        terminated: bool ``(B, H)``, the step's action ended the episode by death.
+        value: n-step returns ``(B, S)``.
+        policy: visit distributions ``(B, S, A)``.
+        acting: bool ``(B, S)``, an action was chosen at the step: policy and value count, and its reward where H includes it.
+        led_on: bool ``(B, H)``, that action also led to an observation of the same episode: the label of the prediction.
+        legal: ``(B, A)`` bool.
+        weight: importance weights ``(B,)``.
+    """
+
+    groups: TaskGroups
+    observation: Tensor
+    action: Tensor
     latent: Tensor
-    """``(B, H)``: that action also led to an observation of the same episode, the label of the prediction."""
-    policy: Tensor
-    """``(B, H+1)``: the search at step t chose an action."""
+    reward: Tensor
+    terminated: Tensor
     value: Tensor
-    """``(B, H+1)``: step t has a return."""
+    policy: Tensor
+    acting: Tensor
+    led_on: Tensor
+    legal: Tensor
+    weight: Tensor
+
+    def by_task(self) -> list["Batch"]:
+        """The windows of each task, ascending."""
+        parts, start = [], 0
+        _, sizes = np.unique(self.groups.host_task_id, return_counts=True)
+        for size in sizes.tolist():
+            rows = slice(start, start + size)
+            tensors = [getattr(self, field.name)[rows] for field in fields(self) if field.name != "groups"]
+            parts.append(Batch(self.groups.of_one_task(rows), *tensors))
+            start += size
+        return parts
+
+
+@torch.no_grad()
+def make_batch(
+    windows: "ReplayWindows",
+    target: UniZeroMTModel,
+    support: ScalarSupport,
+    legal_actions: Tensor,
+    config: ExperimentConfig,
+) -> Batch:
+    """Windows on the device; targets from one pass of the target network over all their frames, history included.
+
+    Args:
+        windows: of this rank, on the host.
+        target: target network.
+        support: of its scalars.
+        legal_actions: ``(T, A)`` bool, of all tasks of the run.
+        config: the experiment.
+    """
+    device, steps = legal_actions.device, config.policy.unroll_steps + 1
+    groups = TaskGroups.of(windows.task_id, device)
+    data = {}
+    for name in ("observation", "action", "reward", "terminated", "truncated", "reset", "visits", "weight"):
+        data[name] = getattr(windows, name).to(device, non_blocking=True)
+    action, terminated, policy = data["action"], data["terminated"], data["visits"][:, :steps]
+    legal = legal_actions[groups.task_id]
+    latent = target.encode(data["observation"], groups)
+    value = support.expectation(target.world_model.value_logits(latent, action[:, :-1], groups))
+    if config.policy.reanalyse_fraction > 0:
+        from lzero.policy.reanalyse import reanalysed_policy  # brings numba, which `import lzero.policy` does without
+
+        policy = reanalysed_policy(
+            policy, target, support, config, latent[:, :steps], action[:, :steps], groups, legal
+        )
+    acting, observed = episode_masks(terminated, data["truncated"], data["reset"])
+    returns = value_targets(
+        data["reward"],
+        acting,
+        observed,
+        value,
+        discount=config.policy.discount,
+        td_steps=config.policy.td_steps,
+        num_steps=steps,
+    )
+    acting, led_on = step_masks(acting, observed, num_steps=steps)
+    return Batch(
+        groups=groups,
+        observation=data["observation"][:, :steps],
+        action=action[:, : steps - 1],
+        latent=latent[:, 1:steps],
+        reward=data["reward"][:, : steps - 1],
+        terminated=terminated[:, : steps - 1],
+        value=returns,
+        policy=policy,
+        acting=acting,
+        led_on=led_on,
+        legal=legal,
+        weight=data["weight"],
+    )
 
 
 def episode_masks(terminated: Tensor, truncated: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,11 +143,9 @@ def episode_masks(terminated: Tensor, truncated: Tensor, reset: Tensor) -> tuple
     return acting, observed
 
 
-def step_masks(acting: Tensor, observed: Tensor, num_steps: int) -> StepMasks:
-    """Loss masks of the first ``num_steps`` = H + 1 rows of ``(B, K)`` masks from :func:`episode_masks`."""
-    acting, observed = acting[:, :num_steps], observed[:, :num_steps]
-    unrolled = acting[:, :-1]
-    return StepMasks(reward=unrolled, latent=unrolled & observed[:, 1:], policy=acting, value=acting)
+def step_masks(acting: Tensor, observed: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+    """The masks of a :class:`Batch`, ``acting (B, S)`` and ``led_on (B, H)``, from those of :func:`episode_masks`."""
+    return acting[:, :num_steps], acting[:, : num_steps - 1] & observed[:, 1:num_steps]
 
 
 def value_targets(

@@ -10,6 +10,7 @@ import torch
 
 from lzero.device import torch_threads
 from lzero.mcts.search import RootNoise, SearchResult, make_tree, sample_actions, search
+from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.worker.context import EnvContext
 
@@ -61,7 +62,7 @@ class Actor:
         search_config, discount = config.policy.search, config.policy.discount
         self.model, self.support, self.autocast, self.rng = policy.model, policy.support, policy.autocast, rng
         self.search_config, self.legal = search_config, legal
-        self.groups = policy.model.groups(task_id)
+        self.groups = TaskGroups.of(task_id, policy.device)
         self.device = self.groups.task_id.device
         self.context = EnvContext(len(task_id), config.model.context_steps, config.model.embed_dim, self.device)
         simulations = search_config.num_eval_simulations if rng is None else search_config.num_simulations
@@ -74,7 +75,7 @@ class Actor:
     def act(self, observation: np.ndarray) -> Decision:
         """Choose an action for every observation ``(N, *shape)``; the context moves on by one step."""
         with self.autocast():
-            latent = self.model.encode(self._to_device(observation), self.groups.task_id)
+            latent = self.model.encoder(self._to_device(observation), self.groups.task_id)
             result = self._search(latent)
         action = result.actions(self.search_config.temperature, self.rng)
         self.context.push(latent, torch.as_tensor(action, device=self.device))

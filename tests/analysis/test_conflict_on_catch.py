@@ -54,7 +54,7 @@ def conflicts(config: ExperimentConfig) -> list[dict[str, GradientConflict]]:
     torch.manual_seed(0)
     policy = UniZeroMTPolicy(config, env.observation_shape, env.legal_actions[[0, 16]])
     results = [policy.learn(replay.sample({0: 64, 1: 64}, rng)) for _ in range(UPDATES)]
-    return [policy.conflicts(result) for result in results if result.grams][-3:]
+    return [result.conflicts() for result in results if result.grams][-3:]
 
 
 def mean_score(measured: list[dict[str, GradientConflict]], component: str) -> float:

@@ -9,6 +9,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lzero.analysis import expert_log
 from lzero.analysis.expert_log import (
     js_divergence_matrix,
     log_expert_selection,
@@ -16,7 +17,6 @@ from lzero.analysis.expert_log import (
     wasserstein_matrix,
 )
 from lzero.analysis.expert_statistics import ExpertSelection
-from lzero.entry import utils
 from lzero.logging import RunLogger, read_metrics
 
 TASKS = ("Pong", "Boxing", "Alien")
@@ -199,7 +199,7 @@ def test_pictures_show_the_matrices(monkeypatch, tmp_path):
         drawn[title] = (panels, tuple(rows), tuple(columns), limits)
         return np.zeros((3, 2, 2), dtype=np.uint8)
 
-    monkeypatch.setattr(utils, "heatmap_image", heatmap_image)
+    monkeypatch.setattr(expert_log, "heatmap_image", heatmap_image)
     selection = make_selection()
     with RunLogger(tmp_path, is_main=True) as logger:
         log_expert_selection(logger, selection, TASKS, 160, 40)
@@ -216,7 +216,7 @@ def test_pictures_show_the_matrices(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
-    monkeypatch.setattr(utils, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), dtype=np.uint8))
+    monkeypatch.setattr(expert_log, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), dtype=np.uint8))
     counts = np.full((len(WINDOWS), 1, 1), 0 if empty else 7)
     with RunLogger(tmp_path, is_main=True) as logger:
         log_expert_selection(logger, {0: ExpertSelection(WINDOWS, counts, counts[..., 0])}, ("Pong",), 1, 1)
@@ -230,7 +230,7 @@ def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
 
 
 def test_other_ranks_and_dense_models_draw_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "heatmap_image", lambda *_, **__: pytest.fail("drawn"))
+    monkeypatch.setattr(expert_log, "heatmap_image", lambda *_, **__: pytest.fail("drawn"))
     with RunLogger(tmp_path, is_main=True) as logger:
         log_expert_selection(logger, make_selection(), TASKS, 1, 1, is_main=False)
         log_expert_selection(logger, {}, TASKS, 1, 1)

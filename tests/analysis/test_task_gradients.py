@@ -9,7 +9,7 @@ import torch
 
 from lzero.analysis.aggregation import AggregationError, Aggregator
 from lzero.analysis.points import ActivationPoint, ParameterPoint
-from lzero.policy import UniZeroMTPolicy, update
+from lzero.policy import UniZeroMTPolicy, unizero_multitask
 from tests.policy.unizero_cases import MODELS, independent_loss, make_config, make_policy, make_windows, merged
 
 EVERY = {"policy": {"gradient_conflict_interval": 1}}
@@ -54,7 +54,7 @@ def test_gradients_lie_in_memory_as_their_parameters_do(name, kind, monkeypatch)
 def test_every_so_many_updates_measure(interval):
     policy = make_policy(make_config({"policy": {"gradient_conflict_interval": interval}}))
     windows = make_windows(policy.config)
-    measured = [bool(policy.conflicts(policy.learn(windows))) for _ in range(4)]
+    measured = [bool(policy.learn(windows).conflicts()) for _ in range(4)]
     assert measured == [interval > 0 and number % interval == 0 for number in range(4)]
 
 
@@ -65,11 +65,14 @@ def test_one_task_has_no_conflict_to_measure():
 
 @pytest.fixture
 def seen_targets(monkeypatch):
-    """The targets of every plain update."""
-    seen, task_sums = [], update.task_sums
-    monkeypatch.setattr(
-        update, "task_sums", lambda output, targets, *rest: seen.append(targets) or task_sums(output, targets, *rest)
-    )
+    """What every update learned from."""
+    seen, make_batch = [], unizero_multitask.make_batch
+
+    def recording(*arguments):
+        seen.append(make_batch(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(unizero_multitask, "make_batch", recording)
     return seen
 
 
@@ -123,7 +126,7 @@ def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
     plain.learn(windows)
     plain.model = untouched
     expected = expected_gradients(plain, windows, seen_targets[0])
-    conflicts = measured.conflicts(measured.learn(windows))
+    conflicts = measured.learn(windows).conflicts()
     assert set(conflicts) == set(expected)
     for component, rows in expected.items():
         norms = np.linalg.norm(rows, axis=1)
@@ -156,7 +159,7 @@ def test_own_measuring_points():
         "block": ActivationPoint(block.attention, "output"),
     }
     measure_only(policy, points)
-    conflicts = policy.conflicts(policy.learn(make_windows(policy.config)))
+    conflicts = policy.learn(make_windows(policy.config)).conflicts()
     assert set(conflicts) == {"attention", "block"}
     assert all(conflict.valid.all() for conflict in conflicts.values())
 
@@ -171,7 +174,7 @@ def test_of_several_outputs_a_point_takes_the_first():
         "feed-forward": ActivationPoint(blocks[0].feed_forward, "output"),
     }
     measure_only(policy, points)
-    conflicts = policy.conflicts(policy.learn(make_windows(policy.config)))
+    conflicts = policy.learn(make_windows(policy.config)).conflicts()
     assert all(conflict.valid.all() for conflict in conflicts.values())
     leaves, enters = (conflicts[name].cosine_similarity_matrix for name in ("leaves", "enters"))
     torch.testing.assert_close(leaves, enters)
@@ -182,7 +185,7 @@ def test_an_activation_without_a_part_in_the_loss_has_no_gradient():
     probe = torch.nn.Linear(policy.config.model.embed_dim, 3)
     policy.model.encoder.register_forward_hook(lambda module, arguments, latent: (probe(latent), None)[1])
     measure_only(policy, {"probe": ActivationPoint(probe, "output")})
-    assert not policy.conflicts(policy.learn(make_windows(policy.config)))["probe"].valid.any()
+    assert not policy.learn(make_windows(policy.config)).conflicts()["probe"].valid.any()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,9 @@ def test_aggregators_combine_the_tasks_gradients_as_torchjd_does(kind, monkeypat
     torch.manual_seed(3)  # PCGrad draws an order
     result = policy.learn(windows)
     assert not result.grams, "nothing was to be measured"
-    found = torch.cat([parameter.grad.flatten() for parameter in policy._shared])
+    own = {id(parameter) for parameter in policy.model.task_parameters()}
+    shared = [parameter for parameter in policy.model.parameters() if id(parameter) not in own]
+    found = torch.cat([parameter.grad.flatten() for parameter in shared])
     jacobian = rows["all"].double()
     reference = {
         "pcgrad": aggregation.PCGrad(),

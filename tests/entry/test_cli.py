@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, GameOverride
 from lzero.entry import TrainResult, cli
+from lzero.entry.checkpointing import RunError
 from lzero.entry.cli import CommandLine, main, parse
-from lzero.entry.run import RunError
 from zoo.atari.config.presets import presets
 
 PRESETS = presets(moe=True)

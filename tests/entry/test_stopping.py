@@ -49,14 +49,14 @@ def test_ctrl_c_ends_a_run_in_good_order_and_the_same_command_continues_it(tmp_p
 
 def stopping(directory: Path) -> tuple[int, str]:
     """Rank 1 alone is told to stop after 40 env steps."""
-    collected = Run.count_collected
+    updates_due = Run.updates_due
 
-    def counting(run: Run, episodes: list) -> None:
-        collected(run, episodes)
+    def counting(run: Run) -> int:
         if run.env_steps >= 40 and run.dist.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        return updates_due(run)
 
-    Run.count_collected = counting
+    Run.updates_due = counting
     try:
         train_unizero_multitask_segment_ddp(settings(directory, {"train.checkpoint_interval": 1000}))
     except StoppedError as stopped:

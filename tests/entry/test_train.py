@@ -21,11 +21,12 @@ from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lzero
-from lzero.checkpoint import list_checkpoints, load_state, load_tensors, optimizer_state_to_tensors
+from lzero.checkpoint import list_checkpoints, load_state
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
 from lzero.entry import TrainResult, train_unizero_multitask_segment_ddp
-from lzero.entry.run import Run, RunError
+from lzero.entry.checkpointing import RunError, load_policy_state
+from lzero.entry.run import Run
 from lzero.logging import read_metrics
 from lzero.policy import UniZeroMTPolicy
 from lzero.report.study import build_study
@@ -242,10 +243,7 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
     def remembering_save(run: Run) -> Path:
         path = save(run)
         run.kept = {
-            "tensors": copy.deepcopy(run.policy.tensors()),
-            "optimiser": copy.deepcopy(
-                optimizer_state_to_tensors(run.policy.optimiser, list(run.policy.model.named_parameters()))
-            ),
+            "state": copy.deepcopy(run.policy.state_dict()),
             "replay": copy.deepcopy(run.replay),
             "rngs": {name: copy.deepcopy(rng.bit_generator.state) for name, rng in run.rngs.items()},
             "torch": torch.get_rng_state(),
@@ -266,14 +264,13 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
         assert (run.env_steps, run.policy.train_iter) == (old.env_steps, old.policy.train_iter)
         assert (run.learning_since, run.last_returns) == (old.learning_since, old.last_returns)
         assert run.reward_rate.state() == old.reward_rate.state() and run.reward_rate.by_game()
-        for group, tensors in kept["tensors"].items():
-            restored, on_disk = run.policy.tensors()[group], load_tensors(kept["path"], group)
+        assert kept["state"]["optimizer"] and kept["state"]["expert_selection"]
+        on_file = load_policy_state(kept["path"], run.policy.device)
+        for group, tensors in kept["state"].items():
+            restored, on_disk = run.policy.state_dict()[group], on_file[group]
             assert restored.keys() == tensors.keys() == on_disk.keys()
             for name, tensor in tensors.items():
                 assert torch.equal(restored[name], tensor) and torch.equal(on_disk[name], tensor), (group, name)
-        state = optimizer_state_to_tensors(run.policy.optimiser, list(run.policy.model.named_parameters()))
-        assert state.keys() == kept["optimiser"].keys() and state
-        assert all(torch.equal(state[name], tensor) for name, tensor in kept["optimiser"].items())
         assert {name: rng.bit_generator.state for name, rng in run.rngs.items()} == kept["rngs"]
         assert torch.equal(torch.get_rng_state(), kept["torch"])
         assert torch.equal(run.policy.entropy_weight.weight(), kept["entropy"])
@@ -450,10 +447,10 @@ def test_everything_is_closed_even_if_a_profile_cannot_be_written(tmp_path, monk
     config, closed = ExperimentConfig.model_validate(settings(tmp_path)), []
     run = Run(config, seed=0, max_env_steps=STEPS, resume=True)
     with pytest.raises(OSError, match="disk full"), run:
-        for part in ("logger", "env", "examination"):
+        for part in ("logger", "env", "evaluator"):
             monkeypatch.setattr(getattr(run, part), "close", partial(closed.append, part))
         monkeypatch.setattr(type(run.profilers), "__exit__", Mock(side_effect=OSError("disk full")))
-    assert closed == ["logger", "env", "examination"]
+    assert closed == ["logger", "env", "evaluator"]
 
 
 @pytest.mark.parametrize("log_interval", [1, 1000])

@@ -10,6 +10,7 @@ from lzero.mcts.search import RootNoise, add_noise, sample_actions, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 
 NUM_ACTIONS, DIM, SIMULATIONS = 5, 16, 20
 
@@ -38,7 +39,8 @@ def test_batch_of_roots_equals_searches_of_one_root(kind, moe):
     valid, support = torch.tensor([3, 0, 1, 2, 3, 3]), ScalarSupport()
 
     def run(rows):
-        root = model.initial_inference(latent[rows], action[rows], valid[rows], task_id[rows], SIMULATIONS)
+        groups = TaskGroups.of(task_id[rows], "cpu")
+        root = model.initial_inference(latent[rows], action[rows], valid[rows], groups, SIMULATIONS)
         return search(model, support, root, legal[rows], kind(len(rows), SIMULATIONS, NUM_ACTIONS, discount=0.997))
 
     together = run(np.arange(6))
@@ -111,7 +113,7 @@ def test_rounds_equal_one_simulation_after_the_other(
     valid = torch.tensor([3, 0, 1, 2, 3, 3, 2, 0])
 
     def root():
-        return model.initial_inference(latent, action, valid, task_id, num_simulations)
+        return model.initial_inference(latent, action, valid, TaskGroups.of(task_id, "cpu"), num_simulations)
 
     def tree() -> BatchTree:
         return kind(len(task_id), num_simulations, num_actions, discount=0.997, **settings)

@@ -6,9 +6,11 @@ import torch
 
 from lzero.config import ModelConfig
 from lzero.model import UniZeroMTModel
+from lzero.nn.tasks import TaskGroups
 
 NUM_TASKS, NUM_ACTIONS, DIM = 3, 7, 32
 TASK_ID = np.array([2, 0, 1, 1, 0, 0])  # unsorted and uneven: both groupings of the heads are exercised
+GROUPS = TaskGroups.of(TASK_ID, "cpu")
 
 
 def make_model(**overrides) -> UniZeroMTModel:
@@ -43,12 +45,12 @@ def test_prefill_and_steps_equal_full_forward(moe, task_embedding, nodes_per_ste
     latent = torch.randn(len(TASK_ID), context, DIM)
     action = torch.from_numpy(rng.integers(0, NUM_ACTIONS, (len(TASK_ID), context - 1)))
     num_valid = torch.tensor([0, 1, 2, 3, 3, 1])
-    root = model.initial_inference(latent, action, num_valid, TASK_ID, simulations)
+    root = model.initial_inference(latent, action, num_valid, GROUPS, simulations)
 
     paths = []  # per root and node: latents and actions from the start of the real context
     for n, valid in enumerate(num_valid.tolist()):
         paths.append([(latent[n, context - 1 - valid :], action[n, context - 1 - valid :])])
-        full = model.world_model(paths[n][0][0][None], paths[n][0][1][None], model.groups(TASK_ID[n : n + 1]))
+        full = model.world_model(paths[n][0][0][None], paths[n][0][1][None], TaskGroups.of(TASK_ID[n : n + 1], "cpu"))
         torch.testing.assert_close(root.policy[n], full.policy[0, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(root.value[n], full.value[0, -1], atol=1e-5, rtol=1e-5)
 
@@ -67,7 +69,7 @@ def test_prefill_and_steps_equal_full_forward(moe, task_embedding, nodes_per_ste
             action_taken = torch.from_numpy(chosen[row : row + 1])
             latents = torch.cat([latents, step.latent[row, None]])
             paths[n].append((latents, torch.cat([actions, action_taken])))
-            full = model.world_model(*(part[None] for part in paths[n][-1]), model.groups(TASK_ID[n : n + 1]))
+            full = model.world_model(*(part[None] for part in paths[n][-1]), TaskGroups.of(TASK_ID[n : n + 1], "cpu"))
             expected_latent = model.encoder.norm(full.next_latent[0, -1])
             for got, expected in (
                 (step.policy[row], full.policy[0, -1]),
@@ -89,8 +91,8 @@ def test_unused_history_has_no_influence():
         other_latent[n, : 3 - valid] = torch.nan  # a slot that is read at all spreads NaN
         other_action[n, : 3 - valid] = 0
     other_latent = torch.where(other_latent.isnan(), 1e3 * torch.ones(()), other_latent)
-    first = model.initial_inference(latent, action, num_valid, TASK_ID, 1)
-    second = model.initial_inference(other_latent, other_action, num_valid, TASK_ID, 1)
+    first = model.initial_inference(latent, action, num_valid, GROUPS, 1)
+    second = model.initial_inference(other_latent, other_action, num_valid, GROUPS, 1)
     torch.testing.assert_close(first.policy, second.policy)
 
 
@@ -101,6 +103,6 @@ def test_search_longer_than_the_positions_is_refused():
             torch.randn(6, 4, DIM),
             torch.zeros(6, 3, dtype=torch.int64),
             torch.zeros(6, dtype=torch.int64),
-            TASK_ID,
+            GROUPS,
             3000,
         )

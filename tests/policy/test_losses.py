@@ -8,28 +8,31 @@ import pytest
 import torch
 
 from lzero.config import LossConfig
+from lzero.distributed import Distributed
 from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
 from lzero.nn.encoder import LatentNorm
 from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 from lzero.policy.losses import (
     TERMS,
     EntropyWeight,
-    Targets,
+    add_up,
     latent_loss,
     latent_moments,
+    loss_sums,
     masked_means,
     spread_shortfall,
-    task_sums,
     weighted_total,
 )
-from lzero.policy.targets import StepMasks
+from lzero.policy.targets import Batch
 
 B, H, A, D, BINS, T = 7, 3, 5, 16, 21, 4
 TASK_ID = torch.tensor([0, 0, 1, 1, 1, 3, 3])  # task 2 has no window here
 SUPPORT = ScalarSupport(BINS, -5.0, 5.0)
+PREDICTIONS = ("policy", "value", "reward", "termination", "next_latent")
 
 
-def random_case(seed: int = 0) -> tuple[WorldModelOutput, Targets]:
+def random_case(seed: int = 0) -> tuple[WorldModelOutput, Batch]:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -44,26 +47,30 @@ def random_case(seed: int = 0) -> tuple[WorldModelOutput, Targets]:
     legal[TASK_ID == 1, 3:] = False
     visits = torch.rand(B, H + 1, A, generator=generator) * legal[:, None]
     visits[0, 0] = torch.eye(A)[2]
-    targets = Targets(
+    targets = Batch(
+        groups=TaskGroups.of(TASK_ID, "cpu"),
+        observation=torch.zeros(B, H + 1, 1),
+        action=torch.zeros(B, H, dtype=torch.int64),
         latent=LatentNorm("layer_norm")(torch.randn(B, H, D, generator=generator)),
         reward=torch.randn(B, H, generator=generator),
         terminated=flags(B, H),
         value=3 * torch.randn(B, H + 1, generator=generator),
         policy=visits / visits.sum(dim=-1, keepdim=True),
-        masks=StepMasks(reward=flags(B, H), latent=flags(B, H), policy=flags(B, H + 1), value=flags(B, H + 1)),
+        acting=flags(B, H + 1),
+        led_on=flags(B, H),
         legal=legal,
         weight=torch.rand(B, generator=generator),
     )
     return output, targets
 
 
-def sums_of(output: WorldModelOutput, targets: Targets, norm: str = "layer_norm"):
-    return task_sums(output, targets, TASK_ID, T, SUPPORT, LatentNorm(norm))
+def sums_of(output: WorldModelOutput, targets: Batch, norm: str = "layer_norm"):
+    return loss_sums(torch.zeros(B, H + 1, D), output, targets, T, SUPPORT, LatentNorm(norm))
 
 
-def means_of(output: WorldModelOutput, targets: Targets) -> torch.Tensor:
+def means_of(output: WorldModelOutput, targets: Batch) -> torch.Tensor:
     sums = sums_of(output, targets)
-    return masked_means(sums.sums, sums.counts)
+    return masked_means(sums.terms, sums.counts)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -71,7 +78,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum()
 
 
-def naive_means(output: WorldModelOutput, targets: Targets) -> dict[str, list[float]]:
+def naive_means(output: WorldModelOutput, targets: Batch) -> dict[str, list[float]]:
     """The same means in plain Python, one window and one step at a time."""
     total = {term: [0.0] * T for term in TERMS}
     count = {term: [0] * T for term in TERMS}
@@ -84,22 +91,21 @@ def naive_means(output: WorldModelOutput, targets: Targets) -> dict[str, list[fl
         return -float(SUPPORT.two_hot(x).numpy() @ np.log(softmax(logits.detach().double().numpy())))
 
     for row, task in enumerate(TASK_ID.tolist()):
-        weight, masks = targets.weight[row].item(), targets.masks
+        weight = targets.weight[row].item()
         legal = targets.legal[row].numpy()
         for step in range(H):
-            if masks.latent[row, step]:
+            if targets.led_on[row, step]:
                 predicted = output.next_latent[row, step].detach().double().numpy()
                 predicted = (predicted - predicted.mean()) / np.sqrt(predicted.var() + 1e-5)
                 difference = predicted - targets.latent[row, step].numpy()
                 add("latent", task, float((difference**2).mean()), weight)
-            if masks.reward[row, step]:
+            if targets.acting[row, step]:
                 add("reward", task, scalar_loss(output.reward[row, step], targets.reward[row, step]), weight)
                 dies = 1 / (1 + np.exp(-output.termination[row, step].item()))
                 add("termination", task, -np.log(dies if targets.terminated[row, step] else 1 - dies), weight)
         for step in range(H + 1):
-            if masks.value[row, step]:
+            if targets.acting[row, step]:
                 add("value", task, scalar_loss(output.value[row, step], targets.value[row, step]), weight)
-            if masks.policy[row, step]:
                 policy = softmax(output.policy[row, step].detach().double().numpy()[legal])
                 wanted = targets.policy[row, step].numpy()[legal]
                 add("policy", task, -float(wanted @ np.log(policy)), weight)
@@ -122,14 +128,14 @@ def test_counts_are_steps_whatever_their_weight():
     heavy = replace(targets, weight=3 * targets.weight)
     plain, weighted = sums_of(output, targets), sums_of(output, heavy)
     assert torch.equal(plain.counts, weighted.counts)
-    torch.testing.assert_close(3 * plain.sums, weighted.sums)
+    torch.testing.assert_close(3 * plain.terms, weighted.terms)
     masks = (
-        targets.masks.latent,
-        targets.masks.reward,
-        targets.masks.reward,
-        targets.masks.value,
-        targets.masks.policy,
-        targets.masks.policy,
+        targets.led_on,
+        targets.acting[:, :-1],
+        targets.acting[:, :-1],
+        targets.acting,
+        targets.acting,
+        targets.acting,
     )
     for row, mask in zip(plain.counts, masks, strict=True):
         assert row.tolist() == [mask[TASK_ID == task].sum() for task in range(T)]
@@ -138,23 +144,26 @@ def test_counts_are_steps_whatever_their_weight():
 def test_sums_of_parts_add_up():
     """Two ranks that hold parts of the windows get the whole's sums and counts by adding theirs."""
     output, targets = random_case()
-    whole = sums_of(output, targets)
+    latent = torch.randn(B, H + 1, D)
+    whole = loss_sums(latent, output, targets, T, SUPPORT, LatentNorm("layer_norm"))
     parts = []
     for rows in (torch.tensor([0, 2, 5]), torch.tensor([1, 3, 4, 6])):
-        part = replace(
-            targets,
-            **{
-                name: getattr(targets, name)[rows]
-                for name in ("latent", "reward", "terminated", "value", "policy", "legal", "weight")
-            },
-            masks=StepMasks(**{name: mask[rows] for name, mask in vars(targets.masks).items()}),
-        )
-        predicted = WorldModelOutput(
-            *(getattr(output, n)[rows] for n in ("policy", "value", "reward", "termination", "next_latent")), None
-        )
-        parts.append(task_sums(predicted, part, TASK_ID[rows], T, SUPPORT, LatentNorm("layer_norm")))
-    torch.testing.assert_close(parts[0].sums + parts[1].sums, whole.sums)
-    torch.testing.assert_close(parts[0].counts + parts[1].counts, whole.counts)
+        part = Batch(TaskGroups.of(TASK_ID[rows], "cpu"), *(tensor[rows] for tensor in list(vars(targets).values())[1:]))
+        predicted = WorldModelOutput(*(getattr(output, name)[rows] for name in PREDICTIONS), None)
+        parts.append(loss_sums(latent[rows], predicted, part, T, SUPPORT, LatentNorm("layer_norm")))
+    total = add_up(parts, Distributed())
+    for name in ("terms", "counts", "moments"):
+        torch.testing.assert_close(getattr(total, name), getattr(whole, name))
+    assert not total.terms.requires_grad
+
+
+def test_parts_by_task_are_the_windows_of_each_task():
+    _, targets = random_case()
+    parts = targets.by_task()
+    assert [part.groups.task_id.tolist() for part in parts] == [[0, 0], [1, 1, 1], [3, 3]]
+    assert [part.groups.present.tolist() for part in parts] == [[0], [1], [3]]
+    for name, whole in list(vars(targets).items())[1:]:
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), whole), name
 
 
 def test_a_task_is_blind_to_other_tasks():
@@ -166,36 +175,30 @@ def test_a_task_is_blind_to_other_tasks():
     def mixed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.where(mine.view(-1, *(1,) * (a.dim() - 1)), a, b)
 
-    names = ("policy", "value", "reward", "termination", "next_latent")
-    changed_output = WorldModelOutput(*(mixed(getattr(output, n), getattr(other_output, n)) for n in names), None)
-    changed = Targets(
-        *(
-            mixed(getattr(targets, n), getattr(other_targets, n))
-            for n in ("latent", "reward", "terminated", "value", "policy")
-        ),
-        masks=StepMasks(**{n: mixed(m, getattr(other_targets.masks, n)) for n, m in vars(targets.masks).items()}),
-        legal=targets.legal,
-        weight=mixed(targets.weight, other_targets.weight),
+    mixed_predictions = (mixed(getattr(output, name), getattr(other_output, name)) for name in PREDICTIONS)
+    changed_output = WorldModelOutput(*mixed_predictions, None)
+    tensors = {name: tensor for name, tensor in vars(targets).items() if name not in ("groups", "legal")}
+    changed = replace(
+        targets, **{name: mixed(tensor, getattr(other_targets, name)) for name, tensor in tensors.items()}
     )
     before, after = means_of(output, targets), means_of(changed_output, changed)
     assert torch.equal(before[:, 1], after[:, 1])
     assert (before[:, [0, 3]] != after[:, [0, 3]]).all()
 
     before[:, 1].sum().backward()
-    for name in names:
+    for name in PREDICTIONS:
         gradient = getattr(output, name).grad
         assert gradient[mine].any() and not gradient[~mine].any(), name
 
 
 def test_masked_steps_are_without_effect_whatever_they_hold():
     output, targets = random_case()
-    masks = targets.masks
     poisoned = replace(
         targets,
-        reward=targets.reward.masked_fill(~masks.reward, torch.nan),
-        value=targets.value.masked_fill(~masks.value, torch.inf),
-        policy=targets.policy.masked_fill(~masks.policy[..., None], torch.nan),
-        latent=targets.latent.masked_fill(~masks.latent[..., None], torch.nan),
+        reward=targets.reward.masked_fill(~targets.acting[:, :-1], torch.nan),
+        value=targets.value.masked_fill(~targets.acting, torch.inf),
+        policy=targets.policy.masked_fill(~targets.acting[..., None], torch.nan),
+        latent=targets.latent.masked_fill(~targets.led_on[..., None], torch.nan),
     )
     assert torch.equal(means_of(output, poisoned), means_of(output, targets))
 
@@ -207,7 +210,7 @@ def test_illegal_actions_get_no_probability_and_no_gradient():
     loud[mine, :, illegal] = 1e4
     raised = replace(output, policy=loud.requires_grad_())
     assert torch.equal(means_of(raised, targets)[:, 1], means_of(output, targets)[:, 1])
-    sums = sums_of(raised, targets).sums
+    sums = sums_of(raised, targets).terms
     assert sums.isfinite().all()
     sums.sum().backward()
     assert raised.policy.grad.isfinite().all()

@@ -10,6 +10,7 @@ from lzero.mcts.search import search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 from lzero.policy.reanalyse import reanalysed_policy
 
 
@@ -18,7 +19,7 @@ def make_config(kind: str) -> ExperimentConfig:
         {
             "env": {"domain": "zoo.classic_control.domain:CLASSIC_CONTROL", "games": ["CartPole-v1", "Acrobot-v1"]},
             "model": {"embed_dim": 16, "num_heads": 2, "num_layers": 1, "encoder": {"kind": "mlp", "hidden": [8]}},
-            "policy": {"search": {"kind": kind, "num_simulations": 6}},
+            "policy": {"search": {"kind": kind, "num_simulations": 6}, "reanalyse_fraction": 1.0},
         }
     )
 
@@ -35,7 +36,8 @@ def test_equals_searching_every_step_alone(kind, tree_type):
     latent, action = torch.randn(windows, steps, 16), torch.randint(0, 3, (windows, steps))
     task_id, legal = torch.tensor([0, 1, 1]), torch.tensor([[True, True, False], [True] * 3, [True] * 3])
     support = ScalarSupport()
-    got = reanalysed_policy(model, support, config, latent, action, task_id, legal)
+    groups, stored = TaskGroups.of(task_id, "cpu"), torch.full((windows, steps, 3), torch.nan)
+    got = reanalysed_policy(stored, model, support, config, latent, action, groups, legal)
     assert got.shape == (windows, steps, 3)
     assert not got[0, :, 2].any()
     tree = tree_type(1, 6, 3, discount=config.policy.discount)
@@ -46,7 +48,8 @@ def test_equals_searching_every_step_alone(kind, tree_type):
             taken = torch.zeros(1, context - 1, dtype=torch.int64)
             seen[0, context - 1 - valid :] = latent[window, step - valid : step + 1]
             taken[0, context - 1 - valid :] = action[window, step - valid : step]
+            one = TaskGroups.of(task_id[window : window + 1], "cpu")
             with torch.no_grad():
-                root = model.initial_inference(seen, taken, torch.tensor([valid]), task_id[window : window + 1], 6)
+                root = model.initial_inference(seen, taken, torch.tensor([valid]), one, 6)
                 expected = search(model, support, root, legal[window : window + 1].numpy(), tree).policy()
             np.testing.assert_allclose(got[window, step], expected[0], atol=1e-5)

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lzero.checkpoint import CheckpointManager, load_optimizer_state_, load_tensors, optimizer_state_to_tensors
+from lzero.checkpoint import CheckpointManager, load_tensors
 from lzero.config import ExperimentConfig, LossConfig
 from lzero.device import torch_threads
 from lzero.distributed import Distributed, assign_tasks, init_distributed
-from lzero.policy import UniZeroMTPolicy, update
-from lzero.policy.losses import TERMS, Targets
+from lzero.nn.tasks import TaskGroups
+from lzero.policy import UniZeroMTPolicy, unizero_multitask
+from lzero.policy.losses import TERMS
+from lzero.policy.metrics import update_metrics
+from lzero.policy.targets import Batch
 from lzero.replay.buffer import ReplayWindows
 from lzero.worker.actor import Actor
 from tests.policy.unizero_cases import (
@@ -23,6 +26,7 @@ from tests.policy.unizero_cases import (
     GAMES,
     LEGAL,
     MODELS,
+    groups_of,
     independent_loss,
     make_config,
     make_policy,
@@ -39,7 +43,7 @@ WORLD_SIZE = 2
 
 
 def test_a_small_update_does_not_wake_a_second_thread(monkeypatch):
-    monkeypatch.setattr(UniZeroMTPolicy, "_learn", lambda *_: torch.get_num_threads())
+    monkeypatch.setattr(UniZeroMTPolicy, "_update", lambda *_: torch.get_num_threads())
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
     large = replace(windows, observation=torch.zeros(64, 11, 3, 64, 64, dtype=torch.uint8))
@@ -57,7 +61,7 @@ def test_frames_that_look_alike_keep_different_latents():
         for _ in range(60):
             policy.learn(alike)
         with torch.no_grad():
-            latent = policy.model.encode(alike.observation[:, 0], alike.task_id)
+            latent = policy.model.encoder(alike.observation[:, 0], alike.task_id)
         by_task = [latent[alike.task_id == task].std(dim=0).mean().item() for task in range(config.num_tasks)]
         spread[weight] = by_task
     assert max(spread[0.0]) < 0.2 < 0.4 < min(spread[LossConfig().spread]), spread
@@ -69,29 +73,29 @@ def gradients(monkeypatch):
     seen: list[dict[str, Tensor]] = []
 
     def record(policy: UniZeroMTPolicy) -> list[dict[str, Tensor]]:
-        step = policy.optimiser.step
+        step = policy.optimizer.step
 
         def recording_step() -> None:
             seen.append({name: p.grad.clone() for name, p in policy.model.named_parameters()})
             step()
 
-        monkeypatch.setattr(policy.optimiser, "step", recording_step)
+        monkeypatch.setattr(policy.optimizer, "step", recording_step)
         return seen
 
     return record
 
 
 @pytest.fixture
-def seen_targets(monkeypatch) -> list[Targets]:
-    """The targets of every update."""
-    seen: list[Targets] = []
-    task_sums = update.task_sums
+def seen_targets(monkeypatch) -> list[Batch]:
+    """What every update learned from."""
+    seen: list[Batch] = []
+    make_batch = unizero_multitask.make_batch
 
-    def recording(output, targets, *rest):
-        seen.append(targets)
-        return task_sums(output, targets, *rest)
+    def recording(*arguments):
+        seen.append(make_batch(*arguments))
+        return seen[-1]
 
-    monkeypatch.setattr(update, "task_sums", recording)
+    monkeypatch.setattr(unizero_multitask, "make_batch", recording)
     return seen
 
 
@@ -119,7 +123,7 @@ def test_metrics_of_an_update_are_plain_numbers_by_game():
     config = make_config({"policy": {"loss": {"adaptive_entropy": True}}})
     policy = make_policy(config)
     result = policy.learn(make_windows(config))
-    metrics = policy.scalars(result)
+    metrics = update_metrics(policy, result)
     assert all(isinstance(value, float) for value in metrics.values())
     assert metrics["learn/loss"] == pytest.approx(result.task_losses.mean().item())
     for task, game in enumerate(GAMES):
@@ -187,7 +191,7 @@ def test_the_target_network_never_drops(seen_targets):
         results.append(policy.learn(windows))
         assert not policy.model.training and not policy.target.training
         frames = windows.observation[:, 0]
-        latents = [policy.model.encode(frames, windows.task_id) for _ in range(2)]
+        latents = [policy.model.encoder(frames, windows.task_id) for _ in range(2)]
         assert torch.equal(*latents), "back in eval mode after the update"
     none = {"model": {"dropout": 0.0, "encoder": {"dropout": 0.0}}}
     policy_with(make_config(merged(VIT, none))).learn(windows)
@@ -207,15 +211,16 @@ def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(
     lonely = 0.0
     for row in range(len(windows.task_id)):
         task = windows.task_id[row : row + 1]
+        alone, every_frame = (TaskGroups.of(ids, "cpu") for ids in (task, task.expand(windows.action.shape[1])))
         with torch.no_grad():
-            latent, output = target(windows.observation[row : row + 1], windows.action[row : row + 1, :-1], task)
+            latent, output = target(windows.observation[row : row + 1], windows.action[row : row + 1, :-1], alone)
             frames = windows.observation[row][:, None]
-            _, one_by_one = target(frames, windows.action.new_empty(len(frames), 0), task.expand(len(frames)))
+            _, one_by_one = target(frames, windows.action.new_empty(len(frames), 0), every_frame)
         values = policy.support.expectation(output.value)[0].tolist()
         lonely += (policy.support.expectation(one_by_one.value)[:, 0] - torch.tensor(values)).abs().mean().item()
         torch.testing.assert_close(targets.latent[row], latent[0, 1:steps])
         acting, observed = naive_masks(windows, row)
-        assert targets.masks.policy[row].tolist() == targets.masks.value[row].tolist() == acting[:steps]
+        assert targets.acting[row].tolist() == acting[:steps]
         for step in range(steps):
             if not acting[step]:
                 continue
@@ -278,49 +283,10 @@ def test_value_errors_are_those_of_the_first_steps(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
     with torch.no_grad():
-        _, output = policy.model(windows.observation[:, :5], windows.action[:, :4], windows.task_id)
+        _, output = policy.model(windows.observation[:, :5], windows.action[:, :4], groups_of(windows))
     predicted = policy.support.expectation(output.value[:, 0])
     error = policy.learn(windows).value_error
     torch.testing.assert_close(error, (predicted - seen_targets[0].value[:, 0]).abs(), rtol=1e-4, atol=1e-5)
-
-
-def test_weight_decay_is_for_matrices_alone():
-    """And every parameter is in exactly one group."""
-    config = make_config({"model": {"task_embedding": "concat", "encoder": {"task_conditioned": True}}})
-    policy = make_policy(config)
-    decayed, plain = policy.optimiser.param_groups
-    assert decayed["weight_decay"] == config.policy.optimiser.weight_decay > 0 == plain["weight_decay"]
-    names = {parameter: name for name, parameter in policy.model.named_parameters()}
-    in_groups = [*decayed["params"], *plain["params"]]
-    assert len(in_groups) == len(set(in_groups)) == len(names)
-    vectors = (
-        "bias",
-        "norm.weight",
-        "norm1.weight",
-        "norm2.weight",
-        "_scale",
-        "_shift",
-        "bias1",
-        "bias2",
-        "layers.2.weight",
-    )
-    for parameter in decayed["params"]:
-        assert not names[parameter].endswith(vectors), names[parameter]
-    for parameter in plain["params"]:
-        assert names[parameter].endswith(vectors), names[parameter]
-
-
-def test_a_parameter_without_gradient_is_decayed_only_if_it_is_a_matrix():
-    config = make_config({"policy": {"optimiser": {"weight_decay": 0.5, "learning_rate": 0.01}}})
-    policy = make_policy(config)
-    for group in policy.optimiser.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    before = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
-    policy.optimiser.step()
-    for name, parameter in policy.model.named_parameters():
-        is_matrix = min(parameter.shape[-2:]) > 1 if parameter.ndim > 1 else False
-        torch.testing.assert_close(parameter.detach(), before[name] * (0.995 if is_matrix else 1.0), msg=name)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -399,13 +365,12 @@ def test_saved_tensors_continue_the_run(name, tmp_path):
     policy = make_policy(config)
     for seed in range(2):
         policy.learn(make_windows(config, seed=seed))
-    state = {"optimizer": optimizer_state_to_tensors(policy.optimiser, policy.model.named_parameters())}
-    path = CheckpointManager(tmp_path).save(2, policy.tensors() | state, {})
+    state = policy.state_dict()
+    path = CheckpointManager(tmp_path).save(2, state, {})
     torch.manual_seed(9)
     other = UniZeroMTPolicy(config, observation_shape(config), LEGAL)
-    other.load_tensors(partial(load_tensors, path))
-    load_optimizer_state_(other.optimiser, other.model.named_parameters(), load_tensors(path, "optimizer"))
-    other.train_iter = policy.train_iter
+    other.load_state_dict({name: load_tensors(path, name) for name in state})
+    assert other.train_iter == 2
     windows = make_windows(config, seed=3)
     assert torch.equal(policy.learn(windows).task_means, other.learn(windows).task_means)
     mine, theirs = snapshot(policy), snapshot(other)
@@ -421,7 +386,7 @@ def test_bf16_stays_close_to_fp32(name, caplog):
     outputs = []
     for policy in (full, low):
         with torch.no_grad(), policy.autocast():
-            latent, output = policy.model(windows.observation, windows.action[:, :-1], windows.task_id)
+            latent, output = policy.model(windows.observation, windows.action[:, :-1], groups_of(windows))
         tensors = (latent, output.policy, output.value, output.reward, output.next_latent)
         assert all(tensor.dtype == torch.float32 for tensor in tensors), "leaves the networks in fp32"
         outputs.append(tensors)
@@ -434,7 +399,7 @@ def test_bf16_stays_close_to_fp32(name, caplog):
     results = [policy.learn(windows) for policy in (full, low)]
     torch.testing.assert_close(results[1].task_losses, results[0].task_losses, rtol=0.03, atol=0.0)
     assert all(parameter.dtype == torch.float32 for parameter in low.model.parameters())
-    assert all(value.dtype == torch.float32 for state in low.optimiser.state.values() for value in state.values())
+    assert all(value.dtype == torch.float32 for state in low.optimizer.state.values() for value in state.values())
 
 
 RANK_CASES = {
@@ -469,7 +434,7 @@ def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
         outcome |= {f"means of update {seed}": result.task_means, f"norm of update {seed}": result.grad_norm}
         outcome |= {f"losses of update {seed}": result.task_losses}
         if config.policy.gradient_conflict_interval:
-            conflicts = policy.conflicts(result)
+            conflicts = result.conflicts()
             assert bool(conflicts) == (seed == 0), "every second update measures"
             outcome |= {f"cosines/{component}": c.cosine_similarity_matrix for component, c in conflicts.items()}
     return outcome | snapshot(policy)

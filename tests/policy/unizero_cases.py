@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
+from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.losses import TERMS, Targets
+from lzero.policy.losses import TERMS
+from lzero.policy.targets import Batch
 from lzero.replay.buffer import ReplayBuffer, ReplayWindows
 
 GAMES = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
@@ -127,12 +129,16 @@ def rows_of(windows: ReplayWindows, rows: Tensor) -> ReplayWindows:
     return ReplayWindows(**{field.name: getattr(windows, field.name)[rows] for field in fields(windows)})
 
 
+def groups_of(windows: ReplayWindows) -> TaskGroups:
+    return TaskGroups.of(windows.task_id, "cpu")
+
+
 def snapshot(policy: UniZeroMTPolicy) -> dict[str, Tensor]:
     """Everything that an update changes, by name."""
     state = {f"model/{name}": tensor for name, tensor in policy.model.state_dict().items()}
     state |= {f"target/{name}": tensor for name, tensor in policy.target.state_dict().items()}
     for name, parameter in policy.model.named_parameters():
-        state |= {f"{key}/{name}": value for key, value in policy.optimiser.state.get(parameter, {}).items()}
+        state |= {f"{key}/{name}": value for key, value in policy.optimizer.state.get(parameter, {}).items()}
     state["entropy"] = policy.entropy_weight.log_weight
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -150,14 +156,14 @@ def naive_masks(windows: ReplayWindows, row: int) -> tuple[list[bool], list[bool
     return acting, observed
 
 
-def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: Targets) -> Tensor:
+def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: Batch) -> Tensor:
     """Mean over tasks of the loss, every task run by itself and every step added by hand."""
     config, model, losses = policy.config, policy.model, []
     steps = config.policy.unroll_steps + 1
     for task in range(config.num_tasks):
         rows = (windows.task_id == task).nonzero()[:, 0]
         part = rows_of(windows, rows)
-        latent, output = model(part.observation[:, :steps], part.action[:, : steps - 1], part.task_id)
+        latent, output = model(part.observation[:, :steps], part.action[:, : steps - 1], groups_of(part))
         enough = config.policy.loss.spread_target * (1 if config.model.latent_norm == "layer_norm" else 7**0.5 / 8)
         deviation = latent.flatten(0, 1).var(dim=0, correction=0).clamp_min(1e-6).sqrt()
         shortfall = (enough - deviation).clamp_min(0).mean()

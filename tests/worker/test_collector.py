@@ -180,7 +180,7 @@ def test_an_environment_forgets_at_its_own_ends_and_no_others():
             for back in range(1, valid + 1):
                 seen = torch.from_numpy(run.answers[-1 - back].observation[ring : ring + 1])
                 with torch.no_grad():
-                    latent = run.policy.model.encode(seen, task[ring : ring + 1])[0]
+                    latent = run.policy.model.encoder(seen, task[ring : ring + 1])[0]
                 torch.testing.assert_close(context.latent[ring, -back], latent, atol=1e-5, rtol=1e-5)
                 assert context.action[ring, -back] == run.actions[-back][ring]
     assert {(4, valid) for valid in range(CONTEXT)} <= lengths

@@ -4,6 +4,9 @@ Shape legend: B = sequences, L = tokens, N = roots, E = new tokens of a search s
 the key/value slab, D = model width, W = attention window in tokens, R = register tokens.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
@@ -22,11 +25,14 @@ class Transformer(nn.Module):
         max_tokens: longest sequence, and highest position of a search plus one.
     """
 
+    rotation: Tensor
+
     def __init__(self, config: ModelConfig, num_tasks: int, max_tokens: int) -> None:
         super().__init__()
         self.window = 2 * config.context_steps
         self.num_registers = config.num_register_tokens if config.task_embedding == "register" else 0
-        self.blocks = nn.ModuleList(Block(config, num_tasks) for _ in range(config.num_layers))
+        blocks = nn.ModuleList(Block(config, num_tasks) for _ in range(config.num_layers))
+        self.blocks = cast("Sequence[Block]", blocks)  # a ModuleList forgets what it holds
         self.norm = nn.LayerNorm(config.embed_dim)
         head_width = config.embed_dim // config.num_heads
         self.register_buffer("rotation", rotary_table(max_tokens, head_width), persistent=False)
@@ -59,7 +65,8 @@ class Transformer(nn.Module):
         balance = []
         for layer, block in enumerate(self.blocks):
             x, sums = block(x, rotation, mask, task_id, None if slabs is None else slabs[layer][:, :length])
-            balance += [sums] if sums is not None else []
+            if sums is not None:
+                balance.append(sums)
         return self.norm(x), BalanceSums.stack(balance) if balance else None
 
     def step(
@@ -94,7 +101,8 @@ class Transformer(nn.Module):
 
     def routed_layers(self) -> dict[int, MoELayer]:
         """Feed-forwards with routed experts by layer; empty where all blocks are dense or only have shared experts."""
-        layers = {index: block.feed_forward for index, block in enumerate(self.blocks)}
-        return {
-            index: layer for index, layer in layers.items() if isinstance(layer, MoELayer) and layer.config.num_experts
-        }
+        layers = {}
+        for index, block in enumerate(self.blocks):
+            if isinstance(block.feed_forward, MoELayer) and block.feed_forward.config.num_experts:
+                layers[index] = block.feed_forward
+        return layers

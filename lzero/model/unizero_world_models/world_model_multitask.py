@@ -93,7 +93,7 @@ class WorldModel(nn.Module):
             action: actions between them ``(B, S−1)`` int64.
             groups: tasks of the B rows.
         """
-        hidden, balance = self._run_sequence(self._tokens(latent, action, groups), groups)
+        hidden, balance = self._run(latent, action, groups)
         at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
         outcome = self.reward_head(at_action, groups)
         return WorldModelOutput(
@@ -107,17 +107,34 @@ class WorldModel(nn.Module):
 
     def value_logits(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> Tensor:
         """The value logits ``(B, S, V)`` of :meth:`forward` alone; arguments as there."""
-        hidden, _ = self._run_sequence(self._tokens(latent, action, groups), groups)
+        hidden, _ = self._run(latent, action, groups)
         return self.value_head(hidden[:, 0::2], groups)
 
-    def _tokens(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> Tensor:
-        """Interleave latents ``(B, S, D)`` and actions ``(B, S−1)`` to tokens ``(B, 2S−1, D)``."""
+    def _run(
+        self,
+        latent: Tensor,
+        action: Tensor,
+        groups: TaskGroups,
+        *,
+        position: Tensor | None = None,
+        mask: Tensor | None = None,
+        slabs: list[Tensor] | None = None,
+    ) -> tuple[Tensor, BalanceSums | None]:
+        """Transformer over latents ``(B, S, D)`` and the actions ``(B, S−1)`` between them.
+
+        Register tokens stand in front, and their outputs are dropped: ``(B, 2S−1, D)`` comes back. The rest is as of
+        :meth:`Transformer.forward`.
+        """
         at_latent = self._embed(latent, groups.task_id)
         at_action = self._embed(self.action_embedding(action), groups.task_id)
         tokens = at_latent.new_empty(len(latent), 2 * latent.shape[1] - 1, latent.shape[-1])
         tokens[:, 0::2] = at_latent
         tokens[:, 1::2] = at_action
-        return tokens
+        if self.registers is not None:
+            tokens = torch.cat([self.registers[groups.task_id], tokens], dim=1)
+        task_id = groups.task_id[:, None].expand(tokens.shape[:2])
+        hidden, balance = self.transformer(tokens, task_id, position=position, mask=mask, slabs=slabs)
+        return hidden[:, self.transformer.num_registers :], balance
 
     def _embed(self, token: Tensor, task_id: Tensor) -> Tensor:
         """Mix the task embedding into tokens ``(B, …, D)``, by ``task_id (B,)``."""
@@ -127,16 +144,6 @@ class WorldModel(nn.Module):
         if self.join_task is None:
             return token + task
         return self.join_task(torch.cat([token, task.expand_as(token)], dim=-1))
-
-    def _run_sequence(
-        self, tokens: Tensor, groups: TaskGroups, **kwargs: Tensor | list
-    ) -> tuple[Tensor, BalanceSums | None]:
-        """Transformer over ``(B, L, D)``, register tokens put in front and their outputs dropped."""
-        if self.registers is not None:
-            tokens = torch.cat([self.registers[groups.task_id], tokens], dim=1)
-        task_id = groups.task_id[:, None].expand(tokens.shape[:2])
-        hidden, balance = self.transformer(tokens, task_id, **kwargs)
-        return hidden[:, self.transformer.num_registers :], balance
 
     def prefill(
         self, latent: Tensor, action: Tensor, num_valid: Tensor, groups: TaskGroups, num_simulations: int
@@ -154,9 +161,13 @@ class WorldModel(nn.Module):
             Root policy logits ``(N, A)``, root value logits ``(N, V)``, and the cache.
         """
         cache = SearchCache.create(self.transformer, compute_dtype(latent), num_valid, groups, num_simulations)
-        tokens = self._tokens(latent, action, groups)
-        hidden, _ = self._run_sequence(
-            tokens, groups, position=cache.root_positions(num_valid), mask=cache.root_mask(num_valid), slabs=cache.slabs
+        hidden, _ = self._run(
+            latent,
+            action,
+            groups,
+            position=cache.root_positions(num_valid),
+            mask=cache.root_mask(num_valid),
+            slabs=cache.slabs,
         )
         last = hidden[:, -1:]
         return self.policy_head(last, groups)[:, 0], self.value_head(last, groups)[:, 0], cache

@@ -1,0 +1,107 @@
+"""A run from its config: process group, environments, policy, replay and the generators of everything random."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lzero.analysis.aggregation import AggregationError
+from lzero.config import ExperimentConfig, load_domain
+from lzero.device import DeviceError, resolve_device
+from lzero.distributed import (
+    Distributed,
+    LaunchError,
+    RankShare,
+    assign_tasks,
+    init_distributed,
+    local_rank_from_environment,
+)
+from lzero.entry.checkpointing import RunError
+from lzero.envs.multitask import MultiTaskVectorEnv
+from lzero.logging import setup_logging
+from lzero.policy.unizero_multitask import UniZeroMTPolicy
+from lzero.profiling import Profilers
+from lzero.replay.buffer import PriorityConfig, ReplayBuffer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with on this rank.
+
+    Attributes:
+        dist: process group.
+        share: tasks of this rank, and its part of each one's environments and batch.
+        env: training environments.
+        legal_actions: ``(T, A)`` bool of all tasks of the run, also those of other ranks.
+        policy: what is trained.
+        replay: what was collected.
+        rngs: generators by name: ``act`` and ``replay``.
+        profilers: off, unless the config asks for them.
+    """
+
+    dist: Distributed
+    share: RankShare
+    env: MultiTaskVectorEnv
+    legal_actions: np.ndarray
+    policy: UniZeroMTPolicy
+    replay: ReplayBuffer
+    rngs: dict[str, np.random.Generator]
+    profilers: Profilers
+
+
+def build(config: ExperimentConfig, seed: int) -> Parts:
+    """Everything of a fresh run; nothing is written.
+
+    Args:
+        config: the experiment.
+        seed: of everything random.
+
+    Raises:
+        RunError: if the machine lacks something that the config asks for; it says what to type or install instead.
+    """
+    try:
+        return _build(config, seed)
+    except (ImportError, AggregationError, DeviceError, LaunchError) as error:  # an ImportError names an optional package
+        raise RunError(str(error)) from error
+
+
+def _build(config: ExperimentConfig, seed: int) -> Parts:
+    dist = init_distributed(resolve_device(config.device, local_rank_from_environment()))
+    games = config.env.games
+    share = assign_tasks(
+        len(games),
+        [config.env.envs_of(game) for game in games],
+        [config.batch_size_of(game) for game in games],
+        dist.world_size,
+    )[dist.rank]
+    setup_logging(dist.is_main)
+    profilers = Profilers(config.policy.profile, config.run_dir, is_main=dist.is_main)
+    env = load_domain(config.env.domain).make(
+        config.env,
+        games,
+        share.task_ids,
+        share.num_envs,
+        env_offsets=share.env_offset,
+        training=True,
+        num_threads=dist.threads,
+    )
+    mine = np.zeros((config.num_tasks, env.num_actions), dtype=bool)
+    mine[env.task_id] = env.legal_actions
+    legal_actions = np.logical_or.reduce(dist.all_gather_array(mine))
+    torch.manual_seed(seed)  # the same parameters on every rank
+    policy = UniZeroMTPolicy(config, env.observation_shape, legal_actions, dist)
+    torch.manual_seed(seed + dist.rank)  # but each drops out what it likes
+    settings = config.policy.replay
+    replay = ReplayBuffer(
+        env.task_id,
+        config.ring_length(),
+        env.observation_shape,
+        env.observation_dtype,
+        env.num_actions,
+        config.policy.window,
+        priority=PriorityConfig(settings.alpha, settings.beta) if settings.prioritised else None,
+    )
+    rngs = {}
+    for stream, name in enumerate(("act", "replay")):
+        rngs[name] = np.random.default_rng([seed, dist.rank, stream])
+    return Parts(dist, share, env, legal_actions, policy, replay, rngs, profilers)

@@ -1,0 +1,169 @@
+"""Checkpoints of a run: what they hold, how a run continues from one, and with which other settings it may."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lzero.checkpoint import load_state, load_tensors, rng_state, set_rng_state
+from lzero.config import ExperimentConfig
+from lzero.config_fields import EARLIER_CONFIG, NOT_LEARNING, NOT_THERE, differences, is_one_of
+
+if TYPE_CHECKING:
+    from lzero.entry.run import Run
+
+logger = logging.getLogger(__name__)
+
+POLICY_GROUPS = ("model", "target", "optimizer", "entropy", "expert_selection")  # files of a policy's state
+FIXED = (
+    "model",
+    "env.domain",
+    "env.games",
+    "env.num_envs",
+    "env.overrides",
+    "policy.unroll_steps",
+    "policy.td_steps",
+    "policy.replay",
+)
+"""Fields and sections to which the parameters and the replay of a checkpoint belong."""
+
+Changes = Mapping[str, tuple[Any, Any]]
+"""By field its value in the checkpoint and the one asked for."""
+
+
+class RunError(RuntimeError):
+    """A run's folder does not fit what is asked of it."""
+
+
+def check_resumable(
+    state: Mapping[str, Any],
+    config: ExperimentConfig,
+    *,
+    seed: int,
+    world_size: int,
+    max_env_steps: int,
+    checkpoint: Path,
+) -> Changes:
+    """Refuse to continue ``checkpoint`` with what cannot fit it, or would only be written down and never be used.
+
+    Returns:
+        Other fields that decide what is learned and have changed; those that an older checkpoint does not know are none.
+
+    Raises:
+        RunError: naming each field that differs and what to type instead.
+    """
+    if state["world_size"] != world_size:
+        raise RunError(
+            f"{checkpoint} was written by {state['world_size']} process(es), this run has {world_size}; start it with "
+            f"--nproc_per_node={state['world_size']}, or choose another exp_name"
+        )
+    then, now = state["config"], config.model_dump(mode="json")
+    found = differences(then | {"seed": state["seed"]}, now | {"seed": seed})
+    refused = {name: pair for name, pair in found.items() if is_one_of(name, (*FIXED, "seed"))}
+    if refused:
+        raise RunError(
+            f"{checkpoint} was trained with another {', '.join(refused)}: {described(refused)}; restore these values or "
+            "choose another exp_name"
+        )
+    changed = {
+        name: pair for name, pair in found.items() if not is_one_of(name, NOT_LEARNING) and pair[0] != NOT_THERE
+    }
+    if changed and state["env_steps"] >= max_env_steps:
+        raise RunError(
+            f"{checkpoint} has its {state['env_steps']:,} env steps per game behind it and was trained with another "
+            f"{', '.join(changed)}: {described(changed)}; nothing is left to learn with them: choose another exp_name, or more "
+            "train.max_env_steps"
+        )
+    return changed
+
+
+def described(changes: Changes) -> str:
+    """What was and what is, field by field."""
+    return "; ".join(f"{name} was {before!r}, is {after!r}" for name, (before, after) in changes.items())
+
+
+def save(run: "Run") -> Path:
+    """Write a checkpoint of ``run``: policy, counters, generators and replay; collective."""
+    state = run.policy.state_dict()
+    counters = state.pop("counters")
+
+    def write_replay(directory: Path, previous: Path | None) -> None:
+        before = None if previous is None else previous / directory.name
+        run.replay.save(directory, suffix="rank", previous=before)
+
+    return run.checkpoints.save(
+        run.policy.train_iter,
+        state,
+        {
+            **{name: int(value) for name, value in counters.items()},
+            "env_steps": run.env_steps,
+            "learning_since": run.learning_since,
+            "last_returns": run.last_returns,
+            "reward_rate": run.reward_rate.state(),
+            "world_size": run.dist.world_size,
+            "seed": run.seed,
+            "config": run.config.model_dump(mode="json"),
+            "observation_shape": run.env.observation_shape,
+            "legal_actions": run.legal_actions.tolist(),
+        },
+        rank_state={"rng": rng_state(run.rngs)},
+        write_rank_files=write_replay,
+    )
+
+
+def load_policy_state(checkpoint: Path, device: torch.device) -> dict[str, Mapping[str, Tensor]]:
+    """What ``load_state_dict`` of a policy takes, from the folder of a checkpoint.
+
+    Raises:
+        CheckpointError: if something is missing or damaged.
+    """
+    state: dict[str, Mapping[str, Tensor]] = {}
+    for name in POLICY_GROUPS:
+        state[name] = load_tensors(checkpoint, name, device)
+    state["counters"] = {"train_iter": torch.tensor(load_state(checkpoint)["train_iter"])}
+    return state
+
+
+def restore(run: "Run", checkpoint: Path) -> None:
+    """Continue ``run`` where ``checkpoint`` was written.
+
+    Raises:
+        CheckpointError: if it is damaged.
+        RunError: if it belongs to another experiment.
+    """
+    state = load_state(checkpoint)
+    changed = check_resumable(
+        state,
+        run.config,
+        seed=run.seed,
+        world_size=run.dist.world_size,
+        max_env_steps=run.max_env_steps,
+        checkpoint=checkpoint,
+    )
+    run.env_steps, run.learning_since = state["env_steps"], state["learning_since"]
+    run.last_returns = state["last_returns"]
+    if "reward_rate" in state:  # not in checkpoints of earlier versions
+        run.reward_rate.load(state["reward_rate"])
+    run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
+    set_rng_state(load_state(checkpoint, run.dist.rank)["rng"], run.rngs)
+    run.replay.load(checkpoint / f"rank_{run.dist.rank}", suffix="rank")
+    run.replay.cut()  # environments start anew: what they played last does not go on
+    if run.dist.is_main:
+        _say_where(run, checkpoint, state, changed)
+
+
+def _say_where(run: "Run", checkpoint: Path, state: Mapping[str, Any], changed: Changes) -> None:
+    """Tell the user what is continued, and keep settings on record that are changed from here on."""
+    logger.info("resuming from %s at %s env steps per game", checkpoint, f"{run.env_steps:,}")
+    if run.env_steps >= run.max_env_steps:
+        logger.info("nothing is left to train: the run is evaluated again; more train.max_env_steps continue it")
+    record = run.config.run_dir / f"{EARLIER_CONFIG}{run.env_steps}.json"
+    record.unlink(missing_ok=True)  # of an attempt that died before its first checkpoint
+    if changed:
+        record.write_text(json.dumps(state["config"], indent=2) + "\n", encoding="utf-8")
+        text = "from here on with other settings: %s; the earlier ones are in %s"
+        logger.warning(text, described(changed), record)

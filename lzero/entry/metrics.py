@@ -1,0 +1,85 @@
+"""What a run logs, and when: collecting, updates, analysis, phase times."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lzero.analysis.conflict_log import log_gradient_conflicts
+from lzero.analysis.expert_log import log_expert_selection
+from lzero.policy.metrics import LearnResult, health_metrics, plasticity_metrics, update_metrics
+from lzero.worker.collector import Collected
+from lzero.worker.vitals import VitalSums
+
+if TYPE_CHECKING:
+    from lzero.entry.run import Run
+    from lzero.replay.buffer import ReplayWindows
+
+
+def log(run: "Run", metrics: dict[str, float]) -> None:
+    """Write numbers at the run's env steps and updates."""
+    if metrics:
+        run.logger.scalars(metrics, run.env_steps, run.policy.train_iter)
+
+
+def log_collected(run: "Run", collected: Collected) -> None:
+    """Log the reward of one round of collecting and the episodes that ended in it; collective."""
+    games = run.config.env.games
+    sums = collected.sums(run.env.task_id, run.config.num_tasks)
+    reward, steps, score, length, count = np.sum(run.dist.all_gather_array(sums), axis=0)
+    run.reward_rate.add(reward, steps)
+    metrics = {}
+    for game, rate in run.reward_rate.by_game().items():
+        metrics[f"collect_reward/{game}"] = rate
+    for task in np.flatnonzero(count):
+        run.last_returns[games[task]] = score[task] / count[task]
+        metrics[f"collect_return/{games[task]}"] = score[task] / count[task]
+        metrics[f"collect_length/{games[task]}"] = length[task] / count[task]
+    log(run, metrics)
+
+
+def log_update(run: "Run", result: LearnResult, windows: "ReplayWindows") -> None:
+    """Log what is due after an update; collective."""
+    train, games, is_main = run.config.train, run.config.env.games, run.dist.is_main
+    env_steps, train_iter = run.env_steps, run.policy.train_iter
+    if train_iter % train.log_interval == 0:
+        _log_numbers(run, result, windows)
+    if result.grams:
+        with run.timer("analyse"):
+            conflicts = result.conflicts()
+        drawing = run.drawing["conflict"]
+        log_gradient_conflicts(
+            run.logger, conflicts, games, env_steps, train_iter, is_main=is_main, drawing=drawing
+        )
+    if train.moe_log_interval and train_iter % train.moe_log_interval == 0:
+        with run.timer("analyse"):
+            selection = run.policy.expert_statistics.reduced()
+        drawing = run.drawing["experts"]
+        log_expert_selection(
+            run.logger, selection, games, env_steps, train_iter, is_main=is_main, drawing=drawing
+        )
+
+
+def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> None:
+    """Numbers of an update, and the health of what it works with."""
+    metrics = update_metrics(run.policy, result)
+    metrics["replay/age"] = windows.age.float().mean().item()
+    metrics |= health_metrics(run.policy, windows)
+    signs = run.dist.all_gather_array(run.vitals.take().stack())  # of acting since the last call
+    metrics |= VitalSums(*np.sum(signs, axis=0)).metrics(run.config.env.games)
+    with run.timer("analyse"):
+        metrics |= plasticity_metrics(run.policy, windows, result)
+    metrics |= run.rates.pop(run.env_steps * run.config.num_tasks, run.policy.train_iter)
+    log(run, metrics)
+
+
+def log_progress(run: "Run") -> None:
+    """Log phase times and refresh the progress display."""
+    times = run.timer.pop()
+    log(run, times)
+    run.progress.update(
+        run.env_steps * run.config.num_tasks,
+        run.policy.train_iter,
+        times,
+        run.last_returns,
+        run.reward_rate.by_game(),
+    )

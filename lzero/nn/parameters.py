@@ -1,0 +1,49 @@
+"""What an optimizer is told of parameters by their role, and how a target network follows."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+# By class of a module its parameters that are matrices of a linear map or a table of embeddings. Everything else is a
+# bias, the scale of a norm, or a vector that is learned as it is (register tokens, positions): weight decay would pull
+# it towards zero, which means nothing there.
+TORCH_MATRICES = {nn.Linear: ("weight",), nn.Conv2d: ("weight",), nn.Embedding: ("weight",)}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Optimizer groups: weight decay on matrices alone.
+
+    A module of ours names its matrices in the class attribute ``matrices``; the number of dimensions says nothing: stacked
+    biases and register tokens have three.
+    """
+    decayed: list[Tensor] = []
+    for module in model.modules():
+        for name in getattr(module, "matrices", TORCH_MATRICES.get(type(module), ())):
+            decayed.append(getattr(module, name))
+    chosen = {id(parameter) for parameter in decayed}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    return [
+        {"params": trained(decayed), "weight_decay": weight_decay},
+        {"params": trained(rest), "weight_decay": 0.0},
+    ]
+
+
+def trained(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Those that need a gradient."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+@torch.no_grad()
+def ema_update_(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Move ``target`` towards ``online`` by ``momentum``, floating buffers included; other buffers are copied."""
+    for mine, theirs in (
+        (list(target.parameters()), list(online.parameters())),
+        (list(target.buffers()), list(online.buffers())),
+    ):
+        floating = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
+        if floating:
+            torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], momentum)
+        for a, b in zip(mine, theirs, strict=True):
+            if not a.is_floating_point() and not a.is_complex():
+                a.copy_(b)

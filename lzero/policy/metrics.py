@@ -1,0 +1,129 @@
+"""What an update measured, and the numbers that are logged of it.
+
+Shape legend: B = windows of this rank, T = tasks of the run, P = parameters, Q = loss terms (``losses.TERMS``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lzero.analysis.conflict import GradientConflict
+from lzero.analysis.plasticity import (
+    effective_rank,
+    measure_plasticity,
+    norms_by_module,
+    parameter_lag,
+    parameter_norms,
+)
+from lzero.nn.tasks import TaskGroups
+from lzero.policy.losses import TERMS
+from lzero.policy.points import module_of
+
+if TYPE_CHECKING:
+    from lzero.policy.unizero_multitask import UniZeroMTPolicy
+    from lzero.replay.buffer import ReplayWindows
+
+
+@dataclass(frozen=True)
+class LearnResult:
+    """What one update measured; tensors stay on the device until somebody reads them.
+
+    Attributes:
+        task_means: means of the loss terms over all ranks ``(Q, T)``.
+        spread: how far the latents' spread falls short of its target ``(T,)``.
+        task_losses: weighted loss of each task ``(T,)``.
+        grad_norm: gradient norm before clipping, a scalar.
+        gradient_norms: that of every parameter ``(P,)``, as in ``model.parameters()``.
+        value_error: |predicted − target| value at the first step of each window ``(B,)``.
+        grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if the update measured none.
+    """
+
+    task_means: Tensor
+    spread: Tensor
+    task_losses: Tensor
+    grad_norm: Tensor
+    gradient_norms: Tensor
+    value_error: Tensor
+    grams: Mapping[str, Tensor]
+
+    def conflicts(self) -> dict[str, GradientConflict]:
+        """Gradient conflict by measuring point; empty if the update measured none. Waits for the device."""
+        if not self.grams:
+            return {}
+        conflicts = GradientConflict.from_grams(torch.stack(list(self.grams.values())))
+        return dict(zip(self.grams, conflicts, strict=True))
+
+
+def update_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, float]:
+    """Losses and gradient norm of an update as plain numbers, by tag; waits for the device."""
+    config = policy.config
+    means, spread, losses = result.task_means.cpu(), result.spread.cpu(), result.task_losses.cpu()
+    entropy_weight = policy.entropy_weight.weight().cpu()
+    grad_norm = result.grad_norm.item()
+    metrics = {
+        "learn/grad_norm": grad_norm,
+        "learn/grad_norm_clipped": min(grad_norm, config.policy.optimiser.max_grad_norm),
+        "learn/loss": losses.mean().item(),
+        "learn/spread": spread.mean().item(),
+    }
+    for index, name in enumerate(TERMS):
+        metrics[f"learn/{name}"] = means[index].mean().item()
+    for task, game in enumerate(config.env.games):
+        metrics[f"learn_loss/{game}"] = losses[task].item()
+        metrics[f"learn_spread/{game}"] = spread[task].item()
+        for index, name in enumerate(TERMS):
+            metrics[f"learn_{name}/{game}"] = means[index, task].item()
+        if config.policy.loss.adaptive_entropy:
+            metrics[f"learn_entropy_weight/{game}"] = entropy_weight[task].item()
+    return metrics
+
+
+def health_metrics(policy: "UniZeroMTPolicy", windows: "ReplayWindows") -> dict[str, float]:
+    """How far the target network lags, and by game the effective rank and the length of the latents.
+
+    Collective; waits for the device. Two frames of every window are looked at, which bounds the rank.
+    """
+    metrics = {"health/target_lag": parameter_lag(policy.model, policy.target).item()}
+    ranks = np.stack(policy.dist.all_gather_array(_latent_health(policy, windows)))  # (ranks, 2, T)
+    seen = ~np.isnan(ranks)
+    values = np.where(seen, ranks, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    for row, name in enumerate(("effective_rank", "latent_norm")):
+        for task, game in enumerate(policy.config.env.games):
+            if seen[:, row, task].any():
+                metrics[f"health/{name}/{game}"] = values[row, task]
+    return metrics
+
+
+@torch.no_grad()
+def _latent_health(policy: "UniZeroMTPolicy", windows: "ReplayWindows") -> np.ndarray:
+    """Effective rank of each task's latents and their mean length before the final norm ``(2, T)``; NaN without windows."""
+    encoder, health = policy.model.encoder, np.full((2, policy.num_tasks), np.nan)
+    for task in np.unique(windows.task_id.numpy()):
+        frames = windows.observation[windows.task_id == task][:, [0, policy.config.policy.unroll_steps]]
+        frames = frames.flatten(0, 1).to(policy.device)
+        with policy.autocast():
+            latent = encoder.unnormalised(frames, torch.full((len(frames),), task, device=policy.device))
+        health[0, task] = effective_rank(encoder.norm(latent)).item()
+        health[1, task] = latent.float().norm(dim=-1).mean().item()
+    return health
+
+
+def plasticity_metrics(
+    policy: "UniZeroMTPolicy", windows: "ReplayWindows", result: LearnResult
+) -> dict[str, float]:
+    """Dormant units, routers' entropy, and norms of weights and gradients by module; collective, waits for the device."""
+    steps = policy.config.policy.unroll_steps + 1
+    observation = windows.observation[:, :steps].to(policy.device)
+    action = windows.action[:, : steps - 1].to(policy.device)
+    arguments = (observation, action, TaskGroups.of(windows.task_id, policy.device))
+    with policy.autocast():
+        metrics = measure_plasticity(policy.model, policy.unit_groups(), arguments, policy.dist)
+    modules = [module_of(name) for name, _ in policy.model.named_parameters()]
+    for name, norms in (("weight_norm", parameter_norms(policy.model)), ("gradient_norm", result.gradient_norms)):
+        for module, norm in norms_by_module(modules, norms).items():
+            metrics[f"plasticity/{name}/{module}"] = norm
+    return metrics
