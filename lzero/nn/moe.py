@@ -137,7 +137,7 @@ class MoELayer(nn.Module):
         """What :meth:`Router.forward` gives; with ``hardcoded`` routing equal gates, and neither scores nor logits."""
         if self.router is not None:
             return self.router(x_TD)
-        chosen_TK = self.experts_of_task[task_T]
+        chosen_TK = self.experts_of_task.index_select(0, task_T)
         return torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device), chosen_TK, None, None
 
     @torch.no_grad()
