@@ -15,14 +15,25 @@ from lzero.worker.evaluator import Evaluation
 from zoo.minatar import scores
 from zoo.minatar.config.presets import presets
 from zoo.minatar.domain import MINATAR
-from zoo.minatar.scores import Command, PlaySettings, RandomPlay, main, measure, random_play, store, times_random
+from zoo.minatar.scores import (
+    Command,
+    PlaySettings,
+    RandomPlay,
+    main,
+    measure,
+    random_play,
+    store,
+    times_random,
+)
 
 MINIMAL = PlaySettings(minimal_actions=True)
 
 
 def test_the_presets_play_as_was_measured():
     for _, config in (*presets(moe=True).values(), *presets(moe=False).values()):
-        assert {field: getattr(config.env, field) for field in asdict(PlaySettings())} == asdict(PlaySettings())
+        assert {field: getattr(config.env, field) for field in asdict(PlaySettings())} == asdict(
+            PlaySettings()
+        )
 
 
 @pytest.mark.parametrize("game", MINATAR.games)
@@ -37,7 +48,11 @@ def test_every_game_is_measured_with_both_action_sets(game):
 def test_scores_are_multiples_of_random_where_random_scores():
     for game in ("Breakout", "Asterix", "SpaceInvaders"):
         mean = random_play(game).mean
-        assert times_random(game, 5 * mean) == MINATAR.normalised_score(game, 5 * mean) == pytest.approx(5)
+        assert (
+            times_random(game, 5 * mean)
+            == MINATAR.normalised_score(game, 5 * mean)
+            == pytest.approx(5)
+        )
     for game in ("Freeway", "Seaquest"):
         assert random_play(game).mean < 0.25 and MINATAR.normalised_score(game, 10.0) is None
 
@@ -48,7 +63,11 @@ def test_measuring_again_agrees(settings):
     shipped, again = random_play("Breakout", settings), measure("Breakout", settings, 300, seed=1)
     standard_error = (again.high - again.low) / (2 * 1.96)
     assert abs(again.mean - shipped.mean) < 4 * standard_error < 0.25
-    assert again == measure("Breakout", settings, 300, seed=1) != measure("Breakout", settings, 300, seed=2)
+    assert (
+        again
+        == measure("Breakout", settings, 300, seed=1)
+        != measure("Breakout", settings, 300, seed=2)
+    )
 
 
 def test_the_interval_is_that_of_the_mean(monkeypatch):
@@ -57,21 +76,31 @@ def test_the_interval_is_that_of_the_mean(monkeypatch):
     monkeypatch.setattr(scores, "_play", lambda *_: played)
     play = measure("Breakout", PlaySettings(), 400, seed=0)
     assert (play.mean, play.mean_length, play.episodes) == (0.5, 7, 400)
-    assert (play.low, play.high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.005)
+    assert (play.low, play.high) == pytest.approx(
+        (0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.005
+    )
 
 
 def test_settings_reach_the_games():
     short = measure("Freeway", PlaySettings(max_episode_steps=9), 20, seed=0)
     assert short.mean_length == 9 and short.mean == short.low == short.high == 0
     # stuck on "nothing", it makes no difference what is drawn from
-    stuck = [measure("Breakout", PlaySettings(1.0, minimal_actions=minimal), 20, seed=0) for minimal in (False, True)]
+    stuck = [
+        measure("Breakout", PlaySettings(1.0, minimal_actions=minimal), 20, seed=0)
+        for minimal in (False, True)
+    ]
     assert stuck[0].mean == stuck[1].mean and stuck[0].mean_length == stuck[1].mean_length
-    loose = [measure("Breakout", PlaySettings(0.1, minimal_actions=minimal), 20, seed=0) for minimal in (False, True)]
+    loose = [
+        measure("Breakout", PlaySettings(0.1, minimal_actions=minimal), 20, seed=0)
+        for minimal in (False, True)
+    ]
     assert loose[0].mean_length != loose[1].mean_length
 
 
 def test_what_was_not_measured_says_how_to():
-    with pytest.raises(ValueError, match=r"'Asterix'.*0\.7.*python -m zoo\.minatar\.scores --games Asterix --write"):
+    with pytest.raises(
+        ValueError, match=r"'Asterix'.*0\.7.*python -m zoo\.minatar\.scores --games Asterix --write"
+    ):
         random_play("Asterix", PlaySettings(sticky_action_probability=0.7))
     with pytest.raises(ValueError, match="episodes=0"):
         measure("Breakout", PlaySettings(), 0, seed=0)
@@ -91,7 +120,10 @@ def test_storing_replaces_what_has_the_same_settings(tmp_path):
     assert list(added["games"]) == ["Breakout", "Freeway"]
     [kept] = [entry for entry in before["random"] if entry["settings"] == asdict(MINIMAL)]
     assert {**kept["games"], "Asterix": None} == {**changed["games"], "Asterix": None}
-    assert after["random"][0] == before["random"][0] and len(after["random"]) == len(before["random"]) + 1
+    assert (
+        after["random"][0] == before["random"][0]
+        and len(after["random"]) == len(before["random"]) + 1
+    )
 
 
 def test_the_command_prints_a_table_and_writes_only_if_asked(tmp_path, monkeypatch):
@@ -104,15 +136,22 @@ def test_the_command_prints_a_table_and_writes_only_if_asked(tmp_path, monkeypat
         command = tyro.cli(Command, args=[*arguments, *(["--write"] * write)])
         main(command, Console(file=shown, width=100))
         assert (path.read_bytes() != before) == write
-    [added] = [e for e in json.loads(path.read_text())["random"] if e["settings"]["max_episode_steps"] == 50]
+    [added] = [
+        e
+        for e in json.loads(path.read_text())["random"]
+        if e["settings"]["max_episode_steps"] == 50
+    ]
     assert list(added["games"]) == ["Breakout", "Seaquest"] and added["settings"]["minimal_actions"]
     text = shown.getvalue()
-    assert all(word in text for word in ("Breakout", "Seaquest", "95 % interval", "minimal_actions True"))
+    assert all(
+        word in text for word in ("Breakout", "Seaquest", "95 % interval", "minimal_actions True")
+    )
     assert f"{added['games']['Breakout']['mean']:.3f}" in text
 
 
 def test_games_of_all_lengths_count_alike(monkeypatch):
-    """More episodes than environments: each plays its share, so that short episodes are not counted more often."""
+    """More episodes than environments: each plays its share, so that short episodes are not counted
+    more often."""
     monkeypatch.setattr(scores, "NUM_ENVS", 4)
     few_envs = measure("Breakout", PlaySettings(), 400, seed=5)
     monkeypatch.setattr(scores, "NUM_ENVS", 400)

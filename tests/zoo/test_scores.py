@@ -22,7 +22,8 @@ def test_game_lists_are_complete_and_nested():
 
 
 @pytest.mark.parametrize(
-    ("typed", "nearest"), [("Pacman", "MsPacman"), ("ALE/Pong-v5", "Pong"), ("seaquest", "Seaquest")]
+    ("typed", "nearest"),
+    [("Pacman", "MsPacman"), ("ALE/Pong-v5", "Pong"), ("seaquest", "Seaquest")],
 )
 def test_unknown_game_names_the_nearest(typed, nearest):
     with pytest.raises(ValueError, match=f"nearest name: '{nearest}'"):
@@ -41,7 +42,9 @@ def test_published_lines_are_keyed_by_game_and_say_their_source():
 
 def test_published_scores_follow_their_games_and_not_their_positions():
     [line] = [
-        line for line in reference_table() if "atari8" in line.setting and line.method == "UniZero multi-task"
+        line
+        for line in reference_table()
+        if "atari8" in line.setting and line.method == "UniZero multi-task"
     ]
     assert set(line.scores) == set(DATA["atari8"])
     assert line.scores["Pong"] == 19 and line.scores["RoadRunner"] == 6300
@@ -51,7 +54,8 @@ def test_published_scores_follow_their_games_and_not_their_positions():
 
 
 def test_reference_scores_say_whose_they_are_and_after_how_many_steps():
-    """Every game has its random player, a human and UniZero alone; 8 games more; an unknown one nothing."""
+    """Every game has its random player, a human and UniZero alone; 8 games more; an unknown one
+    nothing."""
     assert ATARI.reference_scores("Pong") == {
         "random": -20.7,
         "human": 14.6,

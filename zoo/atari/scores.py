@@ -22,8 +22,8 @@ class ReferenceLine:
         method: name of the agent.
         source: where the numbers are printed, with what is known to be wrong about them.
         scores: raw score per game; empty where only aggregates were published.
-        aggregates: human-normalised ``mean``, ``median``, ``iqm``: computed from ``scores`` where there are
-            any, else as far as they were printed.
+        aggregates: human-normalised ``mean``, ``median``, ``iqm``: computed from ``scores`` where
+            there are any, else as far as they were printed.
     """
 
     setting: str
@@ -51,38 +51,40 @@ def human_normalised(game: str, raw: float) -> float:
     games = _data()["games"]
     if game not in games:
         nearest = difflib.get_close_matches(game, games, n=1, cutoff=0.0)[0]
-        raise ValueError(f"game={game!r} has no reference scores; nearest name: {nearest!r}; known: {', '.join(games)}")
+        raise ValueError(
+            f"game={game!r} has no reference scores; nearest name: {nearest!r}; "
+            f"known: {', '.join(games)}"
+        )
     random, human = games[game]["random"], games[game]["human"]
     return (raw - random) / (human - random)
 
 
 def reference_table() -> tuple[ReferenceLine, ...]:
     """All published results, in the order of the data file."""
-    return tuple(
-        ReferenceLine(
-            setting=setting,
-            method=method,
-            source=table["source"],
-            scores=entry.get("scores", {}),
-            aggregates=entry.get("aggregates")
-            or aggregate({game: human_normalised(game, raw) for game, raw in entry["scores"].items()}),
-        )
-        for setting, table in _data()["published"].items()
-        for method, entry in table["methods"].items()
-    )
+    lines = []
+    for setting, table in _data()["published"].items():
+        for method, entry in table["methods"].items():
+            scores = entry.get("scores", {})
+            aggregates = entry.get("aggregates")
+            if not aggregates:
+                aggregates = aggregate(
+                    {game: human_normalised(game, raw) for game, raw in scores.items()}
+                )
+            lines.append(ReferenceLine(setting, method, table["source"], scores, aggregates))
+    return tuple(lines)
 
 
 def reference_scores(game: str) -> dict[str, float]:
     """Raw scores of ``game`` to draw beside curves, by label; empty where none are known.
 
-    Published ones are labelled with method, games and budget: of the 8 games learned together with all 18 actions, and
-    of single games after 100,000 env steps.
+    Published ones are labelled with method, games and budget: of the 8 games learned together with
+    all 18 actions, and of single games after 100,000 env steps.
     """
-    published = {
-        f"{line.method} ({line.setting.partition('_env_steps')[0].replace('_', ' ')})": line.scores[game]
-        for line in reference_table()
-        if game in line.scores
-    }
+    published = {}
+    for line in reference_table():
+        if game in line.scores:
+            budget = line.setting.partition("_env_steps")[0].replace("_", " ")
+            published[f"{line.method} ({budget})"] = line.scores[game]
     return _data()["games"].get(game, {}) | published
 
 

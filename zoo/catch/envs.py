@@ -1,8 +1,8 @@
 """Catch in numpy: a ball falls down a small grid, a paddle in the lowest row has to be under it.
 
-In the mirrored game the two moves are swapped and nothing else: one picture asks for opposite actions. The tasks
-therefore conflict, and a picture alone does not tell them apart: the paddle starts anywhere, or its place would show which
-way the first moves went.
+In the mirrored game the two moves are swapped and nothing else: one picture asks for opposite
+actions. The tasks therefore conflict, and a picture alone does not tell them apart: the paddle
+starts anywhere, or its place would show which way the first moves went.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 
 ROWS, COLUMNS = 8, 5
 ACTIONS = ("left", "stay", "right")
@@ -21,10 +22,12 @@ CATCH_COLOURS = np.array([[235, 235, 235], [80, 160, 240]], np.uint8)
 
 
 class CatchVectorEnv(VectorEnv):
-    """n Catch games: observations ``(n, ROWS, COLUMNS, 2)`` uint8, 0 or 255; an episode lasts ROWS − 1 steps.
+    """n Catch games: observations ``(n, ROWS, COLUMNS, 2)`` uint8, 0 or 255; an episode lasts ROWS
+    − 1 steps.
 
-    The last step rewards +1 if the paddle is under the ball and −1 if not. Ball and paddle start in columns that depend on
-    the environment's seed and the number of the episode alone, so environments can be split over processes.
+    The last step rewards +1 if the paddle is under the ball and −1 if not. Ball and paddle start in
+    columns that depend on the environment's seed and the number of the episode alone, so
+    environments can be split over processes.
 
     Args:
         num_envs: n.
@@ -50,15 +53,19 @@ class CatchVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a new episode everywhere; environment j takes ``seed + j``, None continues the seeds' episodes."""
+        """Begin a new episode everywhere; environment j takes ``seed + j``, None continues the
+        seeds' episodes."""
         if seed is not None:
             self._seed = np.uint64(seed) + np.arange(self.num_envs, dtype=np.uint64)
             self._episode[:] = 0
         self._begin(np.ones(self.num_envs, bool))
         return self._observe(), {}
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Move the paddles and let the balls fall; environments whose episode is over begin the next one instead."""
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Move the paddles and let the balls fall; environments whose episode is over begin the
+        next one instead."""
         began = self._over.copy()
         move = self._direction * (np.asarray(actions) - 1)
         self._paddle = np.where(began, self._paddle, np.clip(self._paddle + move, 0, COLUMNS - 1))
@@ -69,7 +76,8 @@ class CatchVectorEnv(VectorEnv):
         return self._observe(), reward, self._over.copy(), np.zeros(self.num_envs, bool), {}
 
     def _begin(self, where: np.ndarray) -> None:
-        """Put ball and paddle of the environments ``where (n,)`` at the start of their next episode."""
+        """Put ball and paddle of the environments ``where (n,)`` at the start of their next
+        episode."""
         self._ball_row[where] = 0
         places = _hash(self._seed[where], self._episode[where]) % np.uint64(COLUMNS**2)
         self._ball_column[where], self._paddle[where] = np.divmod(places.astype(np.int64), COLUMNS)
@@ -84,9 +92,10 @@ class CatchVectorEnv(VectorEnv):
         return picture
 
 
-def _hash(seed: np.ndarray, episode: np.ndarray) -> np.ndarray:
-    """Well mixed uint64 of two uint64 (the finaliser of splitmix64; Steele et al. 2014, doi 10.1145/2660193.2660195)."""
-    z = (seed << np.uint64(32)) + episode * np.uint64(0x9E3779B97F4A7C15)
+def _hash(seed: NDArray[np.uint64], episode: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Well mixed uint64 of two uint64 (the finaliser of splitmix64; Steele et al. 2014, doi
+    10.1145/2660193.2660195)."""
+    z: NDArray[np.uint64] = (seed << np.uint64(32)) + episode * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -113,5 +122,6 @@ class CatchScreen:
         """Nothing to free."""
 
     def _picture(self, observation: np.ndarray) -> np.ndarray:
-        grid = (observation[0, :, :, None, :] // 255 * CATCH_COLOURS.T).max(axis=-1)  # (ROWS, COLUMNS, 3)
+        coloured = observation[0, :, :, None, :] // 255 * CATCH_COLOURS.T
+        grid = coloured.max(axis=-1)  # (ROWS, COLUMNS, 3)
         return grid.repeat(self.SCALE, axis=0).repeat(self.SCALE, axis=1)

@@ -11,7 +11,9 @@ TIME_LIMIT = {"CartPole-v1": 500, "Acrobot-v1": 500, "MountainCar-v0": 200}
 """The problems' own time limits in env steps."""
 
 
-def make_classic_control_vector_env(name: str, num_envs: int, *, max_episode_steps: int | None = None) -> VectorEnv:
+def make_classic_control_vector_env(
+    name: str, num_envs: int, *, max_episode_steps: int | None = None
+) -> VectorEnv:
     """Environments of one problem: observations ``(n, F)`` float32, autoreset NEXT_STEP.
 
     Args:
@@ -27,12 +29,15 @@ def make_classic_control_vector_env(name: str, num_envs: int, *, max_episode_ste
     limit = TIME_LIMIT[name] if max_episode_steps is None else max_episode_steps
     if name == "CartPole-v1":
         return make_cartpole_vector_env(num_envs, max_episode_steps=limit)
-    make_one = functools.partial(gymnasium.make, name, max_episode_steps=limit, disable_env_checker=True)
+    make_one = functools.partial(
+        gymnasium.make, name, max_episode_steps=limit, disable_env_checker=True
+    )
     return SyncVectorEnv([make_one] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
 def make_cartpole_vector_env(num_envs: int, *, max_episode_steps: int = 500) -> VectorEnv:
-    """CartPole-v1 with all poles in one numpy computation: observations ``(n, 4)`` float32, 2 actions."""
+    """CartPole-v1 with all poles in one numpy computation: observations ``(n, 4)`` float32, 2
+    actions."""
     return gymnasium.make_vec(
         "CartPole-v1",
         num_envs,

@@ -1,9 +1,9 @@
 """Atari 2600 games through ALE's C++ vector environment (ROMs come with ``ale_py``).
 
-Defaults: frame skip 4, maximum of the last two frames, no sticky actions, random no-ops at reset, 64 × 64
-RGB, no frame stack, the full set of 18 actions. ALE alone skips frames. Rewards are clipped and lives cut by
-:class:`~lzero.envs.MultiTaskVectorEnv`, not by ALE: the true score stays known, and a game goes on after a
-death.
+Defaults: frame skip 4, maximum of the last two frames, no sticky actions, random no-ops at reset,
+64 × 64 RGB, no frame stack, the full set of 18 actions. ALE alone skips frames. Rewards are clipped
+and lives cut by :class:`~lzero.envs.MultiTaskVectorEnv`, not by ALE: the true score stays known,
+and a game goes on after a death.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ATARI8 = ("Pong", "MsPacman", "Seaquest", "Boxing", "Alien", "ChopperCommand", "
 
 ATARI26 = (
     *ATARI8,
-    *("Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "CrazyClimber", "DemonAttack", "Freeway"),
-    *("Frostbite", "Gopher", "Jamesbond", "Kangaroo", "Krull", "KungFuMaster", "PrivateEye", "UpNDown"),
-    *("Qbert", "Breakout"),
+    *("Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "CrazyClimber", "DemonAttack"),
+    *("Freeway", "Frostbite", "Gopher", "Jamesbond", "Kangaroo", "Krull", "KungFuMaster"),
+    *("PrivateEye", "UpNDown", "Qbert", "Breakout"),
 )
 """The 26 games of the Atari-100k benchmark (arXiv 1903.00374)."""
 
@@ -42,7 +42,10 @@ MAX_EPISODE_STEPS = 27_000
 @functools.cache
 def _roms() -> dict[str, str]:
     """ROM of every game that ALE ships, by CamelCase name."""
-    return {"".join(word.capitalize() for word in rom.split("_")): rom for rom in roms.get_all_rom_ids()}
+    by_name = {}
+    for rom in roms.get_all_rom_ids():
+        by_name["".join(word.capitalize() for word in rom.split("_"))] = rom
+    return by_name
 
 
 def all_games() -> tuple[str, ...]:
@@ -59,8 +62,11 @@ def rom_name(game: str) -> str:
     if game not in _roms():
         by_lower_case = {name.lower(): name for name in _roms()}
         wanted = game.lower().replace("_", "")
-        nearest = by_lower_case[difflib.get_close_matches(wanted, by_lower_case, n=1, cutoff=0.0)[0]]
-        raise ValueError(f"game {game!r} is unknown to ALE; did you mean {nearest!r}? (names are CamelCase)")
+        [match] = difflib.get_close_matches(wanted, by_lower_case, n=1, cutoff=0.0)
+        nearest = by_lower_case[match]
+        raise ValueError(
+            f"game {game!r} is unknown to ALE; did you mean {nearest!r}? (names are CamelCase)"
+        )
     return _roms()[game]
 
 
@@ -73,7 +79,9 @@ def minimal_actions(game: str) -> tuple[int, ...]:
     """
     ALEInterface.setLoggerMode(LoggerMode.Error)
     emulator = ALEInterface()
-    emulator.loadROM(roms.get_rom_path(rom_name(game)))
+    path = roms.get_rom_path(rom_name(game))
+    assert path is not None  # rom_name knows no other games than those of the package
+    emulator.loadROM(path)
     return tuple(sorted(action.value for action in emulator.getMinimalActionSet()))
 
 
@@ -101,14 +109,18 @@ def make_atari_vector_env(
         frame_skip: frames per env step.
 
     Returns:
-        Observations ``(n, 1, H, W, 3)`` uint8, 18 actions, autoreset NEXT_STEP. ALE draws no picture of the
-        frame that ends an episode: an episode's last observation still holds pixels of the step before.
+        Observations ``(n, 1, H, W, 3)`` uint8, 18 actions, autoreset NEXT_STEP. ALE draws no
+        picture of the frame that ends an episode: an episode's last observation still holds pixels
+        of the step before.
 
     Raises:
         ValueError: for an unknown game or a number out of range.
     """
-    _check_at_least(1, num_envs=num_envs, max_episode_steps=max_episode_steps, frame_skip=frame_skip)
-    _check_at_least(1, num_threads=num_threads)  # ALE reads 0 as "all cores", which would starve torch
+    _check_at_least(
+        1, num_envs=num_envs, max_episode_steps=max_episode_steps, frame_skip=frame_skip
+    )
+    # ALE reads 0 threads as "all cores", which would starve torch
+    _check_at_least(1, num_threads=num_threads)
     _check_at_least(0, noop_max=noop_max, sticky=sticky)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return AtariVectorEnv(
@@ -150,29 +162,35 @@ def make_atari_multitask_env(
     frame_skip: int = 4,
     only_minimal_actions: bool = False,
 ) -> MultiTaskVectorEnv:
-    """Several games as one batch: observations ``(N, 3, image_size, image_size)`` uint8, 18 actions.
+    """Several games as one batch: ``(N, 3, image_size, image_size)`` uint8 pictures, 18 actions.
 
     Args:
         games: CamelCase names.
         task_ids: identity of each game in the whole run.
-        num_envs_per_task: one number for all games or one per game; likewise the other per-game arguments.
-        training: learn from clipped rewards and end episodes on a lost life. Evaluation does neither.
+        num_envs_per_task: one number for all games or one per game; likewise the other per-game
+            arguments.
+        training: learn from clipped rewards and end episodes on a lost life. Evaluation does
+            neither.
         env_offsets: number of the first environment of each game, where several ranks share a game.
         max_episode_steps: time limit in env steps.
         clip_reward: overrides ``training`` for the reward.
         end_on_life_loss: overrides ``training`` for lives.
-        num_threads: emulator threads of all games together, rounded up to the same number for every game.
+        num_threads: emulator threads of all games together, rounded up to the same number for every
+            game.
         noop_max, sticky, image_size, frame_skip: as in :func:`make_atari_vector_env`.
-        only_minimal_actions: only actions that have an effect in a game are legal in it; each keeps its number, so that
-            it means the same in every game.
+        only_minimal_actions: only actions that have an effect in a game are legal in it; each keeps
+            its number, so that it means the same in every game.
 
     Raises:
-        ValueError: if a per-game argument is not as long as ``games``, and as :func:`make_atari_vector_env`.
+        ValueError: if a per-game argument is not as long as ``games``, and as
+            :func:`make_atari_vector_env`.
     """
     envs = _per_game("num_envs_per_task", num_envs_per_task, games)
     limits = _per_game("max_episode_steps", max_episode_steps, games)
     clips = _per_game("clip_reward", training if clip_reward is None else clip_reward, games)
-    cuts = _per_game("end_on_life_loss", training if end_on_life_loss is None else end_on_life_loss, games)
+    cuts = _per_game(
+        "end_on_life_loss", training if end_on_life_loss is None else end_on_life_loss, games
+    )
     ids = _per_game("task_ids", task_ids, games)
     offsets = _per_game("env_offsets", env_offsets, games)
     threads = math.ceil(num_threads / max(1, len(games)))
@@ -206,7 +224,9 @@ def _per_game(field: str, value: Any, games: Sequence[str]) -> Sequence[Any]:
     if not isinstance(value, Sequence):
         return [value] * len(games)
     if len(value) != len(games):
-        raise ValueError(f"{field}: {len(value)} values for {len(games)} games; give one, or one per game")
+        raise ValueError(
+            f"{field}: {len(value)} values for {len(games)} games; give one, or one per game"
+        )
     return value
 
 
@@ -219,15 +239,17 @@ def _check_at_least(least: int, **numbers: float) -> None:
 class NativeScreenTwin:
     """Replays one environment of a multi-task env at the console's own resolution, for videos.
 
-    The emulator is deterministic: with the same seed, settings and actions (also those that a reset row
-    ignores) the twin plays the same episodes. Give it the settings of the environment it shadows.
+    The emulator is deterministic: with the same seed, settings and actions (also those that a reset
+    row ignores) the twin plays the same episodes. Give it the settings of the
+    environment it shadows.
 
     Args:
         game: CamelCase name.
         max_episode_steps, noop_max, sticky, frame_skip: as in :func:`make_atari_vector_env`.
 
     Attributes:
-        frames_per_second: of a video with one screen per env step that runs as fast as the game did.
+        frames_per_second: of a video with one screen per env step that runs as fast as the
+            game did.
         raw_reward: of the last step.
         episode_over: whether the last step ended the episode; the next one starts another.
     """
@@ -258,14 +280,15 @@ class NativeScreenTwin:
         """First screen ``(210, 160, 3)`` uint8 RGB.
 
         Args:
-            seed: of the shadowed environment; number j of a task has ``task_seed(seed, task_id) + j``.
+            seed: of the shadowed environment; number j of a task has
+                ``task_seed(seed, task_id) + j``.
         """
         observation, _ = self._env.reset(seed=seed)
         self.raw_reward, self.episode_over = 0.0, False
         return observation[0, 0]
 
     def step(self, action: int) -> np.ndarray:
-        """Screen after ``action``, which is what the shadowed environment got, also on its reset rows.
+        """Screen after ``action``: what the shadowed environment got, also on its reset rows.
 
         Raises:
             ValueError: if the action is not 0 to 17.

@@ -1,4 +1,4 @@
-"""Train multi-task UniZero with dense blocks on Catch and its mirror image; about a minute on 2 cores.
+"""Train multi-task UniZero with dense blocks on Catch and its mirror image; a minute on 2 cores.
 
 python zoo/catch/config/catch_unizero_multitask_segment_ddp_config.py           # told apart by task id
 python zoo/catch/config/catch_unizero_multitask_segment_ddp_config.py blind     # cannot be told apart

@@ -1,4 +1,6 @@
-"""Train multi-task UniZero with mixture-of-experts blocks on Catch and its mirror image; about a minute on 2 cores.
+"""Train multi-task UniZero with mixture-of-experts blocks on Catch and its mirror image.
+
+It takes about a minute on 2 cores.
 
 python zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py           # told apart by task id
 python zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py blind     # cannot be told apart

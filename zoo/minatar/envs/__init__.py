@@ -1,5 +1,21 @@
 """Factories of MinAtar environments."""
 
-from zoo.minatar.envs.minatar import GAMES, NUM_ACTIONS, SIDE, GameShape, MinAtarScreen, MinAtarVectorEnv, game_shape
+from zoo.minatar.envs.minatar import (
+    GAMES,
+    NUM_ACTIONS,
+    SIDE,
+    GameShape,
+    MinAtarScreen,
+    MinAtarVectorEnv,
+    game_shape,
+)
 
-__all__ = ["GAMES", "NUM_ACTIONS", "SIDE", "GameShape", "MinAtarScreen", "MinAtarVectorEnv", "game_shape"]
+__all__ = [
+    "GAMES",
+    "NUM_ACTIONS",
+    "SIDE",
+    "GameShape",
+    "MinAtarScreen",
+    "MinAtarVectorEnv",
+    "game_shape",
+]

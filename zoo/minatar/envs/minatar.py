@@ -1,6 +1,7 @@
-"""MinAtar games of the package ``minatar`` as one gymnasium vector env in this process (a step takes microseconds).
+"""MinAtar games of the package ``minatar`` as one gymnasium vector env in this process.
 
-The package is GPL-3 and optional: it is imported when the first game is made, not when this module is.
+A step takes microseconds. The package is GPL-3 and optional: it is imported when the first game is
+made, not when this module is.
 
 Shape legend: n = environments, C = channels of the game, one per kind of object.
 """
@@ -35,8 +36,8 @@ NUM_ACTIONS = 6
 """The same in all games: nothing, left, up, right, down, fire."""
 NOTHING = 0
 MAX_EPISODE_STEPS = 2500
-"""Default time limit in env steps. Freeway ends itself, as a death, one step later and no observation shows that
-clock; with this limit its episodes are truncated instead."""
+"""Default time limit in env steps. Freeway ends itself, as a death, one step later and no
+observation shows that clock; with this limit its episodes are truncated instead."""
 CELL_PIXELS = 16
 
 
@@ -63,10 +64,12 @@ def game_shape(name: str) -> GameShape:
 
 
 class MinAtarVectorEnv(VectorEnv):
-    """n environments of one game: observations ``(n, 10, 10, C)`` uint8, 255 where an object is; autoreset NEXT_STEP.
+    """n environments of one game: observations ``(n, 10, 10, C)`` uint8, 255 where an object is;
+    autoreset NEXT_STEP.
 
-    The same seed and the same actions give the same stream. Every episode starts from "nothing" as the action that a
-    sticky step would repeat, so that no episode depends on how the one before it ended.
+    The same seed and the same actions give the same stream. Every episode starts from "nothing" as
+    the action that a sticky step would repeat, so that no episode depends on how the one before it
+    ended.
 
     Args:
         name: one of :data:`GAMES`.
@@ -92,13 +95,17 @@ class MinAtarVectorEnv(VectorEnv):
         difficulty_ramping: bool = True,
     ) -> None:
         if num_envs < 1 or max_episode_steps < 1:
-            raise ValueError(f"num_envs={num_envs}, max_episode_steps={max_episode_steps}; allowed is 1 or more")
+            raise ValueError(
+                f"num_envs={num_envs}, max_episode_steps={max_episode_steps}; allowed is 1 or more"
+            )
         if not 0 <= sticky <= 1:
             raise ValueError(f"sticky={sticky}; allowed is a probability from 0 to 1")
         self.num_envs = num_envs
         self._max_episode_steps = max_episode_steps
         self._games = [_make_game(name, sticky, difficulty_ramping) for _ in range(num_envs)]
-        self.single_observation_space = Box(0, 255, (SIDE, SIDE, game_shape(name).channels), np.uint8)
+        self.single_observation_space = Box(
+            0, 255, (SIDE, SIDE, game_shape(name).channels), np.uint8
+        )
         self.single_action_space = Discrete(NUM_ACTIONS)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -123,14 +130,18 @@ class MinAtarVectorEnv(VectorEnv):
         self._steps[:] = 0
         return self._observe(), {}
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Act in every environment; those whose episode is over begin the next one and ignore their action.
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Act in every environment; those whose episode is over begin the next one and ignore their
+        action.
 
         Args:
             actions: ``(n,)`` int64, 0 to 5.
 
         Returns:
-            Observations, rewards float64, terminated and truncated (each ``(n,)``), and an empty info.
+            Observations, rewards float64, terminated and truncated (each ``(n,)``), and an empty
+            info.
         """
         reward = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
@@ -152,14 +163,16 @@ class MinAtarVectorEnv(VectorEnv):
 class MinAtarScreen:
     """Replays the first environment of a task as pictures, for videos.
 
-    With the same seed, settings and actions (also those that a reset row ignores) it plays the same episodes.
+    With the same seed, settings and actions (also those that a reset row ignores) it plays the same
+    episodes.
 
     Args:
         name: the game.
         settings: those of the environment that it shadows, as in :class:`MinAtarVectorEnv`.
 
     Attributes:
-        frames_per_second: of a video with one picture per env step, at about the speed of a human's game.
+        frames_per_second: of a video with one picture per env step, at about the speed of a human's
+            game.
         raw_reward: of the last step.
         episode_over: whether the last step ended the episode; the next one starts another.
     """
@@ -188,7 +201,8 @@ class MinAtarScreen:
         self._env.close()
 
     def _picture(self, observation: np.ndarray) -> np.ndarray:
-        """Every channel in its own colour; objects in one cell mix theirs, so that none hides another."""
+        """Every channel in its own colour; objects in one cell mix theirs, so that none hides
+        another."""
         present = observation / 255.0
         share = present / np.maximum(present.sum(axis=2, keepdims=True), 1.0)
         cells = (share @ self._colours).round().astype(np.uint8)
@@ -197,13 +211,17 @@ class MinAtarScreen:
 
 def _colours(channels: int) -> np.ndarray:
     """``(C, 3)`` RGB of 0 to 255: hues evenly spaced on the circle."""
-    return 255.0 * np.array([colorsys.hsv_to_rgb(channel / channels, 0.75, 1.0) for channel in range(channels)])
+    return 255.0 * np.array(
+        [colorsys.hsv_to_rgb(channel / channels, 0.75, 1.0) for channel in range(channels)]
+    )
 
 
 def _make_game(name: str, sticky: float, difficulty_ramping: bool) -> Any:
     if name not in GAMES:
         raise ValueError(f"game {name!r} is not of MinAtar; {nearest(name, list(GAMES))}")
-    return _package().Environment(GAMES[name], sticky_action_prob=sticky, difficulty_ramping=difficulty_ramping)
+    return _package().Environment(
+        GAMES[name], sticky_action_prob=sticky, difficulty_ramping=difficulty_ramping
+    )
 
 
 def _package() -> ModuleType:
