@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lzero.config import load_domain
+from lzero.envs.domain import load_domain
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.run_data import CONFIG_FILE, read_run
 from lzero.report.statistics import hierarchical_bootstrap_mean

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lzero.config import ExperimentConfig, load_domain
+from lzero.config import ExperimentConfig
+from lzero.envs.domain import load_domain
 from lzero.report.statistics import hierarchical_bootstrap_mean
 from lzero.worker.evaluator import evaluate
 

@@ -1,7 +1,9 @@
-"""Fields of written configs by dotted path: which of them decide what is learned, and in which two configs differ."""
+"""Fields of written configs by dotted path: which decide what is learned, in which two differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from lzero.config_sections import ONCE_IN_EVERY_CONFIG
 
 NOT_LEARNING = (
     "exp_name",
@@ -18,11 +20,17 @@ NOT_LEARNING = (
     "train.moe_log_interval",
     "train.video",
 )
-"""Config fields that change neither what is learned nor what an evaluation measures: names, lengths and rhythms. Seeds
-of one experiment may differ in them. ``device`` and ``precision`` are not among them: they change the numerics."""
+"""Config fields that change neither what is learned nor what an evaluation measures: names, lengths
+and rhythms. Seeds of one experiment may differ in them. ``device`` and ``precision`` are not among
+them: they change the numerics."""
+
+FIELDS_ONCE_IN_EVERY_CONFIG = {f"env.{name}": value for name, value in ONCE_IN_EVERY_CONFIG.items()}
+"""Settings that configs had whatever their domain, before domains owned them, and the defaults they
+had then. A config that lacks one is no other experiment for that."""
 
 EARLIER_CONFIG = "config_until_env_step_"
-"""How files in a run's folder begin that hold the settings it had until it was continued with others."""
+"""How files in a run's folder begin that hold the settings it had until it was continued with
+others."""
 
 NOT_THERE = "not set"  # a field that the other config does not have
 
@@ -42,7 +50,17 @@ def is_one_of(name: str, fields: Sequence[str]) -> bool:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Leaves in which two nested configs differ, by dotted path: both values."""
+    """Leaves in which two nested configs differ, by dotted path: both values.
+
+    What only one of them has of :data:`FIELDS_ONCE_IN_EVERY_CONFIG` is no difference: it had no
+    effect there.
+    """
     old, new = dict(flatten(then)), dict(flatten(now))
-    pairs = {name: (old.get(name, NOT_THERE), new.get(name, NOT_THERE)) for name in dict.fromkeys((*old, *new))}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    found = {}
+    for name in dict.fromkeys((*old, *new)):
+        before, after = old.get(name, NOT_THERE), new.get(name, NOT_THERE)
+        if name in FIELDS_ONCE_IN_EVERY_CONFIG and NOT_THERE in (before, after):
+            continue
+        if before != after:
+            found[name] = (before, after)
+    return found

@@ -1,17 +1,21 @@
-"""The study of gradient conflict and expert selection, for any domain: one MoE experiment, its dense twin and two ablations.
+"""The study of gradient conflict and expert selection, for any domain.
 
-Four blocks; a MoE block has one shared and eight routed experts. All variants have the same active parameters per token: where
-the shared or the routed part is left out, the remaining expert is twice as wide.
+One MoE experiment, its dense twin and two ablations. Four blocks; a MoE block has one shared and
+eight routed experts. All variants have the same active parameters per token: where the shared or
+the routed part is left out, the remaining expert is twice as wide.
 """
 
 from typing import Any
 
 from lzero.config import ExperimentConfig
+from lzero.envs.domain import with_domain_settings
 
 NAME = "conflict_study"
 
 
-def conflict_study(config: ExperimentConfig, *, moe: bool, interval: int) -> dict[str, tuple[str, ExperimentConfig]]:
+def conflict_study(
+    config: ExperimentConfig, *, moe: bool, interval: int
+) -> dict[str, tuple[str, ExperimentConfig]]:
     """Presets of the study: name to (a line of help, config).
 
     Args:
@@ -24,12 +28,21 @@ def conflict_study(config: ExperimentConfig, *, moe: bool, interval: int) -> dic
         data = config.model_dump()
         data["exp_name"] += suffix
         data["model"]["num_layers"] = 4
-        data["model"]["moe"] |= {"enabled": moe, "num_experts": 8, "num_shared_experts": 1} | experts
+        data["model"]["moe"] |= {
+            "enabled": moe,
+            "num_experts": 8,
+            "num_shared_experts": 1,
+        } | experts
         data["policy"]["gradient_conflict_interval"] = interval
         data["train"]["moe_log_interval"] = interval
-        return ExperimentConfig.model_validate(data)
+        return with_domain_settings(data)
 
-    study = {NAME: ("conflict study: conflict and expert selection at a close look, 4 blocks", variant("", {}))}
+    study = {
+        NAME: (
+            "conflict study: conflict and expert selection at a close look, 4 blocks",
+            variant("", {}),
+        )
+    }
     if not moe:
         return study
     wide = {"hidden_ratio": 2 * config.model.moe.hidden_ratio}

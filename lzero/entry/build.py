@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lzero.analysis.aggregation import AggregationError
-from lzero.config import ExperimentConfig, load_domain
+from lzero.config import ExperimentConfig
 from lzero.device import DeviceError, resolve_device
 from lzero.distributed import (
     Distributed,
@@ -17,6 +17,7 @@ from lzero.distributed import (
     local_rank_from_environment,
 )
 from lzero.entry.checkpointing import RunError
+from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy

@@ -17,7 +17,11 @@ from pydantic import BaseModel, ValidationError
 from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, nearest
 from lzero.entry.checkpointing import RunError
-from lzero.entry.train_unizero_multitask_segment_ddp import TrainResult, train_unizero_multitask_segment_ddp
+from lzero.entry.train_unizero_multitask_segment_ddp import (
+    TrainResult,
+    train_unizero_multitask_segment_ddp,
+)
+from lzero.envs.domain import with_domain_settings
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +41,8 @@ class CommandLine:
     resume: bool = True
     """Continue from the newest checkpoint of the run, if there is one."""
     game_overrides: tuple[str, ...] = ()
-    """Per-game exceptions as ``Game.field=value``, e.g. ``Pong.batch_size=16 MsPacman.clip_reward=false``; fields:
-    max_episode_steps, clip_reward, num_envs, batch_size."""
+    """Per-game exceptions as ``Game.field=value``, e.g. ``Pong.batch_size=16
+    MsPacman.clip_reward=false``; fields: max_episode_steps, clip_reward, num_envs, batch_size."""
 
 
 def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> TrainResult:
@@ -51,14 +55,21 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
     """
     command = parse(presets, default, sys.argv[1:] if argv is None else argv)
     try:
-        result = train_unizero_multitask_segment_ddp(command.config, seed=command.seed, resume=command.resume)
+        result = train_unizero_multitask_segment_ddp(
+            command.config, seed=command.seed, resume=command.resume
+        )
     except (RunError, CheckpointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as stopped:
-        logger.info("%s; the same command continues from the newest checkpoint", stopped or "stopped at once")
+        logger.info(
+            "%s; the same command continues from the newest checkpoint",
+            stopped or "stopped at once",
+        )
         sys.exit(INTERRUPTED)
     logger.info("finished: %s", result.run_dir)
-    tensorboard = "tensorboard" if shutil.which("tensorboard") else _shell_path(Path(sys.executable).parent / "tensorboard")
+    tensorboard = "tensorboard"
+    if not shutil.which(tensorboard):
+        tensorboard = _shell_path(Path(sys.executable).parent / "tensorboard")
     logger.info("look at it: %s --logdir %s", tensorboard, _shell_path(result.run_dir / "tb"))
     return result
 
@@ -69,26 +80,40 @@ def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
         if argv and not argv[0].startswith("-"):
             sys.exit(f"error: unknown preset {argv[0]!r}; {nearest(argv[0], list(presets))}")
         argv = [default, *argv]
-    command = _read(presets, default, argv)
-    if not command.game_overrides:
-        return command
-    try:
-        return CommandLine(with_overrides(command.config, command.game_overrides), command.seed, command.resume)
+    try:  # presets first: only with its domain's section does the help of one show its settings
+        presets = {
+            name: (text, with_domain_settings(config)) for name, (text, config) in presets.items()
+        }
+        command = _read(presets, default, argv)
+        config = with_domain_settings(command.config)
     except ValidationError as error:
-        sys.exit(f"error: --game-overrides: {_in_one_line(error)}")
-    except ValueError as error:
-        sys.exit(f"error: --game-overrides: {error}")
+        sys.exit(f"error: {_in_one_line(error, presets)}")
+    if command.game_overrides:
+        try:
+            config = with_overrides(config, command.game_overrides)
+        except ValidationError as error:
+            sys.exit(f"error: --game-overrides: {_in_one_line(error, presets)}")
+        except ValueError as error:
+            sys.exit(f"error: --game-overrides: {error}")
+    return CommandLine(config, command.seed, command.resume)
 
 
 def _read(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
-    """Preset and fields. What the schema refuses is said in its own words; tyro explains the rest, and the help."""
-    about = {name: text + (" (the default here)" if name == default else "") for name, (text, _) in presets.items()}
-    commands = {name: (about[name], CommandLine(config)) for name, (_, config) in presets.items()}
+    """Preset and fields; tyro explains what it cannot read, and prints the help.
+
+    Raises:
+        ValidationError: if the schema refuses it.
+    """
+    commands = {}
+    for name, (text, config) in presets.items():
+        about = f"{text} (the default here)" if name == default else text
+        commands[name] = (about, CommandLine(config))
     read = partial(
         tyro.extras.overridable_config_cli,
         commands,
         args=argv,
-        description="Train: a preset first, then any of its fields. PRESET --help lists all fields with their units.",
+        description="Train: a preset first, then any of its fields. "
+        "PRESET --help lists all fields with their units.",
     )
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -98,7 +123,7 @@ def _read(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
         while cause is not None and not isinstance(cause, ValidationError):
             cause = cause.__cause__ or cause.__context__
         if cause is not None:
-            sys.exit(f"error: {_in_one_line(cause)}")
+            raise cause from None
     return read()
 
 
@@ -113,31 +138,38 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
         path, equals, value = override.partition("=")
         game, dot, field = path.partition(".")
         if not (equals and dot):
-            raise ValueError(f"{override!r} is not of the form Game.field=value, e.g. Pong.batch_size=16")
+            raise ValueError(
+                f"{override!r} is not of the form Game.field=value, e.g. Pong.batch_size=16"
+            )
         data["env"]["overrides"].setdefault(game, {})[field.replace("-", "_")] = value
-    return ExperimentConfig.model_validate(data)
+    return with_domain_settings(data)
 
 
-def _in_one_line(error: ValidationError) -> str:
+def _in_one_line(error: ValidationError, presets: Presets) -> str:
     """Field, value and reason of everything that is wrong."""
+    section: tuple[str, ...] = ()  # a section that was made alone does not know where it belongs
+    for _, config in presets.values():
+        section = dict(_sections(config)).get(error.title, section)
     complaints = []
-    section = dict(_sections(ExperimentConfig)).get(error.title, ())
     for problem in error.errors():
         field = ".".join(map(str, (*section, *problem["loc"])))
         if problem["type"] == "value_error":  # raised by the schema itself, which names the value
-            whose = "" if problem["loc"] == () else field
-            complaints.append(": ".join(filter(None, (whose, str(problem["ctx"]["error"])))))
+            said = str(problem["ctx"]["error"])
+            says_where = problem["loc"] == () or said.startswith(field)
+            complaints.append(said if says_where else f"{field}: {said}")
         else:
             complaints.append(f"{field}={problem['input']!r}: {problem['msg']}")
     return "; ".join(complaints)
 
 
-def _sections(schema: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Names of the schema's classes and where they are in it."""
-    yield schema.__name__, path
-    for name, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _sections(field.annotation, (*path, name))
+def _sections(
+    config: BaseModel, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Names of a config's classes and where they are in it."""
+    yield type(config).__name__, path
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            yield from _sections(value, (*path, name))
 
 
 def _shell_path(path: Path) -> str:

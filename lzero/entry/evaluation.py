@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lzero.config import ExperimentConfig, load_domain
+from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed, RankShare
+from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.actor import Actor

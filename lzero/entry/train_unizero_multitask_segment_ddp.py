@@ -10,6 +10,7 @@ from lzero.config import ExperimentConfig
 from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
 from lzero.entry.stopping import StoppedError, StopRequest
+from lzero.envs.domain import with_domain_settings
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def train_unizero_multitask_segment_ddp(
         FloatingPointError: if the loss or its gradient stops being a number.
         StoppedError: after Ctrl-C or SIGTERM, a KeyboardInterrupt with a checkpoint behind it.
     """
-    config = ExperimentConfig.model_validate(config)
+    config = with_domain_settings(config)
     limit = max_env_step or config.train.max_env_steps
     with Run(config, seed=seed, max_env_steps=limit, resume=resume) as run:
         timer, train = run.timer, config.train

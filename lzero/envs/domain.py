@@ -1,16 +1,21 @@
-"""What a domain offers the library: how its games are made, shown and scored."""
+"""What a domain offers the library: its settings, and how its games are made, shown and scored.
 
+Experiments name a domain by its import path. Nothing of it is imported before it is asked for here.
+"""
+
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from lzero.config import EnvConfig
+from lzero.config import READ_ENV, EnvConfig, ExperimentConfig, nearest
 from lzero.envs.multitask import MultiTaskVectorEnv
 
 
 class Screen(Protocol):
-    """Shows one evaluation environment at its native resolution, by playing the same episode a second time."""
+    """Shows one evaluation environment at its native resolution, by playing the same episode a
+    second time."""
 
     frames_per_second: int
 
@@ -27,9 +32,18 @@ class Screen(Protocol):
 class Domain(Protocol):
     """A family of games. An experiment names it by import path (``env.domain``)."""
 
-    games: tuple[str, ...]
-    score_scale: str
-    """What the common scale of scores is called, e.g. human-normalised."""
+    @property
+    def games(self) -> tuple[str, ...]:
+        """Names of the games there are."""
+
+    @property
+    def settings(self) -> type[EnvConfig]:
+        """Class of an experiment's section ``env``: :class:`~lzero.config.EnvConfig`, or one that
+        extends it by the domain's own fields. A domain that names none has none of its own."""
+
+    @property
+    def score_scale(self) -> str:
+        """What the common scale of scores is called, e.g. human-normalised."""
 
     def make(
         self,
@@ -45,12 +59,14 @@ class Domain(Protocol):
         """Environments of the tasks ``task_ids`` (positions in ``games``).
 
         Args:
-            config: how games are played.
-            games: all games of the run; they fix the padded shapes, which must not depend on the rank.
+            config: how games are played; :meth:`EnvConfig.read` makes it the domain's own.
+            games: all games of the run; they fix the padded shapes, which must not depend on the
+                rank.
             task_ids: the tasks of this rank.
             num_envs: environments of each of them.
             env_offsets: number of each one's first environment, where several ranks share a task.
-            training: clip rewards and end episodes with a life, as ``config`` says; evaluation does neither.
+            training: clip rewards and end episodes with a life, as ``config`` says; evaluation does
+                neither.
             num_threads: threads that may emulate.
         """
 
@@ -58,7 +74,51 @@ class Domain(Protocol):
         """Score of ``game`` on the domain's common scale; None where there is none."""
 
     def reference_scores(self, game: str) -> Mapping[str, float]:
-        """Raw scores to draw beside curves, by label, such as {'random': -20.7, 'human': 14.6}; empty if none known."""
+        """Raw scores to draw beside curves, by label, such as {'random': -20.7, 'human': 14.6};
+        empty if none are known."""
 
     def make_screen(self, config: EnvConfig, game: str) -> Screen | None:
         """The screen of ``game`` for videos; None where the domain shows nothing."""
+
+
+def load_domain(path: str) -> Domain:
+    """The domain at ``module:attribute``.
+
+    Raises:
+        ValueError: if the path is malformed, nothing is there, or what is there has no ``games``.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        domain = getattr(importlib.import_module(module), attribute)
+        domain.games  # noqa: B018 (anything else that is importable is refused here too)
+        return domain
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"env.domain={path!r} cannot be imported ({error}); write it as "
+            "'package.module:ATTRIBUTE', e.g. 'zoo.atari.domain:ATARI', and run from a place where "
+            "that package is importable"
+        ) from error
+
+
+def with_domain_settings(config: ExperimentConfig | Mapping[str, Any]) -> ExperimentConfig:
+    """The experiment with its domain's own section ``env``, checked; the domain is imported for it.
+
+    Raises:
+        pydantic.ValidationError: if the config is not valid, the domain cannot be loaded, or it
+            does not know a game or a setting; with what to type instead.
+    """
+    data = dict(config) if isinstance(config, ExperimentConfig) else config
+    return ExperimentConfig.model_validate(data, context={READ_ENV: _as_its_domain_reads_it})
+
+
+def _as_its_domain_reads_it(env: EnvConfig) -> EnvConfig:
+    domain = load_domain(env.domain)
+    settings: type[EnvConfig] = getattr(domain, "settings", EnvConfig)
+    read = settings.read(env)
+    for game in read.games:
+        if game not in domain.games:
+            raise ValueError(
+                f"env.games: unknown game {game!r} of {env.domain}; "
+                f"{nearest(game, list(domain.games))}"
+            )
+    return read

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lzero.config import load_domain
 from lzero.config_fields import EARLIER_CONFIG
 from lzero.report.analysis_notes import PREFIXES, analysis_notes
 from lzero.report.curves import all_curves
@@ -76,6 +75,8 @@ def reference_scores(
     tasks: Sequence[tuple[str, str]],
 ) -> tuple[dict[tuple[str, str], Mapping[str, float]], list[str]]:
     """Reference scores of tasks (domain, game) as their domains give them, and a sentence for each that has none."""
+    from lzero.envs.domain import load_domain  # gymnasium with it, which nothing else of a report needs
+
     found: dict[tuple[str, str], Mapping[str, float]] = dict.fromkeys(tasks, {})
     notes = []
     for path in dict.fromkeys(domain for domain, _ in tasks):

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from lzero.analysis.conflict import GradientConflict
-from lzero.config import ExperimentConfig, load_domain
+from lzero.config import ExperimentConfig
+from lzero.envs.domain import load_domain
 from lzero.policy import UniZeroMTPolicy
 from lzero.replay.buffer import ReplayBuffer
 from zoo.catch.config.presets import presets

@@ -9,25 +9,36 @@ import pytest
 from pydantic import BaseModel
 
 from lzero.checkpoint import CheckpointError
-from lzero.config import ExperimentConfig, GameOverride
+from lzero.config import EnvConfig, ExperimentConfig, GameOverride
+from lzero.config_sections import ONCE_IN_EVERY_CONFIG
 from lzero.entry import TrainResult, cli
 from lzero.entry.checkpointing import RunError
 from lzero.entry.cli import CommandLine, main, parse
 from zoo.atari.config.presets import presets
+from zoo.atari.domain import AtariEnvConfig
+from zoo.catch.config.presets import presets as catch_presets
+from zoo.minatar.config.presets import presets as minatar_presets
 
 PRESETS = presets(moe=True)
 GAME, OTHER = PRESETS["cpu"][1].env.games
 CAPACITY = PRESETS["cpu"][1].policy.replay.capacity
 NAMES = tuple(PRESETS)
+STICKY, MINIMAL = "--env.sticky-action-probability", "--env.minimal-actions"
+OWN = {
+    "atari": (PRESETS, ("--env.frame-skip", "--env.noop-max", STICKY, MINIMAL)),
+    "minatar": (minatar_presets(moe=True), (STICKY, MINIMAL, "--env.difficulty-ramping")),
+    "catch": (catch_presets(moe=True), ()),
+}
+"""By domain its presets, and which options it alone has of those that the zoo's domains have."""
 
 
-def leaves(model: type[BaseModel] = ExperimentConfig, path: str = "") -> dict[str, str]:
+def leaves(config: BaseModel, path: str = "") -> dict[str, str]:
     """Description of every field that is no group, by its path."""
     found = {}
-    for name, field in model.model_fields.items():
-        here = f"{path}.{name}".strip(".")
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= leaves(field.annotation, here)
+    for name, field in type(config).model_fields.items():
+        here, value = f"{path}.{name}".strip("."), getattr(config, name)
+        if isinstance(value, BaseModel):
+            found |= leaves(value, here)
         else:
             found[here] = field.description
     return found
@@ -76,19 +87,48 @@ def test_overrides_change_their_fields_alone():
     assert (command.seed, command.resume) == (3, False)
 
 
-def test_help_explains_every_field(capsys):
+@pytest.mark.parametrize("domain", OWN)
+def test_help_explains_every_field(capsys, domain):
+    """The domain's own settings included, and no other's."""
+    made, own = OWN[domain]
+    [name, *_] = made
     with pytest.raises(SystemExit) as ended:
-        parse(PRESETS, "cpu", ["cpu", "--help"])
+        parse(made, name, [name, "--help"])
     assert ended.value.code == 0
     text = squeezed(capsys.readouterr().out)
-    fields = leaves()
+    fields = leaves(made[name][1])
     assert len(fields) > 70
+    settings = {f"--env.{setting.replace('_', '-')}" for setting in ONCE_IN_EVERY_CONFIG}
+    assert {setting for setting in settings if setting in text} == set(own)
     fields.pop("env.overrides")  # given by --game-overrides, one exception at a time
     assert "--game-overrides" in text
     assert [name for name in GameOverride.model_fields if name not in text] == []
     options = {f"--{name.replace('_', '-')}": description for name, description in fields.items()}
     assert [option for option in options if option not in text] == []
     assert [option for option, description in options.items() if squeezed(description) not in text] == []
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["read by its domain", "as written"])
+def test_a_domains_settings_are_set_as_typed(read):
+    """Presets may be plain configs: the command line has their domains read them."""
+    made = PRESETS
+    if not read:
+        data = PRESETS["cpu"][1].model_dump()
+        made = {"cpu": ("two games", ExperimentConfig.model_validate(data))}
+        assert type(made["cpu"][1].env) is EnvConfig
+    argv = ["--env.no-minimal-actions", "--env.frame-skip", "3", "--env.max-episode-steps", "27000"]
+    config = parse(made, "cpu", [*argv, "--env.games", "Krull", "--env.noop-max", "0"]).config
+    expected = PRESETS["cpu"][1].env.model_dump()
+    expected |= {"minimal_actions": False, "frame_skip": 3, "max_episode_steps": 27_000}
+    assert config.env == AtariEnvConfig(**expected | {"games": ("Krull",), "noop_max": 0})
+
+
+def test_the_script_of_one_domain_plays_another(capsys):
+    """Where a domain has no script of its own; settings that it does not have stay behind."""
+    argv = ["--env.domain", "zoo.catch.domain:CATCH", "--env.games", "Catch", "--env.num-envs", "3"]
+    env = parse(PRESETS, "cpu", argv).config.env
+    assert type(env) is EnvConfig and (env.games, env.num_envs) == (("Catch",), 3)
+    assert "unknown game 'Krull' of zoo.catch.domain:CATCH" in refusal(capsys, *argv[:2])
 
 
 def test_help_without_a_preset_lists_the_presets(capsys):
@@ -111,6 +151,9 @@ def test_help_without_a_preset_lists_the_presets(capsys):
         (("cpu", "--model.moe.top_kk", "3"), ("--model.moe.top", "--model.moe.top-k")),
         (("atari88",), ("'atari88'", "did you mean 'atari8'?")),
         (("--env.games", "Pong", "Seequest"), ("'Seequest'", "did you mean 'Seaquest'?")),
+        (("--env.frame-skip", "0"), ("error: env.frame_skip=0: Input should be greater than 0",)),
+        (("--env.domain", "zoo.atary:A"), ("error: env.domain='zoo.atary:A' cannot be imported",)),
+        (("--env.difficulty-ramping",), ("Unrecognized options: --env.difficulty-ramping",)),
         (("--model.num-heads", "7"), ("model.num_heads=7", "model.embed_dim=128", "try 8")),
         (("--model.moe.top-k", "9"), ("moe.top_k=9", "moe.num_experts=8")),
         (("--train.eval-interval", "0"), ("error: train.eval_interval=0: Input should be greater than 0",)),

@@ -37,7 +37,9 @@ def test_balls_fall_and_paddles_move(mirrored):
             assert (new_row[n], new_ball[n]) == (row[n] + 1, ball[n])
             assert new_paddle[n] == min(max(paddle[n] + move[n], 0), COLUMNS - 1)
             assert terminated[n] == (new_row[n] == ROWS - 1)
-            assert reward[n] == (0 if not terminated[n] else 1 if new_paddle[n] == new_ball[n] else -1)
+            assert reward[n] == (
+                0 if not terminated[n] else 1 if new_paddle[n] == new_ball[n] else -1
+            )
             if terminated[n]:
                 ended.append(reward[n])
         assert not truncated.any()
@@ -92,8 +94,12 @@ def test_reference_scores_are_what_such_players_get():
 
 
 def test_the_domain_makes_both_tasks_and_films_what_they_show():
-    config = EnvConfig(domain="zoo.catch.domain:CATCH", games=GAMES, clip_reward=False, end_on_life_loss=False)
-    env = CATCH.make(config, GAMES, (0, 1), (2, 2), env_offsets=(0, 0), training=False, num_threads=1)
+    config = EnvConfig(
+        domain="zoo.catch.domain:CATCH", games=GAMES, clip_reward=False, end_on_life_loss=False
+    )
+    env = CATCH.make(
+        config, GAMES, (0, 1), (2, 2), env_offsets=(0, 0), training=False, num_threads=1
+    )
     assert env.observation_shape == (2, ROWS, COLUMNS)
     first = env.reset(0).observation
     assert env.step(np.array([0, 1, 0, 1])).observation.shape == (4, 2, ROWS, COLUMNS)
@@ -103,4 +109,6 @@ def test_the_domain_makes_both_tasks_and_films_what_they_show():
     assert picture.shape == (ROWS * side, COLUMNS * side, 3) and picture.dtype == np.uint8
     shown = first[2].astype(bool).any(axis=0)
     np.testing.assert_array_equal(picture[::side, ::side].any(axis=-1), shown)
-    assert not screen.step(0)[::side, ::side].any(axis=-1)[0].any(), "the ball has left the first row"
+    assert not screen.step(0)[::side, ::side].any(axis=-1)[0].any(), (
+        "the ball has left the first row"
+    )

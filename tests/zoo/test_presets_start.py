@@ -1,4 +1,5 @@
-"""Every preset of every domain starts: environments, networks, search, an update and an evaluation, in small."""
+"""Every preset of every domain starts: environments, networks, search, an update and an evaluation,
+in small."""
 
 import numpy as np
 import pytest
@@ -20,16 +21,26 @@ STEPS = 20
 
 
 def in_small(config: ExperimentConfig) -> dict:
-    """The same kinds of everything with small numbers, for two updates; of many games the first two."""
+    """The same kinds of everything with small numbers, for two updates; of many games the first
+    two."""
     data = config.model_dump()
     data["env"] |= {"games": config.env.games[:2], "overrides": {}}
     data["env"] |= {"num_envs": 1, "num_eval_envs": 1, "max_episode_steps": STEPS}
-    data["model"] |= {"embed_dim": 32, "num_heads": 2, "num_layers": min(2, config.model.num_layers)}
+    data["model"] |= {
+        "embed_dim": 32,
+        "num_heads": 2,
+        "num_layers": min(2, config.model.num_layers),
+    }
     data["model"]["encoder"] |= {"vit_width": 32, "vit_layers": 1, "vit_heads": 2}
     data["policy"] |= {"batch_size": 1, "replay_ratio": 2 / STEPS}
     data["policy"]["replay"]["capacity"] = 100
     data["policy"]["search"] |= {"num_simulations": 3, "num_eval_simulations": 2}
-    data["train"] |= {"max_env_steps": STEPS, "collect_steps": STEPS, "random_steps": 0, "eval_episodes": 1}
+    data["train"] |= {
+        "max_env_steps": STEPS,
+        "collect_steps": STEPS,
+        "random_steps": 0,
+        "eval_episodes": 1,
+    }
     return data | {"device": "cpu"}
 
 

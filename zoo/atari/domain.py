@@ -3,13 +3,36 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from pydantic import Field, PositiveInt
+
 from lzero.config import EnvConfig
+from lzero.envs.domain import Domain, Screen
 from lzero.envs.multitask import MultiTaskVectorEnv
 
 
-class AtariDomain:
-    """Atari 2600 games through ALE; scores are human-normalised where the game has reference scores."""
+class AtariEnvConfig(EnvConfig):
+    """Atari games and how they are played."""
 
+    domain: str = "zoo.atari.domain:ATARI"
+    """Import path ``module:attribute`` of the domain that makes the environments."""
+    max_episode_steps: PositiveInt = 27000
+    """Time limit of an episode in env steps (27000 steps = 108000 Atari frames)."""
+    frame_skip: PositiveInt = 4
+    """Frames per env step."""
+    noop_max: int = Field(30, ge=0)
+    """Up to this many random no-op frames after a reset."""
+    sticky_action_probability: float = Field(0.0, ge=0.0, le=1.0)
+    """Probability that the environment repeats the previous action."""
+    minimal_actions: bool = False
+    """Only the actions that have an effect in the game; the others are masked, all keep their
+    numbers."""
+
+
+class AtariDomain:
+    """Atari 2600 games through ALE; scores are human-normalised where the game has reference
+    scores."""
+
+    settings = AtariEnvConfig
     score_scale = "human-normalised"
 
     @cached_property
@@ -33,6 +56,7 @@ class AtariDomain:
         """Environments of the games ``task_ids`` of ``games``."""
         from zoo.atari.envs import make_atari_multitask_env
 
+        atari = AtariEnvConfig.read(config)
         mine = [games[task] for task in task_ids]
         return make_atari_multitask_env(
             mine,
@@ -40,14 +64,14 @@ class AtariDomain:
             num_envs,
             env_offsets=env_offsets,
             training=training,
-            max_episode_steps=[config.step_limit_of(game) for game in mine],
-            clip_reward=[training and config.clips_reward_of(game) for game in mine],
-            end_on_life_loss=training and config.end_on_life_loss,
+            max_episode_steps=[atari.step_limit_of(game) for game in mine],
+            clip_reward=[training and atari.clips_reward_of(game) for game in mine],
+            end_on_life_loss=training and atari.end_on_life_loss,
             num_threads=num_threads,
-            noop_max=config.noop_max,
-            sticky=config.sticky_action_probability,
-            frame_skip=config.frame_skip,
-            only_minimal_actions=config.minimal_actions,
+            noop_max=atari.noop_max,
+            sticky=atari.sticky_action_probability,
+            frame_skip=atari.frame_skip,
+            only_minimal_actions=atari.minimal_actions,
         )
 
     def normalised_score(self, game: str, score: float) -> float | None:
@@ -57,22 +81,23 @@ class AtariDomain:
         return human_normalised(game, score) if has_reference(game) else None
 
     def reference_scores(self, game: str) -> Mapping[str, float]:
-        """A random player, a human and published multi-game results; empty for a game without reference scores."""
+        """A random player, a human and published multi-game results; empty where none are known."""
         from zoo.atari.scores import reference_scores
 
         return reference_scores(game)
 
-    def make_screen(self, config: EnvConfig, game: str) -> "NativeScreenTwin":  # noqa: F821 (imported where used)
+    def make_screen(self, config: EnvConfig, game: str) -> Screen:
         """The console's own 210x160 screen of ``game``."""
         from zoo.atari.envs import NativeScreenTwin
 
+        atari = AtariEnvConfig.read(config)
         return NativeScreenTwin(
             game,
-            max_episode_steps=config.step_limit_of(game),
-            noop_max=config.noop_max,
-            sticky=config.sticky_action_probability,
-            frame_skip=config.frame_skip,
+            max_episode_steps=atari.step_limit_of(game),
+            noop_max=atari.noop_max,
+            sticky=atari.sticky_action_probability,
+            frame_skip=atari.frame_skip,
         )
 
 
-ATARI = AtariDomain()
+ATARI: Domain = AtariDomain()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lzero.config import EnvConfig
+from lzero.envs.domain import Domain, Screen
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 
 MIRRORED = {"Catch": False, "MirroredCatch": True}
@@ -14,6 +15,7 @@ class CatchDomain:
     """Catch and its mirror image: the same pictures, opposite actions."""
 
     games: tuple[str, ...] = tuple(MIRRORED)
+    settings = EnvConfig
     score_scale = "share of optimum"
 
     def make(
@@ -27,7 +29,8 @@ class CatchDomain:
         training: bool,
         num_threads: int,
     ) -> MultiTaskVectorEnv:
-        """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads`` is not used."""
+        """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads``
+        is not used."""
         from zoo.catch.envs import CatchVectorEnv
 
         return MultiTaskVectorEnv(
@@ -51,11 +54,11 @@ class CatchDomain:
         """Returns of random moves and of always catching."""
         return {"random": RANDOM_RETURN, "optimum": 1.0}
 
-    def make_screen(self, config: EnvConfig, game: str) -> "CatchScreen":  # noqa: F821 (imported where used)
+    def make_screen(self, config: EnvConfig, game: str) -> Screen:
         """Pictures of ``game``."""
         from zoo.catch.envs import CatchScreen
 
         return CatchScreen(mirrored=MIRRORED[game])
 
 
-CATCH = CatchDomain()
+CATCH: Domain = CatchDomain()

@@ -1,8 +1,9 @@
-"""The classic control domain, as experiments name it: ``zoo.classic_control.domain:CLASSIC_CONTROL``."""
+"""The domain that experiments name ``zoo.classic_control.domain:CLASSIC_CONTROL``."""
 
 from collections.abc import Mapping, Sequence
 
 from lzero.config import EnvConfig
+from lzero.envs.domain import Domain
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 
 # name: (features, actions, score of a random policy, score that counts as solved)
@@ -14,9 +15,11 @@ PROBLEMS = {
 
 
 class ClassicControlDomain:
-    """CartPole, Acrobot and MountainCar as tasks of one agent; features and actions are padded to the largest."""
+    """CartPole, Acrobot and MountainCar as tasks of one agent; features and actions are padded to
+    the largest."""
 
     games: tuple[str, ...] = tuple(PROBLEMS)
+    settings = EnvConfig
     score_scale = "share of solved"
 
     def make(
@@ -30,7 +33,8 @@ class ClassicControlDomain:
         training: bool,
         num_threads: int,
     ) -> MultiTaskVectorEnv:
-        """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads`` is not used."""
+        """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads``
+        is not used."""
         from zoo.classic_control.envs import TIME_LIMIT, make_classic_control_vector_env
 
         tasks = [
@@ -38,7 +42,9 @@ class ClassicControlDomain:
                 make_classic_control_vector_env(
                     games[task],
                     count,
-                    max_episode_steps=min(config.step_limit_of(games[task]), TIME_LIMIT[games[task]]),
+                    max_episode_steps=min(
+                        config.step_limit_of(games[task]), TIME_LIMIT[games[task]]
+                    ),
                 ),
                 task_id=task,
                 name=games[task],
@@ -68,4 +74,4 @@ class ClassicControlDomain:
         return None
 
 
-CLASSIC_CONTROL = ClassicControlDomain()
+CLASSIC_CONTROL: Domain = ClassicControlDomain()

@@ -3,18 +3,35 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import Field
+
 from lzero.config import EnvConfig
+from lzero.envs.domain import Domain
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 from zoo.minatar.envs import GAMES, SIDE, MinAtarScreen, MinAtarVectorEnv, game_shape
 
 
-class MinAtarDomain:
-    """Breakout, Asterix, SpaceInvaders, Freeway and Seaquest on a 10x10 grid, one channel per kind of object.
+class MinAtarEnvConfig(EnvConfig):
+    """MinAtar games and how they are played; games have one life, ``end_on_life_loss`` means
+    nothing."""
 
-    Games have one life and no frames to skip: ``end_on_life_loss``, ``frame_skip`` and ``noop_max`` mean nothing here.
-    """
+    domain: str = "zoo.minatar.domain:MINATAR"
+    """Import path ``module:attribute`` of the domain that makes the environments."""
+    sticky_action_probability: float = Field(0.0, ge=0.0, le=1.0)
+    """Probability that the environment repeats the previous action."""
+    difficulty_ramping: bool = True
+    """Games get harder with progress."""
+    minimal_actions: bool = False
+    """Only the actions that have an effect in the game; the others are masked, all keep their
+    numbers."""
+
+
+class MinAtarDomain:
+    """Breakout, Asterix, SpaceInvaders, Freeway and Seaquest on a 10x10 grid, one channel per kind
+    of object."""
 
     games: tuple[str, ...] = tuple(GAMES)
+    settings = MinAtarEnvConfig
     score_scale = "times random"
 
     def make(
@@ -28,23 +45,28 @@ class MinAtarDomain:
         training: bool,
         num_threads: int,
     ) -> MultiTaskVectorEnv:
-        """Environments of the tasks ``task_ids`` of ``games``; they run in this thread, ``num_threads`` is not used.
+        """Environments of the tasks ``task_ids`` of ``games``; they run in this thread,
+        ``num_threads`` is not used.
 
         Raises:
             ImportError: if the package ``minatar`` is missing.
         """
-        tasks = [
-            TaskEnv(
-                MinAtarVectorEnv(games[task], count, **_settings(config, games[task])),
-                task_id=task,
-                name=games[task],
-                layout="hwc",
-                clip_reward=training and config.clips_reward_of(games[task]),
-                env_offset=offset,
-                legal_actions=game_shape(games[task]).minimal_actions if config.minimal_actions else None,
+        minatar = MinAtarEnvConfig.read(config)
+        tasks = []
+        for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True):
+            game = games[task]
+            legal = game_shape(game).minimal_actions if minatar.minimal_actions else None
+            tasks.append(
+                TaskEnv(
+                    MinAtarVectorEnv(game, count, **_how_played(minatar, game)),
+                    task_id=task,
+                    name=game,
+                    layout="hwc",
+                    clip_reward=training and minatar.clips_reward_of(game),
+                    env_offset=offset,
+                    legal_actions=legal,
+                )
             )
-            for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True)
-        ]
         # Over all games, not this rank's alone: every rank holds the same model.
         channels = max(game_shape(game).channels for game in games)
         return MultiTaskVectorEnv(tasks, observation_shape=(channels, SIDE, SIDE))
@@ -63,10 +85,10 @@ class MinAtarDomain:
 
     def make_screen(self, config: EnvConfig, game: str) -> MinAtarScreen:
         """The grid of ``game``, 16 pixels a cell, each channel in a colour of its own."""
-        return MinAtarScreen(game, **_settings(config, game))
+        return MinAtarScreen(game, **_how_played(MinAtarEnvConfig.read(config), game))
 
 
-def _settings(config: EnvConfig, game: str) -> dict[str, Any]:
+def _how_played(config: MinAtarEnvConfig, game: str) -> dict[str, Any]:
     return {
         "max_episode_steps": config.step_limit_of(game),
         "sticky": config.sticky_action_probability,
@@ -74,4 +96,4 @@ def _settings(config: EnvConfig, game: str) -> dict[str, Any]:
     }
 
 
-MINATAR = MinAtarDomain()
+MINATAR: Domain = MinAtarDomain()

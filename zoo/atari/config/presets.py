@@ -3,6 +3,7 @@
 import torch
 
 from lzero.config import ExperimentConfig
+from lzero.envs.domain import with_domain_settings
 from zoo.atari.envs import ATARI8, ATARI26
 from zoo.conflict_study import conflict_study
 
@@ -20,18 +21,26 @@ def presets(*, moe: bool) -> Presets:
     fewer = {game: {"batch_size": 19} for game in ATARI26[-8:]}
     atari26 = _published(f"atari26_{suffix}", ATARI26, moe, batch_size=20, overrides=fewer)
     return {
-        "cpu": ("2 games, rewards that rise within minutes on 2 cores", _cpu(f"atari_cpu_{suffix}", moe)),
+        "cpu": (
+            "2 games, rewards that rise within minutes on 2 cores",
+            _cpu(f"atari_cpu_{suffix}", moe),
+        ),
         "afternoon": (
             "any games (--env.games …), 100,000 env steps each; 1 to 2 hours a game on one core",
             _small(f"atari_afternoon_{suffix}", ("KungFuMaster",), moe),
         ),
-        "atari3": ("3 games in one agent, 100,000 env steps each", _small(f"atari3_{suffix}", ATARI3, moe)),
+        "atari3": (
+            "3 games in one agent, 100,000 env steps each",
+            _small(f"atari3_{suffix}", ATARI3, moe),
+        ),
         "atari8": ("8 games, the published 768-wide ViT model; needs a GPU", atari8),
         "atari8_gumbel": ("atari8 with Gumbel search", _with_gumbel(atari8)),
         "atari26": ("26 games, the published model, 512 windows per update; needs a GPU", atari26),
         "atari26_gumbel": ("atari26 with Gumbel search", _with_gumbel(atari26)),
         **conflict_study(
-            _published(f"atari8_conflict_{suffix}", ATARI8, moe, batch_size=128), moe=moe, interval=200
+            _published(f"atari8_conflict_{suffix}", ATARI8, moe, batch_size=128),
+            moe=moe,
+            interval=200,
         ),
     }
 
@@ -43,10 +52,11 @@ def default_preset() -> str:
 
 def _small(exp_name: str, games: tuple[str, ...], moe: bool) -> ExperimentConfig:
     """Small networks that learn a game in 100,000 env steps on one core (benchmarks/RESULTS.md)."""
-    return ExperimentConfig.model_validate(
+    return with_domain_settings(
         {
             "exp_name": exp_name,
-            # With all 18 actions a search of 16 simulations mostly follows its prior; the games here need 6 to 18 of them.
+            # With all 18 actions a search of 16 simulations mostly follows its prior; the games
+            # here need 6 to 18 of them.
             "env": {"games": games, "num_envs": 16, "num_eval_envs": 8, "minimal_actions": True},
             "model": {
                 "embed_dim": 128,
@@ -56,7 +66,8 @@ def _small(exp_name: str, games: tuple[str, ...], moe: bool) -> ExperimentConfig
                 "moe": {"enabled": moe},
             },
             "policy": {
-                # 20 windows of 10 steps in every fourth env step: 50 steps are trained for one that is played
+                # 20 windows of 10 steps in every fourth env step: 50 steps are trained for one that
+                # is played
                 "batch_size": 20,
                 "unroll_steps": 10,
                 "replay_ratio": 0.25,
@@ -90,18 +101,24 @@ def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
         "checkpoint_interval": 1_600,
         "log_interval": 10,
     }
-    return ExperimentConfig.model_validate(data)
+    return with_domain_settings(data)
 
 
 def _published(
-    exp_name: str, games: tuple[str, ...], moe: bool, *, batch_size: int, overrides: dict | None = None
+    exp_name: str,
+    games: tuple[str, ...],
+    moe: bool,
+    *,
+    batch_size: int,
+    overrides: dict | None = None,
 ) -> ExperimentConfig:
-    """Sizes of the published multi-task runs (UniZero, arXiv 2406.10667; ScaleZero, arXiv 2509.07945).
+    """Sizes of the published multi-task runs (UniZero, arXiv 2406.10667; ScaleZero, arXiv
+    2509.07945).
 
-    The encoder is a ViT-Base: 768 wide, 12 layers, 12 heads, patches of 8 pixels, dropout 0.1, as in LightZero's
-    multi-task runs.
+    The encoder is a ViT-Base: 768 wide, 12 layers, 12 heads, patches of 8 pixels, dropout 0.1, as
+    in LightZero's multi-task runs.
     """
-    return ExperimentConfig.model_validate(
+    return with_domain_settings(
         {
             "exp_name": exp_name,
             "env": {"games": games, "num_envs": 8, "overrides": overrides or {}},
@@ -139,8 +156,9 @@ def _published(
 
 
 def _with_gumbel(config: ExperimentConfig) -> ExperimentConfig:
-    """The same experiment with another search; simulations and all 18 actions stay, so that the two compare."""
+    """The same experiment with another search; simulations and all 18 actions stay, so that the two
+    compare."""
     data = config.model_dump()
     data["exp_name"] += "_gumbel"
     data["policy"]["search"]["kind"] = "gumbel"
-    return ExperimentConfig.model_validate(data)
+    return with_domain_settings(data)

@@ -1,6 +1,9 @@
 """Presets of the Catch experiments, with dense blocks or mixture-of-experts blocks."""
 
+from functools import partial
+
 from lzero.config import ExperimentConfig
+from lzero.envs.domain import with_domain_settings
 from zoo.conflict_study import conflict_study
 
 MAX_ENV_STEPS = 4_800
@@ -9,29 +12,30 @@ MAX_ENV_STEPS = 4_800
 def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
     """Name to (a line of help, config)."""
     suffix = "moe" if moe else "dense"
-    # With Gumbel search each of 8 seeds reaches the optimum; with pUCT one of three did not (benchmarks/RESULTS.md).
-    quick = {"batch_size": 8, "learning_rate": 2e-3, "search": "gumbel"}
+    # With Gumbel search each of 8 seeds reaches the optimum; with pUCT one of three did not
+    # (benchmarks/RESULTS.md).
+    quick = partial(_catch, moe=moe, batch_size=8, learning_rate=2e-3, search="gumbel")
     return {
         "both": (
             "Catch and MirroredCatch, told apart by task id; a minute or two",
-            _catch(f"catch_{suffix}", moe, **quick),
+            quick(f"catch_{suffix}"),
         ),
         "blind": (
             "one step of context, shared heads, no task embedding: the tasks cannot be told apart",
-            _catch(f"catch_blind_{suffix}", moe, context_steps=1, share_head=True, **quick),
+            quick(f"catch_blind_{suffix}", context_steps=1, share_head=True),
         ),
         "context": (
             "shared heads and no task embedding, but 4 steps of context: the task shows in the paddle's motion; 5 minutes",
-            _catch(f"catch_context_{suffix}", moe, share_head=True, replay_ratio=1.0),
+            _catch(f"catch_context_{suffix}", moe=moe, share_head=True, replay_ratio=1.0),
         ),
-        **conflict_study(_catch(f"catch_conflict_{suffix}", moe), moe=moe, interval=50),
+        **conflict_study(_catch(f"catch_conflict_{suffix}", moe=moe), moe=moe, interval=50),
     }
 
 
 def _catch(
     exp_name: str,
-    moe: bool,
     *,
+    moe: bool,
     context_steps: int = 4,
     share_head: bool = False,
     replay_ratio: float = 0.25,
@@ -39,7 +43,7 @@ def _catch(
     learning_rate: float = 1e-3,
     search: str = "puct",
 ) -> ExperimentConfig:
-    return ExperimentConfig.model_validate(
+    return with_domain_settings(
         {
             "exp_name": exp_name,
             "env": {

@@ -6,11 +6,12 @@ python zoo/classic_control/config/classic_control_unizero_multitask_segment_ddp_
 
 from lzero.config import ExperimentConfig
 from lzero.entry.cli import main
+from lzero.envs.domain import with_domain_settings
 
 
 def preset(exp_name: str, games: tuple[str, ...]) -> ExperimentConfig:
     """Small networks; minutes on 2 cores."""
-    return ExperimentConfig.model_validate(
+    return with_domain_settings(
         {
             "exp_name": exp_name,
             "env": {
@@ -19,7 +20,11 @@ def preset(exp_name: str, games: tuple[str, ...]) -> ExperimentConfig:
                 "clip_reward": False,
                 "end_on_life_loss": False,
             },
-            "model": {"embed_dim": 64, "num_heads": 4, "encoder": {"kind": "mlp", "hidden": (128,)}},
+            "model": {
+                "embed_dim": 64,
+                "num_heads": 4,
+                "encoder": {"kind": "mlp", "hidden": (128,)},
+            },
             "policy": {
                 "batch_size": 64,
                 "replay_ratio": 0.25,

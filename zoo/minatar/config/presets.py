@@ -1,6 +1,9 @@
 """Presets of the MinAtar experiments, with dense blocks or mixture-of-experts blocks."""
 
+from functools import partial
+
 from lzero.config import ExperimentConfig
+from lzero.envs.domain import with_domain_settings
 from zoo.conflict_study import conflict_study
 from zoo.minatar.envs import GAMES
 
@@ -10,36 +13,38 @@ THREE = ("Breakout", "Asterix", "SpaceInvaders")
 def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
     """Name to (a line of help, config)."""
     suffix = "moe" if moe else "dense"
-    # Many env steps and few updates each: rewards are rare in some games (Asterix), and steps are cheap.
-    alone = {"num_envs": 32, "batch_size": 64, "replay_ratio": 0.1, "max_env_steps": 60_000}
-    together = alone | {"batch_size": 32, "max_env_steps": 100_000}
+    # Many env steps and few updates each: rewards are rare in some games (Asterix), and steps are
+    # cheap.
+    make = partial(_minatar, moe=moe, num_envs=32, replay_ratio=0.1)
+    alone = partial(make, batch_size=64, max_env_steps=60_000)
+    together = partial(make, batch_size=32)
+    conflict = together(f"minatar_conflict_{suffix}", THREE, max_env_steps=12_000)
     return {
-        "breakout": ("Breakout alone", _minatar(f"minatar_breakout_{suffix}", ("Breakout",), moe, **alone)),
+        "breakout": ("Breakout alone", alone(f"minatar_breakout_{suffix}", ("Breakout",))),
         "three": (
             "Breakout, Asterix and SpaceInvaders together",
-            _minatar(f"minatar_three_{suffix}", THREE, moe, **together),
+            together(f"minatar_three_{suffix}", THREE, max_env_steps=100_000),
         ),
-        "five": ("all five games together", _minatar(f"minatar_five_{suffix}", tuple(GAMES), moe, **together)),
-        **conflict_study(
-            _minatar(f"minatar_conflict_{suffix}", THREE, moe, **together | {"max_env_steps": 12_000}),
-            moe=moe,
-            interval=50,
+        "five": (
+            "all five games together",
+            together(f"minatar_five_{suffix}", tuple(GAMES), max_env_steps=100_000),
         ),
+        **conflict_study(conflict, moe=moe, interval=50),
     }
 
 
 def _minatar(
     exp_name: str,
     games: tuple[str, ...],
-    moe: bool,
     *,
+    moe: bool,
     num_envs: int,
     batch_size: int,
     replay_ratio: float,
     max_env_steps: int,
 ) -> ExperimentConfig:
     """Small networks: well under an hour on one core."""
-    return ExperimentConfig.model_validate(
+    return with_domain_settings(
         {
             "exp_name": exp_name,
             "env": {

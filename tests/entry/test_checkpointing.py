@@ -1,0 +1,44 @@
+"""What a run may be continued with, where its config was written before domains owned settings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lzero.config_sections import ONCE_IN_EVERY_CONFIG
+from lzero.entry.checkpointing import RunError, check_resumable
+from lzero.envs.domain import with_domain_settings
+
+DOMAINS = {"zoo.atari.domain:ATARI": "Krull", "zoo.catch.domain:CATCH": "Catch"}
+STEPS = 400
+
+
+def changes(path: str, then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What changes when a finished run with section ``env`` of before goes on, with more steps."""
+    config = with_domain_settings({"env": {"domain": path, "games": [DOMAINS[path]]} | now})
+    written = config.model_dump(mode="json")
+    written["env"] = written["env"] | ONCE_IN_EVERY_CONFIG | then
+    state = {"world_size": 1, "seed": 0, "env_steps": STEPS, "config": written}
+    how = {"seed": 0, "world_size": 1, "checkpoint": Path("step_1")}
+    found = dict(check_resumable(state, config, max_env_steps=STEPS + 1, **how))
+    if found:
+        with pytest.raises(RunError, match="nothing is left to learn with them"):
+            check_resumable(state, config, max_env_steps=STEPS, **how)
+    return found
+
+
+@pytest.mark.parametrize("path", DOMAINS)
+def test_a_run_of_before_goes_on_as_the_same_experiment(path):
+    assert changes(path, {}, {}) == {}
+    assert changes(path, {"difficulty_ramping": False}, {}) == {}, "it is a setting of neither"
+
+
+def test_another_value_of_the_domains_own_setting_is_seen():
+    atari = "zoo.atari.domain:ATARI"
+    assert changes(atari, {}, {"minimal_actions": True}) == {"env.minimal_actions": (False, True)}
+    assert changes(atari, {"frame_skip": 2}, {}) == {"env.frame_skip": (2, 4)}
+
+
+def test_another_value_of_what_the_replay_belongs_to_is_refused():
+    with pytest.raises(RunError, match=r"env\.num_envs was 3, is 8"):
+        changes("zoo.catch.domain:CATCH", {"num_envs": 3}, {})
