@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lzero.config import nearest
-from lzero.config_fields import NOT_LEARNING, flatten, is_one_of
+from lzero.config_fields import FIELDS_ONCE_IN_EVERY_CONFIG, NOT_LEARNING, flatten, is_one_of
 from lzero.logging import METRICS_FILE, read_metrics
 
 CONFIG_FILE = "config.json"
@@ -151,7 +151,9 @@ def read_run(path: Path) -> RunData:
     if missing:
         raise RunDataError(_no_run(path, missing))
     try:
-        fields = dict(flatten(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))))
+        written = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        # for seeds of one experiment that were started before and after domains owned their settings
+        fields = FIELDS_ONCE_IN_EVERY_CONFIG | dict(flatten(written))
     except (ValueError, AttributeError) as error:
         raise RunDataError(f"{path / CONFIG_FILE} is no config of an experiment: {error}") from error
     lacking = [name for name in ("exp_name", "env.domain", "env.games") if name not in fields]
