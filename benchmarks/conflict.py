@@ -50,9 +50,17 @@ class Arguments:
 
 def make_policy(arguments: Arguments, num_tasks: int) -> UniZeroMTPolicy:
     """A policy on random parameters."""
-    model = {"embed_dim": arguments.dim, "num_layers": arguments.layers, "moe": {"enabled": not arguments.dense}}
+    model = {
+        "embed_dim": arguments.dim,
+        "num_layers": arguments.layers,
+        "moe": {"enabled": not arguments.dense},
+    }
     config = ExperimentConfig.model_validate(
-        {"env": {"games": ATARI8[:num_tasks]}, "model": model, "policy": {"batch_size": arguments.batch_size}}
+        {
+            "env": {"games": ATARI8[:num_tasks]},
+            "model": model,
+            "policy": {"batch_size": arguments.batch_size},
+        }
     )
     torch.manual_seed(0)
     return UniZeroMTPolicy(config, (3, 64, 64), np.ones((num_tasks, ACTIONS), bool))
@@ -62,14 +70,23 @@ def make_windows(policy: UniZeroMTPolicy) -> ReplayWindows:
     """Random frames and rewards."""
     rng, num_tasks = np.random.default_rng(0), policy.config.num_tasks
     window = policy.config.policy.window
-    replay = ReplayBuffer(np.repeat(np.arange(num_tasks), 2), 60, (3, 64, 64), np.uint8, ACTIONS, window)
+    replay = ReplayBuffer(
+        np.repeat(np.arange(num_tasks), 2), 60, (3, 64, 64), np.uint8, ACTIONS, window
+    )
     rings = 2 * num_tasks
     for _ in range(60):
         frames = rng.integers(0, 256, (rings, 64, 64, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
         flags = dict.fromkeys(("terminated", "truncated", "reset"), np.zeros(rings, bool))
         reward = rng.integers(-1, 2, rings).astype(np.float32)
         visits = rng.dirichlet(np.ones(ACTIONS), rings).astype(np.float32)
-        replay.append(frames, rng.integers(0, ACTIONS, rings), reward, visits=visits, root_value=reward, **flags)
+        replay.append(
+            frames,
+            rng.integers(0, ACTIONS, rings),
+            reward,
+            visits=visits,
+            root_value=reward,
+            **flags,
+        )
     return replay.sample(dict.fromkeys(range(num_tasks), policy.config.policy.batch_size), rng)
 
 
@@ -96,8 +113,15 @@ def main() -> None:
 def compare(arguments: Arguments) -> Table:
     """Measure updates; the table."""
     kinds = {"plain": 0, "in between": 1_000_000, "measuring": 1}
-    table = Table(title=f"update, {arguments.batch_size} windows per game, D = {arguments.dim}, H = 10, td = 5")
-    for header in ("games", *(f"{kind} s" for kind in kinds), "in between / plain", "measuring / plain"):
+    table = Table(
+        title=f"update, {arguments.batch_size} windows per game, D = {arguments.dim}, H = 10, td = 5"
+    )
+    for header in (
+        "games",
+        *(f"{kind} s" for kind in kinds),
+        "in between / plain",
+        "measuring / plain",
+    ):
         table.add_column(header, justify="right")
     for num_tasks in arguments.tasks:
         policy = make_policy(arguments, num_tasks)
@@ -109,13 +133,17 @@ def compare(arguments: Arguments) -> Table:
                 times[kind].append(seconds(policy, windows, kinds[kind]))
         measured = {kind: values[1:] for kind, values in times.items()}  # the first round warms up
         ratios = {
-            kind: statistics.median(a / b for a, b in zip(measured[kind], measured["plain"], strict=True))
+            kind: statistics.median(
+                a / b for a, b in zip(measured[kind], measured["plain"], strict=True)
+            )
             for kind in ("in between", "measuring")
         }
         medians = (f"{statistics.median(values):.2f}" for values in measured.values())
         table.add_row(str(num_tasks), *medians, *(f"{ratio:.2f}" for ratio in ratios.values()))
     blocks = "dense blocks" if arguments.dense else "8+1 experts"
-    table.caption = f"{blocks}, {policy.device}, {policy.dtype}, {torch.get_num_threads()} threads; medians"
+    table.caption = (
+        f"{blocks}, {policy.device}, {policy.dtype}, {torch.get_num_threads()} threads; medians"
+    )
     return table
 
 

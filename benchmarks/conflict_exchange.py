@@ -58,15 +58,26 @@ def by_all_gather(rows: Tensor, task_ids: list[int], num_tasks: int) -> Gradient
     """Every rank gets all rows; at least one task per rank, each on one."""
     ranks = distributed.get_world_size()
     most = -(-num_tasks // ranks)
-    padded = rows if len(rows) == most else torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
+    padded = (
+        rows
+        if len(rows) == most
+        else torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
+    )
     everything = rows.new_empty(ranks * most, rows.shape[1])
     distributed.all_gather_into_tensor(everything, padded)
     gram = everything @ everything.T
-    filled = [rank * most + row for rank, count in enumerate(split_evenly(num_tasks, ranks)) for row in range(count)]
+    filled = [
+        rank * most + row
+        for rank, count in enumerate(split_evenly(num_tasks, ranks))
+        for row in range(count)
+    ]
     return GradientConflict.from_gram(gram[filled][:, filled])
 
 
-FUNCTIONS: dict[str, Function] = {"shards": compute_gradient_conflict_distributed, "all-gather": by_all_gather}
+FUNCTIONS: dict[str, Function] = {
+    "shards": compute_gradient_conflict_distributed,
+    "all-gather": by_all_gather,
+}
 
 
 def resident(field: str) -> int:
@@ -78,7 +89,9 @@ def resident(field: str) -> int:
 def join(rank: int, processes: int, arguments: Arguments, meeting: str) -> tuple[Tensor, list[int]]:
     """Start a process group and make this rank's gradients."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=processes)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=processes
+    )
     counts = split_evenly(arguments.tasks, processes)
     first = sum(counts[:rank])
     generator = torch.Generator().manual_seed(rank)
@@ -97,7 +110,9 @@ def extra_memory(name: str, processes: int, arguments: Arguments, meeting: str, 
     return extra
 
 
-def seconds(processes: int, arguments: Arguments, meeting: str, rank: int) -> dict[str, list[float]]:
+def seconds(
+    processes: int, arguments: Arguments, meeting: str, rank: int
+) -> dict[str, list[float]]:
     """Time of each round by function; also checks that both find the same."""
     rows, ids = join(rank, processes, arguments, meeting)
     taken: dict[str, list[float]] = {name: [] for name in FUNCTIONS}
@@ -117,7 +132,10 @@ def on_ranks(function: Callable, *arguments: object, processes: int) -> list:
     """Results of all ranks of a fresh process group; they are forked from a process that has imported torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lzero.analysis.conflict", "tyro", "rich.table"])
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(processes, mp_context=context) as pool,
+    ):
         job = partial(function, *arguments, str(Path(folder) / "meeting"))
         return list(pool.map(job, range(processes)))
 
@@ -125,7 +143,9 @@ def on_ranks(function: Callable, *arguments: object, processes: int) -> list:
 def compare(arguments: Arguments) -> Table:
     """Measure; the table."""
     full = 4 * arguments.tasks * arguments.columns / MIB
-    table = Table(title=f"{arguments.tasks} tasks x {arguments.columns:,} columns, float32: {full:.0f} MiB in all")
+    table = Table(
+        title=f"{arguments.tasks} tasks x {arguments.columns:,} columns, float32: {full:.0f} MiB in all"
+    )
     for header in (
         "ranks",
         "T·D/ranks MiB",
@@ -138,11 +158,13 @@ def compare(arguments: Arguments) -> Table:
         table.add_column(header, justify="right")
     for processes in arguments.processes:
         memory = {
-            name: max(on_ranks(extra_memory, name, processes, arguments, processes=processes)) for name in FUNCTIONS
+            name: max(on_ranks(extra_memory, name, processes, arguments, processes=processes))
+            for name in FUNCTIONS
         }
         ranks = on_ranks(seconds, processes, arguments, processes=processes)
         slowest = {
-            name: [max(column) for column in zip(*(rank[name] for rank in ranks), strict=True)] for name in FUNCTIONS
+            name: [max(column) for column in zip(*(rank[name] for rank in ranks), strict=True)]
+            for name in FUNCTIONS
         }
         ratio = statistics.median(a / b for a, b in zip(*slowest.values(), strict=True))
         table.add_row(
@@ -151,7 +173,9 @@ def compare(arguments: Arguments) -> Table:
             *(f"{statistics.median(slowest[name]):.2f}" for name in FUNCTIONS),
             f"{ratio:.2f}",
         )
-    table.caption = f"memory: peak of the worst rank besides its own rows; torch {torch.__version__}"
+    table.caption = (
+        f"memory: peak of the worst rank besides its own rows; torch {torch.__version__}"
+    )
     return table
 
 
@@ -159,7 +183,9 @@ def main() -> None:
     """Print the table."""
     arguments = tyro.cli(Arguments)
     if arguments.tasks < max(arguments.processes):
-        raise SystemExit(f"--tasks {arguments.tasks}: give every one of {max(arguments.processes)} processes a task")
+        raise SystemExit(
+            f"--tasks {arguments.tasks}: give every one of {max(arguments.processes)} processes a task"
+        )
     Console(width=130).print(compare(arguments))
 
 

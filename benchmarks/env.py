@@ -44,7 +44,9 @@ def multi_task(options: argparse.Namespace) -> StepFn:
 def bare(options: argparse.Namespace) -> list[AtariVectorEnv]:
     """One ALE vector env per game, with the seeds and threads that the joint env gives them."""
     threads = math.ceil(options.threads / len(options.games))
-    envs = [make_atari_vector_env(game, options.envs, num_threads=threads) for game in options.games]
+    envs = [
+        make_atari_vector_env(game, options.envs, num_threads=threads) for game in options.games
+    ]
     for task_id, env in enumerate(envs):
         env.reset(seed=task_seed(options.seed, task_id))
     return envs
@@ -98,17 +100,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--games", nargs="+", default=["Pong", "MsPacman"], help="CamelCase names")
     parser.add_argument("--envs", type=int, default=8, help="environments per game")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="emulator threads in all")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="emulator threads in all"
+    )
     parser.add_argument("--steps", type=int, default=10, help="steps per round and environment")
     parser.add_argument("--rounds", type=int, default=31, help="rounds that count")
     parser.add_argument("--seed", type=int, default=0, help="of episodes and actions")
     options = parser.parse_args()
 
-    names = {"multi-task env": multi_task, "bare, overlapped": bare_overlapped, "bare, in turn": bare_in_turn}
+    names = {
+        "multi-task env": multi_task,
+        "bare, overlapped": bare_overlapped,
+        "bare, in turn": bare_in_turn,
+    }
     times = measure([make(options) for make in names.values()], options)
     env_steps = options.steps * options.envs * len(options.games)
 
-    print(f"{datetime.date.today()}  {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads")
+    print(
+        f"{datetime.date.today()}  {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads"
+    )
     print(f"{len(options.games)} games x {options.envs} envs: {', '.join(options.games)}")
     print(f"{'contestant':<20}{'env steps/s':>12}{'spread':>20}{'multi-task / this':>20}")
     for name, column in zip(names, times.T, strict=True):

@@ -35,7 +35,12 @@ def make_policy(encoder: dict, args: argparse.Namespace) -> UniZeroMTPolicy:
     config = ExperimentConfig.model_validate(
         {
             "env": {"games": ("Pong", "MsPacman")},
-            "model": {"embed_dim": args.dim, "num_layers": 2, "encoder": encoder, "moe": {"enabled": args.moe}},
+            "model": {
+                "embed_dim": args.dim,
+                "num_layers": 2,
+                "encoder": encoder,
+                "moe": {"enabled": args.moe},
+            },
             "policy": {"batch_size": args.batch_size},
             "precision": args.precision,
         }
@@ -57,7 +62,9 @@ def filled_replay(window: int) -> ReplayBuffer:
     return replay
 
 
-def bare(policy: UniZeroMTPolicy, replay: ReplayBuffer, batch: dict[int, int]) -> Callable[[], None]:
+def bare(
+    policy: UniZeroMTPolicy, replay: ReplayBuffer, batch: dict[int, int]
+) -> Callable[[], None]:
     windows = replay.sample(batch, np.random.default_rng(1))
     observation, action = windows.observation.to(policy.device), windows.action.to(policy.device)
     with policy.autocast():
@@ -73,7 +80,9 @@ def bare(policy: UniZeroMTPolicy, replay: ReplayBuffer, batch: dict[int, int]) -
         sums = loss_sums(latent, output, batch, 2, policy.support, policy.model.encoder.norm)
         spread = spread_shortfall(latent, groups.task_id, sums.moments, policy.enough_spread)
         means = masked_means(sums.terms, sums.counts)
-        weighted_total(means, spread, policy.config.policy.loss, policy.entropy_weight.weight()).mean().backward()
+        weighted_total(
+            means, spread, policy.config.policy.loss, policy.entropy_weight.weight()
+        ).mean().backward()
         policy.model.zero_grad(set_to_none=True)
 
     return run
@@ -98,13 +107,21 @@ def encoder_mflop(policy: UniZeroMTPolicy) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS), help="which encoders")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS), help="which encoders"
+    )
     parser.add_argument("--dim", type=int, default=256, help="model width")
-    parser.add_argument("--moe", action=argparse.BooleanOptionalAction, default=True, help="experts or dense blocks")
+    parser.add_argument(
+        "--moe", action=argparse.BooleanOptionalAction, default=True, help="experts or dense blocks"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="windows per game")
     parser.add_argument("--rounds", type=int, default=3, help="measurements")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as in the config")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as in the config"
+    )
     args = parser.parse_args()
     rng = np.random.default_rng(2)
     batch = {0: args.batch_size, 1: args.batch_size}
@@ -121,8 +138,13 @@ def main() -> None:
 
         plain = bare(policy, replay, batch)
         update(), plain()
-        pairs = [(seconds(update, policy.device), seconds(plain, policy.device)) for _ in range(args.rounds)]
-        sampling = statistics.median(seconds(lambda r=replay: r.sample(batch, rng), policy.device) for _ in range(5))
+        pairs = [
+            (seconds(update, policy.device), seconds(plain, policy.device))
+            for _ in range(args.rounds)
+        ]
+        sampling = statistics.median(
+            seconds(lambda r=replay: r.sample(batch, rng), policy.device) for _ in range(5)
+        )
         whole, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
 

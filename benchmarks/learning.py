@@ -43,9 +43,7 @@ CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
 ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
 MINATAR = "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config"
 # Larger batches, smaller steps and the other search than the preset: what the ablations were measured with.
-CATCH_SLOW = (
-    "--policy.batch-size 32 --policy.optimiser.learning-rate 1e-3 --policy.search.kind puct --train.max-env-steps 4800"
-)
+CATCH_SLOW = "--policy.batch-size 32 --policy.optimiser.learning-rate 1e-3 --policy.search.kind puct --train.max-env-steps 4800"
 # One game, an encoder of a quarter of the preset's work, more updates; 6 of 18 actions have an effect.
 PONG = (
     "--env.games Pong --env.minimal-actions --env.num-eval-envs 16 --policy.search.kind puct --train.random-steps 0 "
@@ -80,7 +78,9 @@ def ablations(script: str, preset: str, common: str = "", *, more: bool) -> tupl
         return Variant(name, f"{script}{blocks}.py", preset, f"{common} {arguments}")
 
     def searching(count: int, kind: str = "puct") -> str:
-        simulations = f"--policy.search.num-simulations {count} --policy.search.num-eval-simulations {count}"
+        simulations = (
+            f"--policy.search.num-simulations {count} --policy.search.num-eval-simulations {count}"
+        )
         return f"--policy.search.kind {kind} {simulations}"
 
     variants = [changed("preset"), changed("dense blocks", blocks="")]
@@ -88,8 +88,12 @@ def ablations(script: str, preset: str, common: str = "", *, more: bool) -> tupl
     if not more:
         return tuple(variants)
     variants.append(changed("no spread loss", "--policy.loss.spread 0"))
-    variants += [changed(f"gumbel, {count} simulations", searching(count, "gumbel")) for count in (8, 16)]
-    variants += [changed(f"replay ratio {ratio}", f"--policy.replay-ratio {ratio}") for ratio in (0.1, 1)]
+    variants += [
+        changed(f"gumbel, {count} simulations", searching(count, "gumbel")) for count in (8, 16)
+    ]
+    variants += [
+        changed(f"replay ratio {ratio}", f"--policy.replay-ratio {ratio}") for ratio in (0.1, 1)
+    ]
     variants.append(changed("context 1", "--model.context-steps 1"))
     for kind in ("none", "add", "concat", "register"):
         embedding = f"--model.task-embedding {kind} --model.share-head"
@@ -105,7 +109,8 @@ def study(script: str, *, more: bool) -> tuple[Variant, ...]:
     ]
     if more:
         variants += [
-            Variant(name, f"{script}_moe.py", f"conflict_study_{name}") for name in ("shared_only", "no_shared")
+            Variant(name, f"{script}_moe.py", f"conflict_study_{name}")
+            for name in ("shared_only", "no_shared")
         ]
     return tuple(variants)
 
@@ -120,15 +125,25 @@ SUITES = {
     "afternoon": (
         *(afternoon(game) for game in ("KungFuMaster", "Krull", "DemonAttack", "BankHeist")),
         *(afternoon(game, "moe") for game in ("KungFuMaster", "Krull")),
-        *(afternoon("Krull KungFuMaster", blocks, "--train.max-env-steps 50000") for blocks in ("moe", "dense")),
+        *(
+            afternoon("Krull KungFuMaster", blocks, "--train.max-env-steps 50000")
+            for blocks in ("moe", "dense")
+        ),
     ),
     "former": tuple(afternoon(game, "moe", FORMER) for game in ("KungFuMaster", "Krull")),
     "catch": ablations(CATCH, "both", CATCH_SLOW, more=True),
     "blind": (
-        Variant("context 1, shared heads, no embedding", f"{CATCH}_moe.py", "blind", f"{CATCH_SLOW} --policy.replay-ratio 1"),
+        Variant(
+            "context 1, shared heads, no embedding",
+            f"{CATCH}_moe.py",
+            "blind",
+            f"{CATCH_SLOW} --policy.replay-ratio 1",
+        ),
         Variant("context 4, shared heads, no embedding", f"{CATCH}_moe.py", "context"),
     ),
-    "breakout": ablations(MINATAR, "breakout", "--train.max-env-steps 20000 --train.eval-interval 10000", more=False),
+    "breakout": ablations(
+        MINATAR, "breakout", "--train.max-env-steps 20000 --train.eval-interval 10000", more=False
+    ),
     "minatar": (
         Variant("breakout", f"{MINATAR}_moe.py", "breakout"),
         Variant("three", f"{MINATAR}_moe.py", "three"),
@@ -144,7 +159,17 @@ class Arguments:
     """Train every variant of a suite with several seeds."""
 
     suite: tyro.conf.Positional[
-        Literal["catch", "blind", "breakout", "minatar", "afternoon", "former", "pong", "study_catch", "study_minatar"]
+        Literal[
+            "catch",
+            "blind",
+            "breakout",
+            "minatar",
+            "afternoon",
+            "former",
+            "pong",
+            "study_catch",
+            "study_minatar",
+        ]
     ]
     """What to train."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -169,13 +194,28 @@ def run(arguments: Arguments, variant: Variant, seed: int) -> Path:
     folder = arguments.output_dir.resolve() / arguments.suite / f"{slug(variant.name)}_s{seed}"
     if (folder / "finished.txt").exists():
         return folder
-    command = [sys.executable, str(ROOT / variant.script), variant.preset, *variant.arguments.split()]
-    command += ["--train.no-video", "--output-dir", str(folder.parent), "--exp-name", folder.name, "--seed", str(seed)]
+    command = [
+        sys.executable,
+        str(ROOT / variant.script),
+        variant.preset,
+        *variant.arguments.split(),
+    ]
+    command += [
+        "--train.no-video",
+        "--output-dir",
+        str(folder.parent),
+        "--exp-name",
+        folder.name,
+        "--seed",
+        str(seed),
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -194,7 +234,9 @@ def keep(folder: Path, kept: Path) -> None:
     with (kept / METRICS_FILE).open("w") as file:
         for line in read_metrics(folder / METRICS_FILE):
             for part in ("metrics", "arrays"):
-                line[part] = {tag: value for tag, value in line.get(part, {}).items() if tag.startswith(KEPT)}
+                line[part] = {
+                    tag: value for tag, value in line.get(part, {}).items() if tag.startswith(KEPT)
+                }
             if line["metrics"] or line["arrays"]:
                 file.write(json.dumps(line) + "\n")
     (kept / "finished.txt").write_text((folder / "finished.txt").read_text())
@@ -204,7 +246,9 @@ def main() -> None:
     """Train, then print the table."""
     arguments = tyro.cli(Arguments)
     variants = [variant for variant in SUITES[arguments.suite] if arguments.only in variant.name]
-    jobs = [(variant, seed) for seed in arguments.seeds for variant in variants]  # something of everything early
+    jobs = [
+        (variant, seed) for seed in arguments.seeds for variant in variants
+    ]  # something of everything early
     with Progress() as progress, ThreadPoolExecutor(arguments.jobs) as pool:
         bar = progress.add_task("runs", total=len(jobs))
 
@@ -216,8 +260,19 @@ def main() -> None:
             return folder
 
         folders = dict(zip(jobs, pool.map(done, jobs), strict=True))
-    table = Table(title=f"{arguments.suite}: final evaluation, seeds {', '.join(map(str, arguments.seeds))}")
-    for header in ("variant", "game", "mean", "95 % interval", "per seed", "x random", "while collecting", "minutes"):
+    table = Table(
+        title=f"{arguments.suite}: final evaluation, seeds {', '.join(map(str, arguments.seeds))}"
+    )
+    for header in (
+        "variant",
+        "game",
+        "mean",
+        "95 % interval",
+        "per seed",
+        "x random",
+        "while collecting",
+        "minutes",
+    ):
         table.add_column(header)
     for variant in variants:
         for row in rows(variant, [folders[variant, seed] for seed in arguments.seeds]):
@@ -232,7 +287,9 @@ def main() -> None:
 def rows(variant: Variant, folders: list[Path]) -> list[tuple[str, ...]]:
     """The table's lines of one variant, one for each game."""
     runs = [read_run(folder) for folder in folders]
-    minutes = np.mean([float((folder / "finished.txt").read_text().split()[0]) / 60 for folder in folders])
+    minutes = np.mean(
+        [float((folder / "finished.txt").read_text().split()[0]) / 60 for folder in folders]
+    )
     found = []
     for game in runs[0].games:
         last = [run.series(f"eval_return/{game}").env_step[-1] for run in runs]
@@ -243,7 +300,14 @@ def rows(variant: Variant, folders: list[Path]) -> list[tuple[str, ...]]:
         ratio = f"{mean / random:.1f}" if random is not None and random > 0 else "–"
         per_seed = " ".join(f"{s.mean():.2f}" for s in scores)
         collecting = np.mean([run.series(f"collect_return/{game}").value.mean() for run in runs])
-        cells = (f"{mean:.2f}", f"{low:.2f} … {high:.2f}", per_seed, ratio, f"{collecting:.2f}", f"{minutes:.1f}")
+        cells = (
+            f"{mean:.2f}",
+            f"{low:.2f} … {high:.2f}",
+            per_seed,
+            ratio,
+            f"{collecting:.2f}",
+            f"{minutes:.1f}",
+        )
         found.append((variant.name, game, *cells))
     return found
 

@@ -40,7 +40,10 @@ def median_ratios(
                 seconds[name].append(time.perf_counter() - start)
     base = seconds[next(iter(runs))]
     return {
-        name: (statistics.median(taken), statistics.median(a / b for a, b in zip(taken, base, strict=True)))
+        name: (
+            statistics.median(taken),
+            statistics.median(a / b for a, b in zip(taken, base, strict=True)),
+        )
         for name, taken in seconds.items()
     }
 
@@ -58,7 +61,9 @@ def routed_run(layer: MoELayer, path: str, x: torch.Tensor, training: bool) -> C
     return run
 
 
-def dense_run(mlp: nn.Module, x: torch.Tensor, task_id: torch.Tensor, training: bool) -> Callable[[], None]:
+def dense_run(
+    mlp: nn.Module, x: torch.Tensor, task_id: torch.Tensor, training: bool
+) -> Callable[[], None]:
     def run() -> None:
         with torch.set_grad_enabled(training):
             y, _ = mlp(x, task_id)
@@ -70,20 +75,36 @@ def dense_run(mlp: nn.Module, x: torch.Tensor, task_id: torch.Tensor, training: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 768], help="model widths")
-    parser.add_argument("--top-k", type=int, nargs="+", default=[1], help="routed experts per token")
-    parser.add_argument("--tokens", type=int, nargs="+", help="numbers of tokens instead of the usual ones")
+    parser.add_argument(
+        "--top-k", type=int, nargs="+", default=[1], help="routed experts per token"
+    )
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", help="numbers of tokens instead of the usual ones"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each path")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as in the config")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as in the config"
+    )
     args = parser.parse_args()
     device = resolve_device("auto")
     dtype = resolve_precision(args.precision, device)
-    print(f"device {device}, precision {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"device {device}, precision {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     for mode, usual in CASES.items():
         training = mode == "training"
-        print(f"\n{mode}: time over dense MLP of the same active parameters; * the path the layer chooses")
-        print(f"{'D':<6}{'k':<4}{'tokens':<8}{'dense ms':>10}" + "".join(f"{path:>12}" for path in PATHS) + "   best")
+        print(
+            f"\n{mode}: time over dense MLP of the same active parameters; * the path the layer chooses"
+        )
+        print(
+            f"{'D':<6}{'k':<4}{'tokens':<8}{'dense ms':>10}"
+            + "".join(f"{path:>12}" for path in PATHS)
+            + "   best"
+        )
         for dim in args.dims:
             for top_k in args.top_k:
                 torch.manual_seed(0)
@@ -101,8 +122,13 @@ def main() -> None:
                     segments = Segments.of(layer.router(x)[1], 8)
                     chosen = choose_path(device.type, dtype, segments, every_expert=top_k == 8)
                     best = min(PATHS, key=lambda path: ratios[path][0])
-                    cells = "".join(f"{ratios[path][1]:>11.2f}{'*' if path == chosen else ' '}" for path in PATHS)
-                    print(f"{dim:<6}{top_k:<4}{tokens:<8}{ratios['dense'][0] * 1e3:>10.2f}{cells}   {best}")
+                    cells = "".join(
+                        f"{ratios[path][1]:>11.2f}{'*' if path == chosen else ' '}"
+                        for path in PATHS
+                    )
+                    print(
+                        f"{dim:<6}{top_k:<4}{tokens:<8}{ratios['dense'][0] * 1e3:>10.2f}{cells}   {best}"
+                    )
 
 
 if __name__ == "__main__":

@@ -57,12 +57,20 @@ class RandomActor:
 def main() -> None:
     """Print the table."""
     arguments = tyro.cli(Arguments)
-    config = ExperimentConfig.model_validate(json.loads((arguments.run / "config.json").read_text(encoding="utf-8")))
+    config = ExperimentConfig.model_validate(
+        json.loads((arguments.run / "config.json").read_text(encoding="utf-8"))
+    )
     games = config.env.games
     counts = [arguments.envs] * len(games)
     tasks = range(len(games))
     env = load_domain(config.env.domain).make(
-        config.env, games, tasks, counts, env_offsets=[0] * len(games), training=False, num_threads=1
+        config.env,
+        games,
+        tasks,
+        counts,
+        env_offsets=[0] * len(games),
+        training=False,
+        num_threads=1,
     )
     with Progress() as progress:
         bar = progress.add_task("episodes", total=arguments.episodes * len(games))
@@ -79,7 +87,13 @@ def main() -> None:
         table.add_column(header)
     for game, score, length in zip(games, played.score, played.length, strict=True):
         low, high = hierarchical_bootstrap_mean([score])
-        table.add_row(game, f"{score.mean():.3f}", f"{low:.3f} … {high:.3f}", str(len(score)), f"{length.mean():.0f}")
+        table.add_row(
+            game,
+            f"{score.mean():.3f}",
+            f"{low:.3f} … {high:.3f}",
+            str(len(score)),
+            f"{length.mean():.0f}",
+        )
     Console().print(table)
 
 

@@ -21,9 +21,14 @@ NUM_RINGS, NUM_TASKS, NUM_ACTIONS = 16, 2, 18
 ATARI, TINY = (3, 64, 64), (3, 4, 4)
 
 
-def make_buffer(shape: tuple[int, ...], stored_steps: int, window: int, prioritised: bool) -> ReplayBuffer:
+def make_buffer(
+    shape: tuple[int, ...], stored_steps: int, window: int, prioritised: bool
+) -> ReplayBuffer:
     """An empty buffer with room for ``stored_steps`` rows over all rings."""
-    tasks, length = np.repeat(np.arange(NUM_TASKS), NUM_RINGS // NUM_TASKS), stored_steps // NUM_RINGS
+    tasks, length = (
+        np.repeat(np.arange(NUM_TASKS), NUM_RINGS // NUM_TASKS),
+        stored_steps // NUM_RINGS,
+    )
     priority = PriorityConfig() if prioritised else None
     return ReplayBuffer(tasks, length, shape, np.uint8, NUM_ACTIONS, window, priority=priority)
 
@@ -32,7 +37,9 @@ def fill(buffer: ReplayBuffer, steps: int) -> None:
     """Append random rows; observations are channel-first views of HWC memory, as Atari gives them."""
     rng = np.random.default_rng(0)
     channels, height, width = buffer.observation_shape
-    frames = rng.integers(0, 256, (NUM_RINGS, height, width, channels), dtype=np.uint8).transpose(0, 3, 1, 2)
+    frames = rng.integers(0, 256, (NUM_RINGS, height, width, channels), dtype=np.uint8).transpose(
+        0, 3, 1, 2
+    )
     visits = rng.dirichlet(np.ones(NUM_ACTIONS), NUM_RINGS).astype(np.float32)
     no, zeros = np.zeros(NUM_RINGS, bool), np.zeros(NUM_RINGS, np.float32)
     for _ in range(steps):
@@ -68,7 +75,9 @@ def report_memory(window: int, steps: int) -> None:
     """Resident memory while a ring fills and then goes round three times."""
     start = resident_mib()
     buffer = make_buffer(ATARI, steps, window, prioritised=True)
-    print(f"\nresident memory of a prioritised ring for {steps:,} steps\n{'filled':>10s} {'MiB':>8s}")
+    print(
+        f"\nresident memory of a prioritised ring for {steps:,} steps\n{'filled':>10s} {'MiB':>8s}"
+    )
     print(f"{'0 %':>10s} {resident_mib() - start:8.1f}")
     for part in (50, 100, 200, 300):
         fill(buffer, steps // NUM_RINGS * part // 100 - buffer.head)
@@ -88,7 +97,9 @@ def report_sampling(window: int, batch: int, repeats: int, atari_steps: int) -> 
                 fill(buffer, buffer.ring_length)
                 milliseconds = median_sampling_time(buffer, batch, repeats)
                 smallest = smallest or milliseconds
-                print(f"{label} {stored_steps:>13,} {milliseconds:8.2f} {milliseconds / smallest:6.2f}")
+                print(
+                    f"{label} {stored_steps:>13,} {milliseconds:8.2f} {milliseconds / smallest:6.2f}"
+                )
 
 
 def main() -> None:
@@ -98,7 +109,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="windows per draw (default 256)")
     parser.add_argument("--window", type=int, default=16, help="rows per window (default 16)")
     parser.add_argument("--repeats", type=int, default=30, help="draws per median (default 30)")
-    parser.add_argument("--atari-steps", type=int, default=100_000, help="12 KiB each (default 100000)")
+    parser.add_argument(
+        "--atari-steps", type=int, default=100_000, help="12 KiB each (default 100000)"
+    )
     arguments = parser.parse_args()
     print(
         f"{datetime.now(UTC):%Y-%m-%d} · {platform.machine()}, {os.cpu_count()} cores · "

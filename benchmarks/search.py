@@ -56,12 +56,18 @@ class TimedTree(BatchTree):
 
 
 def model_config(embed_dim: int, moe: bool) -> ModelConfig:
-    return ModelConfig.model_validate({"embed_dim": embed_dim, "num_layers": 2, "moe": {"enabled": moe}})
+    return ModelConfig.model_validate(
+        {"embed_dim": embed_dim, "num_layers": 2, "moe": {"enabled": moe}}
+    )
 
 
 def make_model(embed_dim: int, moe: bool, num_tasks: int, device: torch.device) -> UniZeroMTModel:
     torch.manual_seed(0)
-    model = UniZeroMTModel(model_config(embed_dim, moe), (3, 64, 64), NUM_ACTIONS, num_tasks).to(device).eval()
+    model = (
+        UniZeroMTModel(model_config(embed_dim, moe), (3, 64, 64), NUM_ACTIONS, num_tasks)
+        .to(device)
+        .eval()
+    )
     # Heads start at zero; random ones give the search a tree of ordinary shape.
     for parameter in model.world_model.parameters():
         if parameter.ndim == 3 and not parameter.any():
@@ -69,7 +75,9 @@ def make_model(embed_dim: int, moe: bool, num_tasks: int, device: torch.device) 
     return model
 
 
-def bare_products(model: UniZeroMTModel, num_roots: int, simulations: int, num_tasks: int) -> Callable[[], None]:
+def bare_products(
+    model: UniZeroMTModel, num_roots: int, simulations: int, num_tasks: int
+) -> Callable[[], None]:
     """The linear maps of one search, at its shapes, and nothing else."""
     world, config = model.world_model, model.config
     dim, context = config.embed_dim, 2 * config.context_steps - 1
@@ -80,14 +88,21 @@ def bare_products(model: UniZeroMTModel, num_roots: int, simulations: int, num_t
         F.linear(x, block.attention.out.weight, block.attention.out.bias)
         layer = block.feed_forward
         if not config.moe.enabled:
-            F.linear(F.linear(x, layer.w_in.weight, layer.w_in.bias), layer.w_out.weight, layer.w_out.bias)
+            F.linear(
+                F.linear(x, layer.w_in.weight, layer.w_in.bias),
+                layer.w_out.weight,
+                layer.w_out.bias,
+            )
             return
         F.linear(x, layer.router.weight)
         shared = layer.shared_experts[0]
         torch.mm(torch.mm(x, shared.w_in)[:, : len(shared.w_out)], shared.w_out)
         # Every expert's share as one batched product: the fastest way found to run these products alone.
         share = x.view(len(layer.experts.w_in), -1, dim)
-        torch.bmm(torch.bmm(share, layer.experts.w_in)[..., : layer.experts.w_out.shape[1]], layer.experts.w_out)
+        torch.bmm(
+            torch.bmm(share, layer.experts.w_in)[..., : layer.experts.w_out.shape[1]],
+            layer.experts.w_out,
+        )
 
     def head_products(grid: torch.Tensor, heads: tuple[torch.nn.Module, ...]) -> None:
         for head in heads:
@@ -102,7 +117,10 @@ def bare_products(model: UniZeroMTModel, num_roots: int, simulations: int, num_t
             block_products(x_root, block)
         head_products(grid, (world.policy_head, world.value_head))
         for _ in range(simulations):
-            for heads in ((world.latent_head, world.reward_head), (world.policy_head, world.value_head)):
+            for heads in (
+                (world.latent_head, world.reward_head),
+                (world.policy_head, world.value_head),
+            ):
                 for block in world.transformer.blocks:
                     block_products(x, block)
                 head_products(grid, heads)
@@ -125,8 +143,12 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
     task_id = np.repeat(np.arange(games), envs)
     legal = np.ones((num_roots, NUM_ACTIONS), bool)
     support = ScalarSupport()
-    print(f"\nSearch: {games} games x {envs} envs, {args.simulations} simulations, 2 layers (medians of {args.rounds})")
-    print(f"{'model':<12}{'search ms':>12}{'floor ms':>12}{'ratio':>8}{'tree ms':>10}{'tree share':>12}")
+    print(
+        f"\nSearch: {games} games x {envs} envs, {args.simulations} simulations, 2 layers (medians of {args.rounds})"
+    )
+    print(
+        f"{'model':<12}{'search ms':>12}{'floor ms':>12}{'ratio':>8}{'tree ms':>10}{'tree share':>12}"
+    )
     for embed_dim in args.dims:
         for moe in (False, True):
             model = make_model(embed_dim, moe, games, device)
@@ -137,7 +159,9 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
             valid = torch.full((num_roots,), context - 1, device=device)
             tree = TimedTree(num_roots, args.simulations, NUM_ACTIONS, discount=0.997)
 
-            def whole(model=model, latent=latent, action=action, valid=valid, groups=groups, tree=tree) -> None:
+            def whole(
+                model=model, latent=latent, action=action, valid=valid, groups=groups, tree=tree
+            ) -> None:
                 root = model.initial_inference(latent, action, valid, groups, args.simulations)
                 search(model, support, root, legal, tree)
 
@@ -146,7 +170,9 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
             with threads, autocast(device, dtype):
                 whole(), floor()
                 tree.busy = 0.0
-                pairs = [(seconds(whole, device), seconds(floor, device)) for _ in range(args.rounds)]
+                pairs = [
+                    (seconds(whole, device), seconds(floor, device)) for _ in range(args.rounds)
+                ]
             taken, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
             busy = tree.busy / args.rounds
@@ -190,17 +216,27 @@ def games_table(args: argparse.Namespace, device: torch.device, dtype: torch.dty
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 768], help="model widths")
-    parser.add_argument("--games", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of games")
+    parser.add_argument(
+        "--games", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of games"
+    )
     parser.add_argument("--simulations", type=int, default=50, help="simulations per move")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each search")
-    parser.add_argument("--steps", type=int, default=8, help="moves per measurement of env steps per second")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as in the config")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="moves per measurement of env steps per second"
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as in the config"
+    )
     args = parser.parse_args()
     device = resolve_device("auto")
     dtype = resolve_precision(args.precision, device)
-    print(f"device {device}, precision {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"device {device}, precision {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     search_table(args, device, dtype)
     games_table(args, device, dtype)
 

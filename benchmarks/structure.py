@@ -59,7 +59,9 @@ def one_update() -> Walk:
     config |= {"exp_name": "structure", "output_dir": "runs"}
     config["policy"]["gradient_conflict_interval"] = 0
     walk = Walk()
-    with Run(ExperimentConfig.model_validate(config), seed=0, max_env_steps=640, resume=False) as run:
+    with Run(
+        ExperimentConfig.model_validate(config), seed=0, max_env_steps=640, resume=False
+    ) as run:
         run.collector.collect(40, random=True)
         windows = run.replay.sample(run.batch_sizes, run.rngs["replay"])
         run.policy.learn(windows)
@@ -86,7 +88,9 @@ def comprehensions(path: Path) -> tuple[int, int]:
     """How many there are, and how many of them lie inside another one."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = [node for node in ast.walk(tree) if isinstance(node, COMPREHENSIONS)]
-    inside = sum(isinstance(inner, COMPREHENSIONS) for node in found for inner in ast.walk(node)) - len(found)
+    inside = sum(
+        isinstance(inner, COMPREHENSIONS) for node in found for inner in ast.walk(node)
+    ) - len(found)
     return len(found), inside
 
 
@@ -103,7 +107,9 @@ def main() -> None:
     tyro.cli(lambda: None, description=__doc__)
     walk = one_update()
     files = {code.co_filename for code in walk.functions}
-    rich.print(f"one update: {len(walk.functions)} functions in {len(files)} files, {len(walk.records)} record types")
+    rich.print(
+        f"one update: {len(walk.functions)} functions in {len(files)} files, {len(walk.records)} record types"
+    )
     for path in sorted(files):
         names = sorted(code.co_qualname for code in walk.functions if code.co_filename == path)
         rich.print(f"  {Path(path).relative_to(ROOT)}: {', '.join(names)}")
@@ -116,7 +122,9 @@ def main() -> None:
             all_lines += len(path.read_text(encoding="utf-8").splitlines())
         if lines:
             share = count / lines * 1000
-            rich.print(f"{name}: {all_lines} lines, {share:.0f} comprehensions per 1,000 of code, {inside} nested")
+            rich.print(
+                f"{name}: {all_lines} lines, {share:.0f} comprehensions per 1,000 of code, {inside} nested"
+            )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,12 @@ def build(config: ExperimentConfig, seed: int) -> Parts:
     """
     try:
         return _build(config, seed)
-    except (ImportError, AggregationError, DeviceError, LaunchError) as error:  # an ImportError names an optional package
+    except (
+        ImportError,
+        AggregationError,
+        DeviceError,
+        LaunchError,
+    ) as error:  # an ImportError names an optional package
         raise RunError(str(error)) from error
 
 

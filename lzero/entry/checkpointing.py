@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLICY_GROUPS = ("model", "target", "optimizer", "entropy", "expert_selection")  # files of a policy's state
+POLICY_GROUPS = (
+    "model",
+    "target",
+    "optimizer",
+    "entropy",
+    "expert_selection",
+)  # files of a policy's state
 FIXED = (
     "model",
     "env.domain",
@@ -70,7 +76,9 @@ def check_resumable(
             "choose another exp_name"
         )
     changed = {
-        name: pair for name, pair in found.items() if not is_one_of(name, NOT_LEARNING) and pair[0] != NOT_THERE
+        name: pair
+        for name, pair in found.items()
+        if not is_one_of(name, NOT_LEARNING) and pair[0] != NOT_THERE
     }
     if changed and state["env_steps"] >= max_env_steps:
         raise RunError(
@@ -83,7 +91,9 @@ def check_resumable(
 
 def described(changes: Changes) -> str:
     """What was and what is, field by field."""
-    return "; ".join(f"{name} was {before!r}, is {after!r}" for name, (before, after) in changes.items())
+    return "; ".join(
+        f"{name} was {before!r}, is {after!r}" for name, (before, after) in changes.items()
+    )
 
 
 def save(run: "Run") -> Path:
@@ -128,13 +138,21 @@ def load_policy_state(checkpoint: Path, device: torch.device) -> dict[str, Mappi
     return state
 
 
-def restore(run: "Run", checkpoint: Path) -> None:
-    """Continue ``run`` where ``checkpoint`` was written.
+def restore_newest(run: "Run", *, resume: bool) -> bool:
+    """Continue ``run`` where its newest checkpoint was written; whether there is one.
 
     Raises:
         CheckpointError: if it is damaged.
-        RunError: if it belongs to another experiment.
+        RunError: if it belongs to another experiment, or ``resume`` forbids to continue.
     """
+    checkpoint = run.checkpoints.latest()
+    if checkpoint is None:
+        return False
+    if not resume:
+        raise RunError(
+            f"{run.config.run_dir} holds checkpoints of an earlier run and resume=False; choose "
+            "another exp_name, delete the folder, or resume"
+        )
     state = load_state(checkpoint)
     changed = check_resumable(
         state,
@@ -154,13 +172,16 @@ def restore(run: "Run", checkpoint: Path) -> None:
     run.replay.cut()  # environments start anew: what they played last does not go on
     if run.dist.is_main:
         _say_where(run, checkpoint, state, changed)
+    return True
 
 
 def _say_where(run: "Run", checkpoint: Path, state: Mapping[str, Any], changed: Changes) -> None:
     """Tell the user what is continued, and keep settings on record that are changed from here on."""
     logger.info("resuming from %s at %s env steps per game", checkpoint, f"{run.env_steps:,}")
     if run.env_steps >= run.max_env_steps:
-        logger.info("nothing is left to train: the run is evaluated again; more train.max_env_steps continue it")
+        logger.info(
+            "nothing is left to train: the run is evaluated again; more train.max_env_steps continue it"
+        )
     record = run.config.run_dir / f"{EARLIER_CONFIG}{run.env_steps}.json"
     record.unlink(missing_ok=True)  # of an attempt that died before its first checkpoint
     if changed:

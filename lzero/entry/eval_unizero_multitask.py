@@ -25,7 +25,9 @@ from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.score_table import ScoreTable
 
-logger = logging.getLogger("lzero.entry.eval_unizero_multitask")  # __name__ is "__main__" here, whose records are not shown
+logger = logging.getLogger(
+    "lzero.entry.eval_unizero_multitask"
+)  # __name__ is "__main__" here, whose records are not shown
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,14 @@ def find_checkpoint(path: Path) -> Path:
             return checkpoints[-1]
     if (path / "model.safetensors").is_file():
         return path
-    raise CheckpointError(f"{path} holds no checkpoint; expected {path}/checkpoints/step_… or a step_… folder itself")
+    raise CheckpointError(
+        f"{path} holds no checkpoint; expected {path}/checkpoints/step_… or a step_… folder itself"
+    )
 
 
-def load_policy(checkpoint: Path, *, device: str = "auto", simulations: int | None = None) -> UniZeroMTPolicy:
+def load_policy(
+    checkpoint: Path, *, device: str = "auto", simulations: int | None = None
+) -> UniZeroMTPolicy:
     """The policy of a checkpoint, ready to evaluate.
 
     Args:
@@ -79,11 +85,15 @@ def load_policy(checkpoint: Path, *, device: str = "auto", simulations: int | No
     """
     state = load_state(checkpoint)
     data = state["config"] | {"device": device}
-    data["policy"]["gradient_aggregator"] = "mean"  # nothing is learned: no package is needed for that
+    data["policy"]["gradient_aggregator"] = (
+        "mean"  # nothing is learned: no package is needed for that
+    )
     if simulations is not None:
         data["policy"]["search"]["num_eval_simulations"] = simulations
     config = ExperimentConfig.model_validate(data)
-    policy = UniZeroMTPolicy(config, tuple(state["observation_shape"]), np.array(state["legal_actions"], dtype=bool))
+    policy = UniZeroMTPolicy(
+        config, tuple(state["observation_shape"]), np.array(state["legal_actions"], dtype=bool)
+    )
     policy.load_state_dict(load_policy_state(checkpoint, policy.device))
     return policy
 
@@ -116,7 +126,9 @@ def eval_unizero_multitask(
     run_dir = checkpoint.parent.parent
     try:
         table = evaluator.run(
-            [seed, policy.train_iter], episodes, run_dir / "videos" / "evaluation" if video else None
+            [seed, policy.train_iter],
+            episodes,
+            run_dir / "videos" / "evaluation" if video else None,
         )
     finally:
         evaluator.close()

@@ -31,7 +31,9 @@ class GameEvaluator:
         share: tasks of this rank.
     """
 
-    def __init__(self, config: ExperimentConfig, policy: UniZeroMTPolicy, dist: Distributed, share: RankShare) -> None:
+    def __init__(
+        self, config: ExperimentConfig, policy: UniZeroMTPolicy, dist: Distributed, share: RankShare
+    ) -> None:
         self.config, self.policy, self.dist = config, policy, dist
         pairs = zip(share.task_ids, share.env_offset, strict=True)
         self.tasks = tuple(task for task, offset in pairs if offset == 0)
@@ -64,7 +66,9 @@ class GameEvaluator:
         gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
         by_game = dict(zip(self.config.env.games, gathered, strict=True))
         domain = self.domain
-        return ScoreTable.build(by_game, domain.normalised_score, domain.score_scale, domain.reference_scores)
+        return ScoreTable.build(
+            by_game, domain.normalised_score, domain.score_scale, domain.reference_scores
+        )
 
     def close(self) -> None:
         """Close the environments."""
@@ -78,7 +82,9 @@ class GameEvaluator:
         games = self.config.env.games
         screens = {}
         if filming:
-            made = {task: self.domain.make_screen(self.config.env, games[task]) for task in self.tasks}
+            made = {
+                task: self.domain.make_screen(self.config.env, games[task]) for task in self.tasks
+            }
             screens = {task: screen for task, screen in made.items() if screen is not None}
         env_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         columns = (
@@ -105,7 +111,9 @@ def write_video(recording: Recording, path: Path) -> None:
     import imageio.v2 as imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with imageio.get_writer(path, fps=recording.frames_per_second, codec="libx264", macro_block_size=2) as writer:
+    with imageio.get_writer(
+        path, fps=recording.frames_per_second, codec="libx264", macro_block_size=2
+    ) as writer:
         for frame in recording.frames:
             enlarged = frame.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1)
             writer.append_data(enlarged)  # type: ignore[attr-defined]  # of the ffmpeg plugin

@@ -11,7 +11,15 @@ from lzero.profiling import Profilers
 from lzero.worker.actor import Actor
 from lzero.worker.collector import Collector
 
-LEARNING = (make_batch, value_targets, loss_sums, latent_moments, add_up, spread_shortfall, weighted_total)
+LEARNING = (
+    make_batch,
+    value_targets,
+    loss_sums,
+    latent_moments,
+    add_up,
+    spread_shortfall,
+    weighted_total,
+)
 ANALYSIS = (TaskGradients, RowLayout, gram_matrices)
 COLLECTING = (Actor, search)
 

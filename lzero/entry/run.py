@@ -11,7 +11,7 @@ from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.checkpoint import CheckpointManager
 from lzero.config import ExperimentConfig
 from lzero.entry.build import build
-from lzero.entry.checkpointing import RunError, restore, save
+from lzero.entry.checkpointing import restore_newest, save
 from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.metrics import log
 from lzero.entry.profiled import watch
@@ -23,7 +23,9 @@ from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
 from lzero.worker.vitals import Vitals
 
-DRAWING_SHARE = 0.02  # of a run's time that the pictures of one subject may take; numbers are always logged
+DRAWING_SHARE = (
+    0.02  # of a run's time that the pictures of one subject may take; numbers are always logged
+)
 
 
 class Run:
@@ -39,7 +41,9 @@ class Run:
         RunError: if the folder holds another experiment, one that must not be resumed, or the machine lacks something.
     """
 
-    def __init__(self, config: ExperimentConfig, *, seed: int, max_env_steps: int, resume: bool) -> None:
+    def __init__(
+        self, config: ExperimentConfig, *, seed: int, max_env_steps: int, resume: bool
+    ) -> None:
         self.config, self.seed, self.max_env_steps = config, seed, max_env_steps
         parts = build(config, seed)
         self.dist, self.env, self.legal_actions = parts.dist, parts.env, parts.legal_actions
@@ -51,26 +55,20 @@ class Run:
         self.reward_rate = RewardRate(config.env.games)
 
         is_main = self.dist.is_main
-        self.checkpoints = CheckpointManager(config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist)
-        checkpoint = self.checkpoints.latest()
-        if checkpoint is not None and not resume:
-            raise RunError(
-                f"{config.run_dir} holds checkpoints of an earlier run and resume=False; choose another exp_name, "
-                "delete the folder, or resume"
-            )
-        if checkpoint is not None:
-            restore(self, checkpoint)
+        self.checkpoints = CheckpointManager(
+            config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist
+        )
+        resumed = restore_newest(self, resume=resume)
         self.logger = RunLogger(config.run_dir, is_main=is_main)
-        if checkpoint is not None:
-            self.logger.truncate_after(self.policy.train_iter, self.env_steps)
-        else:
-            self.logger.truncate_after(-1, -1)  # an attempt may have died before its first checkpoint
+        # what an attempt logged after its last checkpoint, or before its first, did not happen
+        last = (self.policy.train_iter, self.env_steps) if resumed else (-1, -1)
+        self.logger.truncate_after(*last)
         if is_main:  # only now: a run that is refused stays as it was
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
 
         self.timer = PhaseTimer()
         self.rates = RateMeter(self.env_steps * config.num_tasks, self.policy.train_iter)
-        self.drawing = {subject: DrawingBudget(DRAWING_SHARE) for subject in ("conflict", "experts")}
+        self.drawing = {name: DrawingBudget(DRAWING_SHARE) for name in ("conflict", "experts")}
         self.vitals = Vitals(self.env.task_id, config.num_tasks, config.policy.discount)
         self.collector = Collector(
             self.env,
@@ -84,7 +82,9 @@ class Run:
         watch(self.profilers, self.policy, self.collector)
         self.evaluator = GameEvaluator(config, self.policy, self.dist, parts.share)
         self.progress = TrainingProgress(
-            max_env_steps * config.num_tasks, is_main=is_main, initial_env_step=self.env_steps * config.num_tasks
+            max_env_steps * config.num_tasks,
+            is_main=is_main,
+            initial_env_step=self.env_steps * config.num_tasks,
         )
 
     def __enter__(self) -> Self:
@@ -92,10 +92,18 @@ class Run:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         with ExitStack() as closing:  # the last first, and all of them even if one fails
-            for close in (self.dist.shutdown, self.evaluator.close, self.env.close, self.logger.close):
+            for close in (
+                self.dist.shutdown,
+                self.evaluator.close,
+                self.env.close,
+                self.logger.close,
+            ):
                 closing.callback(close)
             closing.callback(self.profilers.__exit__, kind, error, traceback)
             closing.callback(self.progress.__exit__, kind, error, traceback)
@@ -118,7 +126,9 @@ class Run:
         if self.any_rank(self.is_warming_up or not self.replay.can_sample):
             return 0
         if self.learning_since is None:
-            self.learning_since = self.env_steps - self.config.train.collect_steps * self.config.env.num_envs
+            self.learning_since = (
+                self.env_steps - self.config.train.collect_steps * self.config.env.num_envs
+            )
         due = self.config.policy.replay_ratio * (self.env_steps - self.learning_since)
         return max(0, int(due) - self.policy.train_iter)
 
@@ -138,7 +148,9 @@ class Run:
     def evaluate(self, *, video: bool = False) -> ScoreTable:
         """Evaluate all games and log the table; with ``video`` also film one episode of each."""
         directory = self.config.run_dir / "videos" if video else None
-        table = self.evaluator.run([self.seed, self.env_steps], self.config.train.eval_episodes, directory)
+        table = self.evaluator.run(
+            [self.seed, self.env_steps], self.config.train.eval_episodes, directory
+        )
         log(self, table.metrics())
         scores = {f"eval_scores/{game}": scores for game, scores in table.scores.items()}
         self.logger.arrays(scores, self.env_steps, self.policy.train_iter)

@@ -39,7 +39,10 @@ class StopRequest:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -50,4 +53,6 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.asked, self._first = True, self._clock()
-        logger.info("stopping after this round, with a checkpoint; Ctrl-C once more stops at once and saves nothing")
+        logger.info(
+            "stopping after this round, with a checkpoint; Ctrl-C once more stops at once and saves nothing"
+        )

@@ -35,7 +35,11 @@ class TrainResult:
 
 
 def train_unizero_multitask_segment_ddp(
-    config: ExperimentConfig | Mapping[str, Any], *, seed: int = 0, max_env_step: int | None = None, resume: bool = True
+    config: ExperimentConfig | Mapping[str, Any],
+    *,
+    seed: int = 0,
+    max_env_step: int | None = None,
+    resume: bool = True,
 ) -> TrainResult:
     """Train one agent on all games of ``config``, in one process or in every process that torchrun started.
 
@@ -70,7 +74,9 @@ def train_unizero_multitask_segment_ddp(
                     with timer("learn"):
                         result = run.policy.learn(windows)
                     if config.policy.replay.prioritised:
-                        run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
+                        run.replay.update_priorities(
+                            windows.index, result.value_error.cpu().numpy()
+                        )
                     with timer("log"):
                         log_update(run, result, windows)
                 if result is not None:
@@ -81,11 +87,17 @@ def train_unizero_multitask_segment_ddp(
                     with timer("evaluate"):
                         run.evaluate()
                 stopping = run.any_rank(stop.asked)
-                if stopping or run.crossed(train.checkpoint_interval, before) or run.env_steps >= limit:
+                if (
+                    stopping
+                    or run.crossed(train.checkpoint_interval, before)
+                    or run.env_steps >= limit
+                ):
                     with timer("checkpoint"):
                         run.save()
                 if stopping:
-                    raise StoppedError(f"stopped at {run.env_steps:,} of {limit:,} env steps per game")
+                    raise StoppedError(
+                        f"stopped at {run.env_steps:,} of {limit:,} env steps per game"
+                    )
         table = run.evaluate(video=train.video)
         return TrainResult(
             run_dir=config.run_dir,

@@ -7,4 +7,9 @@ from lzero.analysis.expert_log import (
     wasserstein_matrix,
 )
 
-__all__ = ["js_divergence_matrix", "log_expert_selection", "total_variation_matrix", "wasserstein_matrix"]
+__all__ = [
+    "js_divergence_matrix",
+    "log_expert_selection",
+    "total_variation_matrix",
+    "wasserstein_matrix",
+]

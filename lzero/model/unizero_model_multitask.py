@@ -57,11 +57,17 @@ class UniZeroMTModel(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, observation_shape: tuple[int, ...], num_actions: int, num_tasks: int
+        self,
+        config: ModelConfig,
+        observation_shape: tuple[int, ...],
+        num_actions: int,
+        num_tasks: int,
     ) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config.encoder, observation_shape, config.embed_dim, num_tasks, config.latent_norm)
+        self.encoder = Encoder(
+            config.encoder, observation_shape, config.embed_dim, num_tasks, config.latent_norm
+        )
         self.world_model = WorldModel(config, num_tasks, num_actions)
 
     def encode(self, observation: Tensor, groups: TaskGroups) -> Tensor:
@@ -70,7 +76,9 @@ class UniZeroMTModel(nn.Module):
         latent = self.encoder(observation.flatten(0, 1), groups.task_id.repeat_interleave(steps))
         return latent.view(windows, steps, -1)
 
-    def forward(self, observation: Tensor, action: Tensor, groups: TaskGroups) -> tuple[Tensor, WorldModelOutput]:
+    def forward(
+        self, observation: Tensor, action: Tensor, groups: TaskGroups
+    ) -> tuple[Tensor, WorldModelOutput]:
         """Encode windows and predict along them.
 
         Args:
@@ -126,6 +134,11 @@ class UniZeroMTModel(nn.Module):
             *self.world_model.expand(cache, root, parent, action, node, self.encoder.norm)
         )
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Parameters that all tasks share."""
+        own = {id(parameter) for parameter in self.task_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in own]
+
     def task_parameters(self) -> list[nn.Parameter]:
         """Parameters that belong to single tasks, stacked over tasks; none where there is one task."""
         world_model = self.world_model
@@ -133,5 +146,10 @@ class UniZeroMTModel(nn.Module):
             return []
         heads = () if self.config.share_head else world_model.heads.values()
         modules = [*heads, world_model.task_embedding, self.encoder.task_vector]
-        parameters = [parameter for module in modules if module is not None for parameter in module.parameters()]
+        parameters = [
+            parameter
+            for module in modules
+            if module is not None
+            for parameter in module.parameters()
+        ]
         return parameters + ([] if world_model.registers is None else [world_model.registers])

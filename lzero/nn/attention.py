@@ -46,7 +46,11 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, x_BLD: Tensor, rotation: Tensor | None, mask: Tensor | None, keys_values: Tensor | None = None
+        self,
+        x_BLD: Tensor,
+        rotation: Tensor | None,
+        mask: Tensor | None,
+        keys_values: Tensor | None = None,
     ) -> Tensor:
         """Attend within whole sequences.
 

@@ -30,13 +30,20 @@ class BalanceSums:
     def of(cls, chosen_TK: Tensor, scores_TE: Tensor, logits_TE: Tensor) -> "BalanceSums":
         """Sums of one layer."""
         pairs = chosen_TK.flatten()
-        load = scores_TE.new_zeros(scores_TE.shape[1]).index_add(0, pairs, scores_TE.new_ones(len(pairs)))
+        load = scores_TE.new_zeros(scores_TE.shape[1]).index_add(
+            0, pairs, scores_TE.new_ones(len(pairs))
+        )
         return cls(load, scores_TE.sum(dim=0), logits_TE.logsumexp(dim=-1).square().sum())
 
     @classmethod
     def stack(cls, layers: Sequence["BalanceSums"]) -> "BalanceSums":
         """Sums of all layers, with a leading axis L."""
-        return cls(*(torch.stack([getattr(one, name) for one in layers]) for name in ("load", "scores", "z")))
+        return cls(
+            *(
+                torch.stack([getattr(one, name) for one in layers])
+                for name in ("load", "scores", "z")
+            )
+        )
 
     def loss(self, load: Tensor, config: MoEConfig) -> Tensor:
         """This part's share of the loss, added over layers: a scalar; the shares of all parts add up to the loss.

@@ -38,12 +38,19 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, config.num_heads, config.dropout)
         self.feed_forward = (
-            MoELayer(config.moe, dim, num_tasks) if config.moe.enabled else DenseMLP(dim, round(config.mlp_ratio * dim))
+            MoELayer(config.moe, dim, num_tasks)
+            if config.moe.enabled
+            else DenseMLP(dim, round(config.mlp_ratio * dim))
         )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor, task_id: Tensor, keys_values: Tensor | None = None
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        mask: Tensor,
+        task_id: Tensor,
+        keys_values: Tensor | None = None,
     ) -> tuple[Tensor, BalanceSums | None]:
         """``(B, L, D)`` with ``task_id (B, L)`` to the same shape and the feed-forward's sums of the balance loss."""
         x = x + self.dropout(self.attention(self.norm1(x), rotation, mask, keys_values))

@@ -31,7 +31,9 @@ class LatentNorm(nn.Module):
         """Standard deviation of a dimension where latents are as different as they can be, dimensions alike."""
         if self.kind == "layer_norm":
             return 1.0
-        share = 1 / self.GROUP  # of one-hot groups, the variance of a dimension is share · (1 − share)
+        share = (
+            1 / self.GROUP
+        )  # of one-hot groups, the variance of a dimension is share · (1 − share)
         return (share * (1 - share)) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +62,11 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(channels // 8, channels)
         matches = stride == 1 and in_channels == channels
-        self.skip = nn.Identity() if matches else nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        self.skip = (
+            nn.Identity()
+            if matches
+            else nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        )
         self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,9 +92,13 @@ class ResNetTrunk(nn.Module):
         previous = first
         for stage, stage_width in enumerate(config.widths):
             for block in range(config.blocks_per_stage):
-                blocks.append(ResidualBlock(previous, stage_width, stride=2 if stage and not block else 1))
+                blocks.append(
+                    ResidualBlock(previous, stage_width, stride=2 if stage and not block else 1)
+                )
                 previous = stage_width
-        self.layers = channels_last(nn.Sequential(*stem, nn.ReLU(inplace=True), *blocks, nn.Flatten()))
+        self.layers = channels_last(
+            nn.Sequential(*stem, nn.ReLU(inplace=True), *blocks, nn.Flatten())
+        )
         with torch.no_grad():
             self.out_features = self.layers(torch.zeros(1, channels, height, width)).shape[1]
 
@@ -122,7 +132,10 @@ class ViTBlock(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = SelfAttention(width, heads, dropout)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width), nn.Dropout(dropout)
+            nn.Linear(width, 4 * width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,7 +156,9 @@ class ViTTrunk(nn.Module):
             )
         patches = (height // config.patch_size) * (width // config.patch_size)
         dim = config.vit_width
-        self.patchify = channels_last(nn.Conv2d(channels, dim, config.patch_size, config.patch_size))
+        self.patchify = channels_last(
+            nn.Conv2d(channels, dim, config.patch_size, config.patch_size)
+        )
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))
         self.position = nn.Parameter(0.02 * torch.randn(1, patches + 1, dim))
         self.blocks = nn.Sequential(
@@ -155,7 +170,10 @@ class ViTTrunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(B, vit_width)``."""
         patches = self.patchify(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls.expand(len(x), -1, -1).to(patches.dtype), patches], dim=1) + self.position
+        tokens = (
+            torch.cat([self.cls.expand(len(x), -1, -1).to(patches.dtype), patches], dim=1)
+            + self.position
+        )
         return self.norm(self.blocks(tokens)[:, 0])
 
 
@@ -167,7 +185,11 @@ class MLPTrunk(nn.Module):
         widths = [int(torch.Size(observation_shape).numel()), *config.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(fan_in, fan_out), nn.LayerNorm(fan_out), nn.GELU(approximate="tanh")]
+            layers += [
+                nn.Linear(fan_in, fan_out),
+                nn.LayerNorm(fan_out),
+                nn.GELU(approximate="tanh"),
+            ]
         self.layers = nn.Sequential(*layers)
         self.out_features = widths[-1]
 
@@ -177,7 +199,12 @@ class MLPTrunk(nn.Module):
 
 
 Trunk = ResNetTrunk | ConvTrunk | ViTTrunk | MLPTrunk
-TRUNKS: dict[str, type[Trunk]] = {"resnet": ResNetTrunk, "conv": ConvTrunk, "vit": ViTTrunk, "mlp": MLPTrunk}
+TRUNKS: dict[str, type[Trunk]] = {
+    "resnet": ResNetTrunk,
+    "conv": ConvTrunk,
+    "vit": ViTTrunk,
+    "mlp": MLPTrunk,
+}
 
 
 class Encoder(nn.Module):
@@ -209,7 +236,9 @@ class Encoder(nn.Module):
                 "use encoder.kind='mlp'"
             )
         self.trunk: Trunk = TRUNKS[config.kind](config, observation_shape)
-        self.task_vector = nn.Embedding(num_tasks, self.trunk.out_features) if config.task_conditioned else None
+        self.task_vector = (
+            nn.Embedding(num_tasks, self.trunk.out_features) if config.task_conditioned else None
+        )
         self.project = nn.Linear(self.trunk.out_features, embed_dim)
         self.norm = LatentNorm(latent_norm)
 

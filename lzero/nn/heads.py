@@ -22,7 +22,9 @@ class Head(nn.Module):
 
     matrices = ("weight1", "weight2")
 
-    def __init__(self, embed_dim: int, out_features: int, num_tasks: int, zero_init: bool = True) -> None:
+    def __init__(
+        self, embed_dim: int, out_features: int, num_tasks: int, zero_init: bool = True
+    ) -> None:
         super().__init__()
         self.shared = num_tasks == 1
         self.norm1_scale, self.norm1_shift = _affine(num_tasks, embed_dim)
@@ -34,7 +36,9 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, groups: TaskGroups) -> Tensor:
         """``(R, L, D)`` to ``(R, L, O)`` in fp32."""
-        y = torch.baddbmm(self._of(self.bias2, groups), self._hidden(x, groups), self._of(self.weight2, groups))
+        y = torch.baddbmm(
+            self._of(self.bias2, groups), self._hidden(x, groups), self._of(self.weight2, groups)
+        )
         return self._by_row(y, x, groups).float()
 
     def activations(self, x: Tensor, groups: TaskGroups) -> Tensor:
@@ -43,7 +47,9 @@ class Head(nn.Module):
 
     def _hidden(self, x: Tensor, groups: TaskGroups) -> Tensor:
         """``(R, L, D)`` to the hidden units of the grid ``(G, S·L, D)``, where shared ``(1, R·L, D)``."""
-        grid = x.reshape(1, x.shape[0] * x.shape[1], x.shape[-1]) if self.shared else groups.to_grid(x)
+        grid = (
+            x.reshape(1, x.shape[0] * x.shape[1], x.shape[-1]) if self.shared else groups.to_grid(x)
+        )
         y = F.layer_norm(grid.float(), grid.shape[-1:])
         y = torch.addcmul(self._of(self.norm1_shift, groups), y, self._of(self.norm1_scale, groups))
         y = torch.baddbmm(self._of(self.bias1, groups), y, self._of(self.weight1, groups))

@@ -31,7 +31,9 @@ class SwiGLU(nn.Module):
     def __init__(self, embed_dim: int, hidden: int, num_experts: int | None = None) -> None:
         super().__init__()
         stack = () if num_experts is None else (num_experts,)
-        self.w_in = nn.Parameter(torch.empty(*stack, embed_dim, 2 * hidden).normal_(std=embed_dim**-0.5))
+        self.w_in = nn.Parameter(
+            torch.empty(*stack, embed_dim, 2 * hidden).normal_(std=embed_dim**-0.5)
+        )
         self.w_out = nn.Parameter(torch.empty(*stack, hidden, embed_dim).normal_(std=hidden**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,9 +99,13 @@ class MoELayer(nn.Module):
         learned = config.num_experts > 0 and config.routing != "hardcoded"
         self.router = Router(config, embed_dim) if learned else None
         if config.num_experts:
-            self.register_buffer("experts_of_task", hardcoded_experts(num_tasks, config), persistent=False)
             self.register_buffer(
-                "selection_counts", torch.zeros(num_tasks, config.num_experts, dtype=torch.int64), persistent=False
+                "experts_of_task", hardcoded_experts(num_tasks, config), persistent=False
+            )
+            self.register_buffer(
+                "selection_counts",
+                torch.zeros(num_tasks, config.num_experts, dtype=torch.int64),
+                persistent=False,
             )
 
     def forward(self, x: Tensor, task_id: Tensor) -> tuple[Tensor, BalanceSums | None]:
@@ -122,29 +128,44 @@ class MoELayer(nn.Module):
                 cell_TK = task_T[:, None] * self.config.num_experts + chosen_TK
                 ones_TK = torch.ones_like(cell_TK)
                 self.selection_counts.view(-1).index_add_(0, cell_TK.flatten(), ones_TK.flatten())
-                if self.config.balance == "aux_loss" and scores_TE is not None and logits_TE is not None:
+                if (
+                    self.config.balance == "aux_loss"
+                    and scores_TE is not None
+                    and logits_TE is not None
+                ):
                     balance = BalanceSums.of(chosen_TK, scores_TE, logits_TE)
             segments = Segments.of(chosen_TK, self.config.num_experts)
             every_expert = chosen_TK.shape[1] == self.config.num_experts
-            path = choose_path(x_TD.device.type, compute_dtype(x_TD), segments, every_expert=every_expert)
+            path = choose_path(
+                x_TD.device.type, compute_dtype(x_TD), segments, every_expert=every_expert
+            )
             parts_TD.append(PATHS[path](x_TD, gates_TK, chosen_TK, self.experts, segments))
         y_TD = parts_TD[0]
         for part_TD in parts_TD[1:]:
             y_TD = y_TD + part_TD
         return y_TD.view(*x.shape[:-1], -1), balance
 
-    def routing(self, x_TD: Tensor, task_T: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def routing(
+        self, x_TD: Tensor, task_T: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """What :meth:`Router.forward` gives; with ``hardcoded`` routing equal gates, and neither scores nor logits."""
         if self.router is not None:
             return self.router(x_TD)
         chosen_TK = self.experts_of_task.index_select(0, task_T)
-        return torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device), chosen_TK, None, None
+        return (
+            torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device),
+            chosen_TK,
+            None,
+            None,
+        )
 
     @torch.no_grad()
     def update_selection_bias(self, load_E: Tensor) -> None:
         """Move the selection bias against the load ``(E,)`` of the last update (summed over ranks by the caller)."""
         if self.router is None:
-            raise ValueError("only a learned router has a selection bias; set moe.routing=topk, or moe.balance=none")
+            raise ValueError(
+                "only a learned router has a selection bias; set moe.routing=topk, or moe.balance=none"
+            )
         load_E = load_E.float()
         self.router.selection_bias += self.config.bias_rate * (load_E.mean() - load_E).sign()
 

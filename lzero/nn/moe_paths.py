@@ -38,7 +38,9 @@ class Segments:
         pairs = chosen_TK.flatten()
         order = pairs.argsort(stable=True)
         counts = torch.zeros(num_experts, dtype=torch.int64, device=pairs.device)
-        counts.index_add_(0, pairs, torch.ones_like(pairs))  # bincount would make the host wait for the largest index
+        counts.index_add_(
+            0, pairs, torch.ones_like(pairs)
+        )  # bincount would make the host wait for the largest index
         return cls(order, order // chosen_TK.shape[1], counts)
 
 
@@ -111,18 +113,24 @@ def _rows(counts: list[int]) -> Iterator[tuple[slice, int]]:
         start += count
 
 
-def run_segments(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+def run_segments(
+    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments
+) -> Tensor:
     """Run every expert on its own contiguous segment of the sorted tokens.
 
     The segment lengths must be known to the host: free on a CPU, a synchronisation on an accelerator.
     """
     dtype = compute_dtype(x_TD)
     weights = experts.w_in.to(dtype), experts.w_out.to(dtype)
-    y = SegmentedSwiGLU.apply(x_TD.to(dtype).index_select(0, segments.token), *weights, segments.counts.tolist())
+    y = SegmentedSwiGLU.apply(
+        x_TD.to(dtype).index_select(0, segments.token), *weights, segments.counts.tolist()
+    )
     return _combine(y, gates_TK, segments)
 
 
-def run_padded(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+def run_padded(
+    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments
+) -> Tensor:
     """Give every expert as many rows as the busiest one has and run all in two batched products.
 
     With few rows the products cost what reading the weights costs, and padding is free.
@@ -138,7 +146,9 @@ def run_padded(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiG
     return _combine(y_ERD.flatten(0, 1).index_select(0, cell_P), gates_TK, segments)
 
 
-def run_batched(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+def run_batched(
+    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments
+) -> Tensor:
     """Run all experts on all tokens as two batched products and keep the chosen ones.
 
     E/K times the arithmetic, but no synchronisation; the natural path when K = E. ``segments`` is not used.
@@ -150,13 +160,17 @@ def run_batched(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "Swi
     return torch.bmm(hidden_ETF, experts.w_out).sum(dim=0)
 
 
-def run_grouped(x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments) -> Tensor:
+def run_grouped(
+    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments
+) -> Tensor:
     """Run all segments of the sorted tokens in two grouped matrix products; nothing reaches the host."""
     dtype = compute_dtype(x_TD)
     ends_E = segments.counts.cumsum(0).to(torch.int32)
     x = x_TD.to(dtype).index_select(0, segments.token)
     a, b = F.grouped_mm(x, experts.w_in.to(dtype), offs=ends_E).chunk(2, dim=-1)
-    return _combine(F.grouped_mm(F.silu(a) * b, experts.w_out.to(dtype), offs=ends_E), gates_TK, segments)
+    return _combine(
+        F.grouped_mm(F.silu(a) * b, experts.w_out.to(dtype), offs=ends_E), gates_TK, segments
+    )
 
 
 def _combine(y_PD: Tensor, gates_TK: Tensor, segments: Segments) -> Tensor:
@@ -164,7 +178,9 @@ def _combine(y_PD: Tensor, gates_TK: Tensor, segments: Segments) -> Tensor:
     num_tokens, top_k = gates_TK.shape
     place_P = torch.empty_like(segments.order)
     place_P[segments.order] = torch.arange(len(place_P), device=place_P.device)
-    y_TKD = y_PD.index_select(0, place_P).view(num_tokens, top_k, -1) * gates_TK.unsqueeze(-1).to(y_PD.dtype)
+    y_TKD = y_PD.index_select(0, place_P).view(num_tokens, top_k, -1) * gates_TK.unsqueeze(-1).to(
+        y_PD.dtype
+    )
     return y_TKD.squeeze(1) if top_k == 1 else y_TKD.sum(dim=1)
 
 
@@ -174,12 +190,21 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-PATHS = {"segments": run_segments, "padded": run_padded, "batched": run_batched, "grouped": run_grouped}
+PATHS = {
+    "segments": run_segments,
+    "padded": run_padded,
+    "batched": run_batched,
+    "grouped": run_grouped,
+}
 FEW_ROWS = 8  # up to here a padded product costs no more than reading its weights
-PADDING_LIMIT = 1.75  # padded rows over real ones up to which one batched product beats a loop over experts
+PADDING_LIMIT = (
+    1.75  # padded rows over real ones up to which one batched product beats a loop over experts
+)
 
 
-def choose_path(device_type: str, dtype: torch.dtype, segments: Segments, *, every_expert: bool) -> str:
+def choose_path(
+    device_type: str, dtype: torch.dtype, segments: Segments, *, every_expert: bool
+) -> str:
     """The execution path for a device, dtype and load, as measured by ``benchmarks/moe.py``.
 
     Batched when all experts are wanted anyway. On a CPU, where counts are on the host, padded unless the busiest expert makes

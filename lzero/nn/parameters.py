@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lzero.config import OptimiserConfig
+
 # By class of a module its parameters that are matrices of a linear map or a table of embeddings. Everything else is a
 # bias, the scale of a norm, or a vector that is learned as it is (register tokens, positions): weight decay would pull
 # it towards zero, which means nothing there.
@@ -27,6 +29,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         {"params": trained(decayed), "weight_decay": weight_decay},
         {"params": trained(rest), "weight_decay": 0.0},
     ]
+
+
+def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters that are trained; source: Loshchilov and Hutter (arXiv 1711.05101)."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=True,
+    )
 
 
 def trained(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -74,7 +74,9 @@ class ScalarSupport:
         if not self.low < self.high:
             raise ValueError(f"low={self.low}, high={self.high}: low must be less than high")
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing={self.label_smoothing}: allowed is 0 <= label_smoothing < 1")
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing}: allowed is 0 <= label_smoothing < 1"
+            )
 
     def two_hot(self, x: Tensor) -> Tensor:
         """Target distribution of raw scalars; scalars beyond the support fall on its outermost bin.
@@ -86,7 +88,9 @@ class ScalarSupport:
             ``(…, S)`` fp32, non-negative, summing to one.
         """
         neighbours, weights = self._neighbours(x)
-        hot = torch.zeros(*x.shape, self.num_bins, device=x.device).scatter_(-1, neighbours, weights)
+        hot = torch.zeros(*x.shape, self.num_bins, device=x.device).scatter_(
+            -1, neighbours, weights
+        )
         return hot * (1 - self.label_smoothing) + self.label_smoothing / self.num_bins
 
     def expectation(self, logits: Tensor) -> Tensor:
@@ -116,7 +120,9 @@ class ScalarSupport:
         neighbours, weights = self._neighbours(x)
         log_likelihood = (log_probabilities.gather(-1, neighbours) * weights).sum(dim=-1)
         if self.label_smoothing > 0.0:
-            log_likelihood = torch.lerp(log_likelihood, log_probabilities.mean(dim=-1), self.label_smoothing)
+            log_likelihood = torch.lerp(
+                log_likelihood, log_probabilities.mean(dim=-1), self.label_smoothing
+            )
         return -log_likelihood
 
     def _neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,4 +132,6 @@ class ScalarSupport:
         # clamped after the cast, so that a NaN target gives a NaN loss instead of an index out of range
         lower = position.floor().long().clamp(0, self.num_bins - 2)
         upper_weight = position - lower
-        return torch.stack((lower, lower + 1), dim=-1), torch.stack((1 - upper_weight, upper_weight), dim=-1)
+        return torch.stack((lower, lower + 1), dim=-1), torch.stack(
+            (1 - upper_weight, upper_weight), dim=-1
+        )

@@ -44,8 +44,12 @@ class TaskGroups:
         rank_in_group = np.empty(len(host), dtype=np.int64)
         rank_in_group[order] = np.arange(len(host)) - np.repeat(starts, sizes)
         widest = sizes.max()
-        grid = np.minimum(np.arange(widest), sizes[:, None] - 1) + starts[:, None]  # short groups repeat their last row
-        scatter = torch.as_tensor(group.astype(np.int64) * widest + rank_in_group).to(device, non_blocking=True)
+        grid = (
+            np.minimum(np.arange(widest), sizes[:, None] - 1) + starts[:, None]
+        )  # short groups repeat their last row
+        scatter = torch.as_tensor(group.astype(np.int64) * widest + rank_in_group).to(
+            device, non_blocking=True
+        )
         return cls(
             on_device,
             host,
@@ -69,7 +73,9 @@ class TaskGroups:
     def to_grid(self, x: Tensor) -> Tensor:
         """``(R, L, D)`` to ``(G, S·L, D)``."""
         x = x if self.gather is None else x.index_select(0, self.gather)
-        return x.reshape(len(self.present), x.shape[0] * x.shape[1] // len(self.present), x.shape[-1])
+        return x.reshape(
+            len(self.present), x.shape[0] * x.shape[1] // len(self.present), x.shape[-1]
+        )
 
     def from_grid(self, y: Tensor, length: int) -> Tensor:
         """``(G, S·L, O)`` back to ``(R, L, O)``."""

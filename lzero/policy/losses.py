@@ -177,7 +177,9 @@ def latent_loss(predicted: Tensor, target: Tensor, norm: LatentNorm) -> Tensor:
     return -(target.unflatten(-1, groups) * log_predicted).sum(dim=-1).mean(dim=-1)
 
 
-def weighted_total(means: Tensor, spread: Tensor, config: LossConfig, entropy_weight: Tensor) -> Tensor:
+def weighted_total(
+    means: Tensor, spread: Tensor, config: LossConfig, entropy_weight: Tensor
+) -> Tensor:
     """Loss per task ``(T,)`` from the terms' means ``(Q, T)``, the spread's shortfall and entropy weights, both ``(T,)``."""
     latent, reward, termination, value, policy, entropy = means
     return (
@@ -212,7 +214,11 @@ class EntropyWeight:
 
     def weight(self) -> Tensor:
         """``(T,)``."""
-        return self.log_weight.exp() if self.config.entropy or self.config.adaptive_entropy else 0 * self.log_weight
+        return (
+            self.log_weight.exp()
+            if self.config.entropy or self.config.adaptive_entropy
+            else 0 * self.log_weight
+        )
 
     def update_(self, entropy: Tensor, train_iter: int) -> None:
         """Steer after an update in which the tasks' mean entropies were ``(T,)`` nats."""
@@ -220,8 +226,12 @@ class EntropyWeight:
         if not config.adaptive_entropy:
             return
         done = min(1.0, train_iter / config.entropy_target_updates)
-        share = config.entropy_target_start + done * (config.entropy_target_end - config.entropy_target_start)
-        self.log_weight = (self.log_weight + self.RATE * (share * self.max_entropy - entropy)).clamp(*self.LOG_LIMITS)
+        share = config.entropy_target_start + done * (
+            config.entropy_target_end - config.entropy_target_start
+        )
+        self.log_weight = (
+            self.log_weight + self.RATE * (share * self.max_entropy - entropy)
+        ).clamp(*self.LOG_LIMITS)
 
 
 def masked_means(sums: Tensor, counts: Tensor) -> Tensor:

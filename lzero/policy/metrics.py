@@ -103,10 +103,14 @@ def _latent_health(policy: "UniZeroMTPolicy", windows: "ReplayWindows") -> np.nd
     """Effective rank of each task's latents and their mean length before the final norm ``(2, T)``; NaN without windows."""
     encoder, health = policy.model.encoder, np.full((2, policy.num_tasks), np.nan)
     for task in np.unique(windows.task_id.numpy()):
-        frames = windows.observation[windows.task_id == task][:, [0, policy.config.policy.unroll_steps]]
+        frames = windows.observation[windows.task_id == task][
+            :, [0, policy.config.policy.unroll_steps]
+        ]
         frames = frames.flatten(0, 1).to(policy.device)
         with policy.autocast():
-            latent = encoder.unnormalised(frames, torch.full((len(frames),), task, device=policy.device))
+            latent = encoder.unnormalised(
+                frames, torch.full((len(frames),), task, device=policy.device)
+            )
         health[0, task] = effective_rank(encoder.norm(latent)).item()
         health[1, task] = latent.float().norm(dim=-1).mean().item()
     return health
@@ -123,7 +127,10 @@ def plasticity_metrics(
     with policy.autocast():
         metrics = measure_plasticity(policy.model, policy.unit_groups(), arguments, policy.dist)
     modules = [module_of(name) for name, _ in policy.model.named_parameters()]
-    for name, norms in (("weight_norm", parameter_norms(policy.model)), ("gradient_norm", result.gradient_norms)):
+    for name, norms in (
+        ("weight_norm", parameter_norms(policy.model)),
+        ("gradient_norm", result.gradient_norms),
+    ):
         for module, norm in norms_by_module(modules, norms).items():
             metrics[f"plasticity/{name}/{module}"] = norm
     return metrics

@@ -11,7 +11,9 @@ from lzero.nn.moe import MoELayer
 ENCODER_ACTIVATIONS = (nn.ReLU, nn.GELU)
 BLOCK_PARAMETER = re.compile(r"world_model\.transformer\.blocks\.(\d+)\.(attention|feed_forward)\.")
 HEAD_PARAMETER = re.compile(r"world_model\.(\w+_head)\.")
-EMBEDDING_PARAMETER = re.compile(r"world_model\.(action_embedding|task_embedding|join_task|registers)\b")
+EMBEDDING_PARAMETER = re.compile(
+    r"world_model\.(action_embedding|task_embedding|join_task|registers)\b"
+)
 
 
 def standard_points(model: UniZeroMTModel) -> dict[str, MeasuringPoint]:
@@ -21,7 +23,10 @@ def standard_points(model: UniZeroMTModel) -> dict[str, MeasuringPoint]:
         points[f"before_moe/layer{layer}"] = ActivationPoint(block.feed_forward, "input")
         points[f"moe_layer/layer{layer}"] = ParameterPoint.of(block.feed_forward)
         if isinstance(block.feed_forward, MoELayer):
-            points |= {f"{name}/layer{layer}": point for name, point in expert_points(block.feed_forward).items()}
+            points |= {
+                f"{name}/layer{layer}": point
+                for name, point in expert_points(block.feed_forward).items()
+            }
     points["transformer"] = ParameterPoint.of(model.world_model.transformer)
     own = {id(parameter) for parameter in model.task_parameters()}
     shared = [parameter for parameter in model.encoder.parameters() if id(parameter) not in own]
@@ -31,8 +36,12 @@ def standard_points(model: UniZeroMTModel) -> dict[str, MeasuringPoint]:
 
 def unit_groups(model: UniZeroMTModel) -> dict[str, nn.Module]:
     """Modules whose units are watched, by name: ``encoder/layer{i}``, ``mlp/layer{l}`` or ``moe/layer{l}``, heads."""
-    activations = [module for module in model.encoder.modules() if isinstance(module, ENCODER_ACTIVATIONS)]
-    groups: dict[str, nn.Module] = {f"encoder/layer{layer}": module for layer, module in enumerate(activations)}
+    activations = [
+        module for module in model.encoder.modules() if isinstance(module, ENCODER_ACTIVATIONS)
+    ]
+    groups: dict[str, nn.Module] = {
+        f"encoder/layer{layer}": module for layer, module in enumerate(activations)
+    }
     for layer, block in enumerate(model.world_model.transformer.blocks):
         kind = "moe" if isinstance(block.feed_forward, MoELayer) else "mlp"
         groups[f"{kind}/layer{layer}"] = block.feed_forward

@@ -50,7 +50,9 @@ def reanalysed_policy(
     host_legal = legal[chosen].repeat_interleave(steps, dim=0).cpu().numpy()
     # Root (b, t) sees steps t − C + 1 … t of its window; steps before the window do not exist.
     step = torch.arange(steps, device=latent.device)
-    seen = (step[:, None] + torch.arange(1 - context, 1, device=latent.device)).clamp_min(0)  # (S, C)
+    seen = (step[:, None] + torch.arange(1 - context, 1, device=latent.device)).clamp_min(
+        0
+    )  # (S, C)
     root = model.initial_inference(
         latent[:, seen].flatten(0, 1),
         action[:, seen[:, :-1]].flatten(0, 1),
@@ -59,7 +61,13 @@ def reanalysed_policy(
         settings.num_simulations,
     )
     num_actions = host_legal.shape[1]
-    tree = make_tree(settings, count * steps, settings.num_simulations, num_actions, discount=config.policy.discount)
+    tree = make_tree(
+        settings,
+        count * steps,
+        settings.num_simulations,
+        num_actions,
+        discount=config.policy.discount,
+    )
     found = search(model, support, root, host_legal, tree).policy()
     fresh = torch.as_tensor(found, device=policy.device)
     return policy.index_copy(0, chosen, fresh.view(count, steps, num_actions))

@@ -58,7 +58,9 @@ class Batch:
         _, sizes = np.unique(self.groups.host_task_id, return_counts=True)
         for size in sizes.tolist():
             rows = slice(start, start + size)
-            tensors = [getattr(self, field.name)[rows] for field in fields(self) if field.name != "groups"]
+            tensors = [
+                getattr(self, field.name)[rows] for field in fields(self) if field.name != "groups"
+            ]
             parts.append(Batch(self.groups.of_one_task(rows), *tensors))
             start += size
         return parts
@@ -84,14 +86,25 @@ def make_batch(
     device, steps = legal_actions.device, config.policy.unroll_steps + 1
     groups = TaskGroups.of(windows.task_id, device)
     data = {}
-    for name in ("observation", "action", "reward", "terminated", "truncated", "reset", "visits", "weight"):
+    for name in (
+        "observation",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "reset",
+        "visits",
+        "weight",
+    ):
         data[name] = getattr(windows, name).to(device, non_blocking=True)
     action, terminated, policy = data["action"], data["terminated"], data["visits"][:, :steps]
     legal = legal_actions[groups.task_id]
     latent = target.encode(data["observation"], groups)
     value = support.expectation(target.world_model.value_logits(latent, action[:, :-1], groups))
     if config.policy.reanalyse_fraction > 0:
-        from lzero.policy.reanalyse import reanalysed_policy  # brings numba, which `import lzero.policy` does without
+        from lzero.policy.reanalyse import (
+            reanalysed_policy,
+        )  # brings numba, which `import lzero.policy` does without
 
         policy = reanalysed_policy(
             policy, target, support, config, latent[:, :steps], action[:, :steps], groups, legal
@@ -181,8 +194,12 @@ def value_targets(
     """
     if reward.shape[1] < num_steps + td_steps:
         needed = f"num_steps {num_steps} + td_steps {td_steps}"
-        raise ValueError(f"windows have {reward.shape[1]} rows; {needed} are needed: sample longer windows")
-    powers = discount ** torch.arange(td_steps + 1, device=reward.device, dtype=bootstrap_value.dtype)
+        raise ValueError(
+            f"windows have {reward.shape[1]} rows; {needed} are needed: sample longer windows"
+        )
+    powers = discount ** torch.arange(
+        td_steps + 1, device=reward.device, dtype=bootstrap_value.dtype
+    )
     counted = torch.where(acting, reward, 0).to(powers.dtype)
     rewards = counted.unfold(1, td_steps, 1)[:, :num_steps]  # (B, H+1, td)
     length = acting.unfold(1, td_steps, 1)[:, :num_steps].sum(dim=-1)

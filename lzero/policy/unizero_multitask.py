@@ -23,7 +23,7 @@ from lzero.config import ExperimentConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel
-from lzero.nn.parameters import ema_update_, parameter_groups
+from lzero.nn.parameters import adamw, ema_update_
 from lzero.nn.scalars import ScalarSupport
 from lzero.policy.losses import (
     TERMS,
@@ -72,22 +72,20 @@ class UniZeroMTPolicy:
         self.dtype = resolve_precision(config.precision, self.device)
         self.autocast = partial(autocast, self.device, self.dtype)
         """Makes a context in which the networks run at the precision of the run."""
-        self.model = UniZeroMTModel(config.model, observation_shape, legal_actions.shape[1], self.num_tasks)
+        self.model = UniZeroMTModel(
+            config.model, observation_shape, legal_actions.shape[1], self.num_tasks
+        )
         self.model.to(self.device).eval()
         self.dist.broadcast_parameters_(self.model)
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         limit = config.model.support_limit
-        self.support = ScalarSupport(config.model.support_bins, -limit, limit, config.model.label_smoothing)
+        self.support = ScalarSupport(
+            config.model.support_bins, -limit, limit, config.model.label_smoothing
+        )
         self.legal = torch.as_tensor(legal_actions, device=self.device)
         self.entropy_weight = EntropyWeight(config.policy.loss, self.legal.sum(dim=1))
         self.enough_spread = config.policy.loss.spread_target * self.model.encoder.norm.full_spread
-        settings = config.policy.optimiser
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings.weight_decay),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            fused=True,
-        )
+        self.optimizer = adamw(self.model, config.policy.optimiser)
         self.train_iter = 0
         self.routed_layers = self.model.world_model.transformer.routed_layers()
         self.expert_statistics = ExpertSelectionRecorder(self.routed_layers)
@@ -102,7 +100,8 @@ class UniZeroMTPolicy:
             windows: this rank's share of the batch, from its replay ring.
         """
         # of the tokens of both networks, and of the narrowest encoder
-        work = 2 * windows.action.numel() * self.config.model.embed_dim**2 + 16 * windows.observation.numel()
+        work = 2 * windows.action.numel() * self.config.model.embed_dim**2
+        work += 16 * windows.observation.numel()
         # a second CPU thread costs more to wake than a small update computes
         with torch_threads(1 if self.device.type == "cpu" and work < SMALL_UPDATE else None):
             return self._update(windows)
@@ -155,7 +154,8 @@ class UniZeroMTPolicy:
         """Predict along the windows and add up the loss terms, remembering what passes the measuring points."""
         with self.autocast(), captured(points) as activations:
             latent, output = self.model(batch.observation, batch.action, batch.groups)
-            sums = loss_sums(latent, output, batch, self.num_tasks, self.support, self.model.encoder.norm)
+            norm = self.model.encoder.norm
+            sums = loss_sums(latent, output, batch, self.num_tasks, self.support, norm)
         return ForwardPass(latent, output, sums, batch.groups.task_id, activations)
 
     def _backward_by_task(
@@ -169,14 +169,13 @@ class UniZeroMTPolicy:
 
         Each loss carries 1 / T, so with weights of one the rows add up to the gradient of a plain update.
         """
-        own = self.model.task_parameters()
-        own_ids = {id(parameter) for parameter in own}
-        shared = [parameter for parameter in self.model.parameters() if id(parameter) not in own_ids]
+        shared, own = self.model.shared_parameters(), self.model.task_parameters()
         num_windows = totals.moments[:, 0] / (self.config.policy.unroll_steps + 1)
         tasks = []
         for part, loss in zip(passes, losses, strict=True):
             task = int(part.task_id[0])  # a measuring update may wait for the device
-            tasks.append(TaskLoss(task, loss, part.activations, len(part.task_id) / num_windows[task]))
+            share = len(part.task_id) / num_windows[task]
+            tasks.append(TaskLoss(task, loss, part.activations, share))
         found = TaskGradients.of(shared, own, points, tasks)
         grams = gram_matrices(found.rows, found.layout.lengths, found.tasks, self.num_tasks)
         weights = torch.ones(self.num_tasks, dtype=torch.float64, device=self.device)
@@ -196,13 +195,16 @@ class UniZeroMTPolicy:
         parameters = list(self.model.parameters())
         self.dist.all_reduce_gradients_(parameters)
         # after the sum over ranks every parameter has a gradient
-        norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
-        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.policy.optimiser.max_grad_norm, norms.norm())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        limit = self.config.policy.optimiser.max_grad_norm
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norms.norm())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.config.model.moe.balance == "bias":  # before the record, which sets the counts back to zero
-            for layer in self.routed_layers.values():
-                layer.update_selection_bias(self.dist.all_reduce_sum_(layer.selection_counts.sum(dim=0)))
+        if self.config.model.moe.balance == "bias":
+            for layer in self.routed_layers.values():  # before the record, which sets counts to 0
+                load = self.dist.all_reduce_sum_(layer.selection_counts.sum(dim=0))
+                layer.update_selection_bias(load)
         self.expert_statistics.record(present)
         ema_update_(self.target, self.model, self.config.policy.target_momentum)
         self.train_iter += 1

@@ -43,13 +43,23 @@ PHASES = ("collect", "search", "env", "sample", "learn", "analyse", "log")
 def settings(output_dir: Path, *, moe: bool) -> ExperimentConfig:
     """The conflict study on Catch, as short and small as it can be."""
     data = presets(moe=moe)["conflict_study"][1].model_dump()
-    data |= {"output_dir": str(output_dir), "exp_name": "study", "device": "cpu", "precision": "fp32"}
+    data |= {
+        "output_dir": str(output_dir),
+        "exp_name": "study",
+        "device": "cpu",
+        "precision": "fp32",
+    }
     data["env"] |= {"num_envs": 4, "num_eval_envs": 4}
     data["model"] |= {"embed_dim": 16, "num_heads": 2, "num_layers": LAYERS}
     data["model"]["moe"]["num_experts"] = EXPERTS
     data["policy"] |= {"gradient_conflict_interval": INTERVAL, "batch_size": 4}
     data["policy"]["search"] |= {"num_simulations": 2, "num_eval_simulations": 2}
-    lengths = {"max_env_steps": 240, "eval_interval": 240, "eval_episodes": 4, "checkpoint_interval": 120}
+    lengths = {
+        "max_env_steps": 240,
+        "eval_interval": 240,
+        "eval_episodes": 4,
+        "checkpoint_interval": 120,
+    }
     data["train"] |= lengths | {"log_interval": 1, "moe_log_interval": INTERVAL, "video": False}
     return ExperimentConfig.model_validate(data)
 
@@ -57,7 +67,10 @@ def settings(output_dir: Path, *, moe: bool) -> ExperimentConfig:
 @pytest.fixture(scope="module", params=[True, False], ids=["moe", "dense"])
 def run(request, tmp_path_factory) -> tuple[bool, ExperimentConfig, int]:
     """A finished run that was stopped half way and continued: whether it has experts, its config, its updates."""
-    config, threads = settings(tmp_path_factory.mktemp("runs"), moe=request.param), torch.get_num_threads()
+    config, threads = (
+        settings(tmp_path_factory.mktemp("runs"), moe=request.param),
+        torch.get_num_threads(),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Distributed, "threads", 1)
         train_unizero_multitask_segment_ddp(config, max_env_step=120)
@@ -69,7 +82,9 @@ def run(request, tmp_path_factory) -> tuple[bool, ExperimentConfig, int]:
 @pytest.fixture(scope="module")
 def events(run) -> EventAccumulator:
     """What TensorBoard reads."""
-    accumulator = EventAccumulator(str(run[1].run_dir / "tb"), size_guidance={"scalars": 0, "images": 0})
+    accumulator = EventAccumulator(
+        str(run[1].run_dir / "tb"), size_guidance={"scalars": 0, "images": 0}
+    )
     accumulator.Reload()
     return accumulator
 
@@ -77,26 +92,43 @@ def events(run) -> EventAccumulator:
 def test_every_gradient_conflict_is_there(run, events):
     moe, config, train_iter = run
     components = MOE_COMPONENTS if moe else DENSE_COMPONENTS
-    scalars = {f"gradient_conflict/{score}_{name}" for score in ("avg", "max", "rate") for name in components}
-    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("gradient_conflict/")} == scalars
+    scalars = {
+        f"gradient_conflict/{score}_{name}"
+        for score in ("avg", "max", "rate")
+        for name in components
+    }
+    assert {
+        tag for tag in events.Tags()["scalars"] if tag.startswith("gradient_conflict/")
+    } == scalars
     pictures = {f"gradient_conflict_matrix/{name}" for name in components}
-    assert {tag for tag in events.Tags()["images"] if tag.startswith("gradient_conflict")} == pictures
+    assert {
+        tag for tag in events.Tags()["images"] if tag.startswith("gradient_conflict")
+    } == pictures
 
     lines = [line for line in read_metrics(config.run_dir / "metrics.jsonl") if "arrays" in line]
     for kind, shape in {"matrix": (TASKS, TASKS), "norms": (TASKS,)}.items():
         for name in components:
             tag = f"gradient_conflict_{kind}/{name}"
             found = {
-                line["train_iter"]: np.array(line["arrays"][tag], float) for line in lines if tag in line["arrays"]
+                line["train_iter"]: np.array(line["arrays"][tag], float)
+                for line in lines
+                if tag in line["arrays"]
             }
-            assert set(found) == set(range(1, train_iter + 1, INTERVAL))  # the first is the starting point
+            assert set(found) == set(
+                range(1, train_iter + 1, INTERVAL)
+            )  # the first is the starting point
             assert all(array.shape == shape for array in found.values())
 
 
 def test_every_number_and_picture_of_expert_selection_is_there(run, events):
     moe, _, _ = run
     scalars = {
-        *(f"MOE_Details/Task{t}_{window}/{name}" for t in range(TASKS) for window in WINDOWS for name in DETAILS),
+        *(
+            f"MOE_Details/Task{t}_{window}/{name}"
+            for t in range(TASKS)
+            for window in WINDOWS
+            for name in DETAILS
+        ),
         *(f"MOE_Global/{window}/{name}" for window in WINDOWS for name in OVERALL),
         *(
             f"MOE_Divergence/{window}_{kind}{name}"
@@ -107,11 +139,17 @@ def test_every_number_and_picture_of_expert_selection_is_there(run, events):
     }
     pictures = {
         *(f"MOE_Heatmap/{window}_TaskExpert_Heatmap" for window in WINDOWS),
-        *(f"TaskSimilarity/{window}_{name}_Matrix" for window in WINDOWS for name in ("JS", "TV", "Wasserstein")),
+        *(
+            f"TaskSimilarity/{window}_{name}_Matrix"
+            for window in WINDOWS
+            for name in ("JS", "TV", "Wasserstein")
+        ),
     }
     if moe:
         assert scalars <= set(events.Tags()["scalars"])
-        assert {tag for tag in events.Tags()["images"] if tag.startswith(("MOE", "TaskSimilarity"))} == pictures
+        assert {
+            tag for tag in events.Tags()["images"] if tag.startswith(("MOE", "TaskSimilarity"))
+        } == pictures
     else:
         assert not any(tag.startswith("MOE") for tag in events.Tags()["scalars"])
 
@@ -119,18 +157,27 @@ def test_every_number_and_picture_of_expert_selection_is_there(run, events):
 @pytest.mark.parametrize("run", [True], ids=["moe"], indirect=True)
 def test_expert_windows_go_on_when_a_run_is_continued(run, events):
     _, config, train_iter = run
-    tokens = config.policy.batch_size * (2 * config.policy.unroll_steps + 1)  # the last frame has no action
+    tokens = config.policy.batch_size * (
+        2 * config.policy.unroll_steps + 1
+    )  # the last frame has no action
     for task in range(TASKS):
         for tag, per_update in {"DataPoints": 1, "TotalSelections": tokens}.items():
             values = [event.value for event in events.Scalars(f"MOE_Details/Task{task}_long/{tag}")]
-            assert values == [per_update * step for step in range(INTERVAL, train_iter + 1, INTERVAL)]
+            assert values == [
+                per_update * step for step in range(INTERVAL, train_iter + 1, INTERVAL)
+            ]
 
 
 def test_plasticity_and_phase_times_are_there(run, events):
     moe, _, _ = run
     tags = set(events.Tags()["scalars"])
     assert {f"time/{phase}" for phase in PHASES} <= tags
-    for quantity in ("dormant_ratio", "weight_norm", "gradient_norm", *(["router_entropy"] if moe else [])):
+    for quantity in (
+        "dormant_ratio",
+        "weight_norm",
+        "gradient_norm",
+        *(["router_entropy"] if moe else []),
+    ):
         assert any(tag.startswith(f"plasticity/{quantity}/") for tag in tags), quantity
     for quantity in ("latent_norm", "effective_rank"):
         assert {f"health/{quantity}/{game}" for game in ("Catch", "MirroredCatch")} <= tags

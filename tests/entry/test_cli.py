@@ -72,8 +72,25 @@ def test_without_a_preset_the_default_is_taken(default):
 
 
 def test_overrides_change_their_fields_alone():
-    argv = ["atari3", "--env.games", "Boxing", "Pong", "--policy.search.num-simulations", "50", "--precision", "fp32"]
-    argv += ["--model.encoder.widths", "8", "16", "--model.moe.no-enabled", "--train.no-video", "--output-dir", "there"]
+    argv = [
+        "atari3",
+        "--env.games",
+        "Boxing",
+        "Pong",
+        "--policy.search.num-simulations",
+        "50",
+        "--precision",
+        "fp32",
+    ]
+    argv += [
+        "--model.encoder.widths",
+        "8",
+        "16",
+        "--model.moe.no-enabled",
+        "--train.no-video",
+        "--output-dir",
+        "there",
+    ]
     command = parse(PRESETS, "cpu", [*argv, "--seed", "3", "--no-resume"])
     expected = PRESETS["atari3"][1].model_dump()
     expected["env"]["games"] = ("Boxing", "Pong")
@@ -105,7 +122,9 @@ def test_help_explains_every_field(capsys, domain):
     assert [name for name in GameOverride.model_fields if name not in text] == []
     options = {f"--{name.replace('_', '-')}": description for name, description in fields.items()}
     assert [option for option in options if option not in text] == []
-    assert [option for option, description in options.items() if squeezed(description) not in text] == []
+    assert [
+        option for option, description in options.items() if squeezed(description) not in text
+    ] == []
 
 
 @pytest.mark.parametrize("read", [True, False], ids=["read by its domain", "as written"])
@@ -138,7 +157,10 @@ def test_help_without_a_preset_lists_the_presets(capsys):
     text = squeezed(capsys.readouterr().out)
     for name, (line, _) in PRESETS.items():
         assert squeezed(name + line) in text
-    assert squeezed("(the default here)") in text and squeezed("PRESET --help lists all fields") in text
+    assert (
+        squeezed("(the default here)") in text
+        and squeezed("PRESET --help lists all fields") in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,10 +178,16 @@ def test_help_without_a_preset_lists_the_presets(capsys):
         (("--env.difficulty-ramping",), ("Unrecognized options: --env.difficulty-ramping",)),
         (("--model.num-heads", "7"), ("model.num_heads=7", "model.embed_dim=128", "try 8")),
         (("--model.moe.top-k", "9"), ("moe.top_k=9", "moe.num_experts=8")),
-        (("--train.eval-interval", "0"), ("error: train.eval_interval=0: Input should be greater than 0",)),
+        (
+            ("--train.eval-interval", "0"),
+            ("error: train.eval_interval=0: Input should be greater than 0",),
+        ),
         (("--policy.batch-size", "many"), ("--policy.batch-size", "many")),
         (("--device", "gpu"), ("--device", "gpu", "auto", "cpu", "cuda")),
-        (("--policy.batch-size", "50000"), ("policy.batch_size=50000", f"policy.replay.capacity={CAPACITY}")),
+        (
+            ("--policy.batch-size", "50000"),
+            ("policy.batch_size=50000", f"policy.replay.capacity={CAPACITY}"),
+        ),
     ],
 )
 def test_mistakes_are_refused_by_name(capsys, argv, needles):
@@ -181,7 +209,9 @@ def test_game_overrides():
 
 def test_game_overrides_add_to_those_of_the_preset():
     last = PRESETS["atari26"][1].env.games[-1]
-    config = parse(PRESETS, "cpu", ["atari26", "--game-overrides", f"{last}.num_envs=2", "Pong.batch_size=1"]).config
+    config = parse(
+        PRESETS, "cpu", ["atari26", "--game-overrides", f"{last}.num_envs=2", "Pong.batch_size=1"]
+    ).config
     assert config.env.overrides[last] == GameOverride(batch_size=19, num_envs=2)
     assert config.env.overrides["Pong"] == GameOverride(batch_size=1)
 
@@ -208,7 +238,10 @@ def test_bad_game_overrides_get_one_clear_line(capsys, override, needles):
 
 
 def test_only_the_studys_ablations_of_experts_have_no_dense_twin():
-    assert set(PRESETS) - set(presets(moe=False)) == {"conflict_study_shared_only", "conflict_study_no_shared"}
+    assert set(PRESETS) - set(presets(moe=False)) == {
+        "conflict_study_shared_only",
+        "conflict_study_no_shared",
+    }
 
 
 @pytest.mark.parametrize("name", presets(moe=False))
@@ -225,7 +258,10 @@ def test_the_dense_twin_differs_in_its_blocks_alone(name):
 
 @pytest.mark.parametrize(("suffix", "moe"), [("_moe", True), ("", False)])
 def test_scripts_offer_their_own_presets(monkeypatch, suffix, moe):
-    script = Path(__file__).parents[2] / f"zoo/atari/config/atari_unizero_multitask_segment_ddp_config{suffix}.py"
+    script = (
+        Path(__file__).parents[2]
+        / f"zoo/atari/config/atari_unizero_multitask_segment_ddp_config{suffix}.py"
+    )
     calls = []
     monkeypatch.setattr(cli, "main", lambda *arguments: calls.append(arguments))
     runpy.run_path(str(script), run_name="__main__")

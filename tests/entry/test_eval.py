@@ -25,7 +25,12 @@ def run_dir(tmp_path_factory):
             "num_eval_envs": 2,
             "max_episode_steps": 30,
         },
-        "model": {"embed_dim": 16, "num_heads": 2, "num_layers": 1, "encoder": {"kind": "mlp", "hidden": [8]}},
+        "model": {
+            "embed_dim": 16,
+            "num_heads": 2,
+            "num_layers": 1,
+            "encoder": {"kind": "mlp", "hidden": [8]},
+        },
         "policy": {
             "batch_size": 4,
             "replay": {"capacity": 1000},
@@ -56,9 +61,19 @@ def test_the_policy_has_the_checkpoints_parameters(run_dir):
 
 
 def test_the_command_says_where_the_scores_are(run_dir):
-    command = [sys.executable, "-m", "lzero.entry.eval_unizero_multitask", str(run_dir), "--episodes", "1", "--no-video"]
+    command = [
+        sys.executable,
+        "-m",
+        "lzero.entry.eval_unizero_multitask",
+        str(run_dir),
+        "--episodes",
+        "1",
+        "--no-video",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "evaluation.json" in done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.returncode == 0 and "evaluation.json" in done.stdout + done.stderr, (
+        done.stdout + done.stderr
+    )
     with pytest.raises(ValueError, match="simulations=0; at least one"):
         eval_unizero_multitask(run_dir, simulations=0)
 
@@ -68,7 +83,12 @@ def test_a_wrong_path_is_an_error(tmp_path, run_dir):
         eval_unizero_multitask(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         eval_unizero_multitask(tmp_path)
-    command = [sys.executable, "-m", "lzero.entry.eval_unizero_multitask", str(tmp_path / "nowhere")]
+    command = [
+        sys.executable,
+        "-m",
+        "lzero.entry.eval_unizero_multitask",
+        str(tmp_path / "nowhere"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "does not exist" in done.stderr and "Traceback" not in done.stderr

@@ -22,18 +22,38 @@ from tests.ranks import run_ranks
 ROOT = Path(lzero.__file__).parents[1]
 SCRIPT = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py"
 SHORT = (
-    *("--train.max-env-steps", "4000", "--train.random-steps", "100", "--train.eval-interval", "100000"),
+    *(
+        "--train.max-env-steps",
+        "4000",
+        "--train.random-steps",
+        "100",
+        "--train.eval-interval",
+        "100000",
+    ),
     *("--train.checkpoint-interval", "100000", "--train.log-interval", "1", "--train.no-video"),
 )
 SECONDS = 60
 
 
 def test_ctrl_c_ends_a_run_in_good_order_and_the_same_command_continues_it(tmp_path):
-    command = [sys.executable, SCRIPT, *SHORT, "--output-dir", str(tmp_path), "--exp-name", "stopped"]
+    command = [
+        sys.executable,
+        SCRIPT,
+        *SHORT,
+        "--output-dir",
+        str(tmp_path),
+        "--exp-name",
+        "stopped",
+    ]
     run_dir = tmp_path / "stopped"
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         metrics, end = run_dir / "metrics.jsonl", time.monotonic() + SECONDS
-        while not (metrics.exists() and "learn/loss" in metrics.read_text()) and time.monotonic() < end:
+        while (
+            not (metrics.exists() and "learn/loss" in metrics.read_text())
+            and time.monotonic() < end
+        ):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=SECONDS)
@@ -44,7 +64,9 @@ def test_ctrl_c_ends_a_run_in_good_order_and_the_same_command_continues_it(tmp_p
     assert f"stopped at {steps:,} of 4,000 env steps per game" in said
     more = [*command, "--train.max-env-steps", str(steps + 16), "--train.eval-episodes", "1"]
     again = subprocess.run(more, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
-    assert again.returncode == 0 and f"at {steps:,} env steps per game" in again.stdout + again.stderr
+    assert (
+        again.returncode == 0 and f"at {steps:,} env steps per game" in again.stdout + again.stderr
+    )
 
 
 def stopping(directory: Path) -> tuple[int, str]:
@@ -58,7 +80,9 @@ def stopping(directory: Path) -> tuple[int, str]:
 
     Run.updates_due = counting
     try:
-        train_unizero_multitask_segment_ddp(settings(directory, {"train.checkpoint_interval": 1000}))
+        train_unizero_multitask_segment_ddp(
+            settings(directory, {"train.checkpoint_interval": 1000})
+        )
     except StoppedError as stopped:
         newest = list_checkpoints(directory / "tiny" / "checkpoints")[-1]
         return load_state(newest)["env_steps"], str(stopped)
@@ -77,7 +101,10 @@ def test_a_second_ctrl_c_stops_at_once():
         assert not stop.asked
         signal.raise_signal(signal.SIGINT)
         assert stop.asked
-        for number in (signal.SIGINT, signal.SIGTERM):  # a launcher passes on what the terminal has sent already
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # a launcher passes on what the terminal has sent already
             signal.raise_signal(number)
         now[0] += ONE_KEY_PRESS + 1
         signal.raise_signal(signal.SIGTERM)

@@ -93,8 +93,14 @@ def curves(run_dir: Path) -> list[dict[str, Any]]:
     """Rows of ``metrics.jsonl`` without what the clock says."""
     rows = []
     for line in read_metrics(run_dir / "metrics.jsonl"):
-        metrics = {name: value for name, value in line["metrics"].items() if not name.startswith(("time/", "rate/"))}
-        rows.append({"env_step": line["env_step"], "train_iter": line["train_iter"], "metrics": metrics})
+        metrics = {
+            name: value
+            for name, value in line["metrics"].items()
+            if not name.startswith(("time/", "rate/"))
+        }
+        rows.append(
+            {"env_step": line["env_step"], "train_iter": line["train_iter"], "metrics": metrics}
+        )
     return rows
 
 
@@ -136,10 +142,14 @@ def test_a_run_leaves_its_files_and_returns_its_result(finished):
     assert result.env_steps == STEPS and result.train_iter == int(RATIO * STEPS)
     assert list(result.scores) == ["CartPole-v1"] and 1 <= result.scores["CartPole-v1"] <= 15
     normalised = (result.scores["CartPole-v1"] - 22) / (475 - 22)
-    assert result.aggregates == pytest.approx({"mean": normalised, "median": normalised, "iqm": normalised})
+    assert result.aggregates == pytest.approx(
+        {"mean": normalised, "median": normalised, "iqm": normalised}
+    )
 
     checkpoints = list_checkpoints(run_dir / "checkpoints")
-    assert [path.name for path in checkpoints] == [f"step_{int(RATIO * steps):06d}" for steps in (80, 120)]
+    assert [path.name for path in checkpoints] == [
+        f"step_{int(RATIO * steps):06d}" for steps in (80, 120)
+    ]
     state = load_state(checkpoints[-1])
     assert (state["env_steps"], state["train_iter"], state["seed"]) == (STEPS, result.train_iter, 3)
     assert ExperimentConfig.model_validate(state["config"]) == config
@@ -150,11 +160,28 @@ def test_a_run_leaves_its_files_and_returns_its_result(finished):
     rows = curves(run_dir)
     logged = {name for row in read_metrics(run_dir / "metrics.jsonl") for name in row["metrics"]}
     assert tags == logged
-    for name in ("learn/loss", "learn_policy/CartPole-v1", "collect_return/CartPole-v1", "eval_return/CartPole-v1"):
+    for name in (
+        "learn/loss",
+        "learn_policy/CartPole-v1",
+        "collect_return/CartPole-v1",
+        "eval_return/CartPole-v1",
+    ):
         assert name in tags
     assert {"time/collect", "time/search", "time/env", "time/sample", "time/learn"} <= tags
-    assert {"rate/env_steps_per_second", "rate/updates_per_second", "learn/grad_norm_clipped", "replay/age"} <= tags
-    per_game = ("value_predicted", "value_realised", "reward_predicted", "reward_realised", "reward_error", "search_kl")
+    assert {
+        "rate/env_steps_per_second",
+        "rate/updates_per_second",
+        "learn/grad_norm_clipped",
+        "replay/age",
+    } <= tags
+    per_game = (
+        "value_predicted",
+        "value_realised",
+        "reward_predicted",
+        "reward_realised",
+        "reward_error",
+        "search_kl",
+    )
     per_game += ("search_entropy", "prior_entropy", "latent_norm", "effective_rank")
     assert {"health/target_lag", *(f"health/{name}/CartPole-v1" for name in per_game)} <= tags
     losses = [row["metrics"]["learn/loss"] for row in rows if "learn/loss" in row["metrics"]]
@@ -163,7 +190,11 @@ def test_a_run_leaves_its_files_and_returns_its_result(finished):
     evaluated = [row for row in rows if "eval_return/CartPole-v1" in row["metrics"]]
     assert [row["env_step"] for row in evaluated] == [60, 120]
     assert evaluated[-1]["metrics"]["eval_return/CartPole-v1"] == result.scores["CartPole-v1"]
-    scores = [row["arrays"]["eval_scores/CartPole-v1"] for row in read_metrics(run_dir / "metrics.jsonl") if "arrays" in row]
+    scores = [
+        row["arrays"]["eval_scores/CartPole-v1"]
+        for row in read_metrics(run_dir / "metrics.jsonl")
+        if "arrays" in row
+    ]
     assert len(scores) == 2 and np.mean(scores[-1]) == pytest.approx(result.scores["CartPole-v1"])
 
 
@@ -178,7 +209,9 @@ def test_learning_starts_after_the_random_steps_and_keeps_the_ratio(tmp_path, ra
     changes = {"train.random_steps": 50, "policy.replay_ratio": ratio, "train.eval_interval": 1000}
     result = train_unizero_multitask_segment_ddp(settings(tmp_path, changes))
     by_step = updates_by_step(tmp_path / "tiny")
-    assert by_step == {steps: max(0, int(ratio * (steps - 40))) for steps in range(20, STEPS + 1, 20)}
+    assert by_step == {
+        steps: max(0, int(ratio * (steps - 40))) for steps in range(20, STEPS + 1, 20)
+    }
     assert result.train_iter == int(ratio * (STEPS - 40))
 
 
@@ -212,7 +245,11 @@ def test_options_train_too(tmp_path, name):
     result = train_unizero_multitask_segment_ddp(config)
     assert result.train_iter == int(RATIO * 60)
     assert set(result.scores) == set(config.env.games)
-    losses = [row["metrics"]["learn/loss"] for row in curves(tmp_path / "tiny") if "learn/loss" in row["metrics"]]
+    losses = [
+        row["metrics"]["learn/loss"]
+        for row in curves(tmp_path / "tiny")
+        if "learn/loss" in row["metrics"]
+    ]
     assert len(losses) == result.train_iter and all(np.isfinite(losses))
 
 
@@ -224,7 +261,9 @@ def test_stopping_and_continuing_keeps_the_counters_and_the_curves(copied, finis
     assert rows[: len(before)] == before
     steps = [row["env_step"] for row in rows]
     assert steps == sorted(steps) and steps[len(before)] == STEPS + 20
-    assert updates_by_step(copied / "tiny") == {s: int(RATIO * s) for s in range(20, STEPS + 81, 20)}
+    assert updates_by_step(copied / "tiny") == {
+        s: int(RATIO * s) for s in range(20, STEPS + 81, 20)
+    }
     assert result.run_dir.parent == copied and finished[0] != copied
 
 
@@ -245,7 +284,9 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
         run.kept = {
             "state": copy.deepcopy(run.policy.state_dict()),
             "replay": copy.deepcopy(run.replay),
-            "rngs": {name: copy.deepcopy(rng.bit_generator.state) for name, rng in run.rngs.items()},
+            "rngs": {
+                name: copy.deepcopy(rng.bit_generator.state) for name, rng in run.rngs.items()
+            },
             "torch": torch.get_rng_state(),
             "entropy": run.policy.entropy_weight.weight(),
             "path": path,
@@ -255,7 +296,9 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "save", remembering_save)
     config = ExperimentConfig.model_validate(
-        settings(tmp_path, {"policy.loss": {"adaptive_entropy": True}, "model.moe": {"balance": "bias"}})
+        settings(
+            tmp_path, {"policy.loss": {"adaptive_entropy": True}, "model.moe": {"balance": "bias"}}
+        )
     )
     train_unizero_multitask_segment_ddp(config, seed=3)
     old, kept = saved[-1], saved[-1].kept
@@ -270,14 +313,20 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
             restored, on_disk = run.policy.state_dict()[group], on_file[group]
             assert restored.keys() == tensors.keys() == on_disk.keys()
             for name, tensor in tensors.items():
-                assert torch.equal(restored[name], tensor) and torch.equal(on_disk[name], tensor), (group, name)
+                assert torch.equal(restored[name], tensor) and torch.equal(on_disk[name], tensor), (
+                    group,
+                    name,
+                )
         assert {name: rng.bit_generator.state for name, rng in run.rngs.items()} == kept["rngs"]
         assert torch.equal(torch.get_rng_state(), kept["torch"])
         assert torch.equal(run.policy.entropy_weight.weight(), kept["entropy"])
 
         kept["replay"].cut()  # environments start anew, so no episode runs across the seam
         assert run.replay.head == kept["replay"].head > run.replay.ring_length
-        windows = [replay.sample({0: 300}, np.random.default_rng(0)) for replay in (run.replay, kept["replay"])]
+        windows = [
+            replay.sample({0: 300}, np.random.default_rng(0))
+            for replay in (run.replay, kept["replay"])
+        ]
         for name, values in vars(windows[0]).items():
             assert torch.equal(values, getattr(windows[1], name)), name
 
@@ -286,7 +335,12 @@ def test_a_continued_run_plays_other_episodes(copied):
     """Its environments are seeded by how far it has come, so the first episodes are not lived through twice."""
     first = []
     for place, resume in ((copied, True), (copied.parent / "fresh", True)):
-        with Run(ExperimentConfig.model_validate(settings(place)), seed=3, max_env_steps=200, resume=resume) as run:
+        with Run(
+            ExperimentConfig.model_validate(settings(place)),
+            seed=3,
+            max_env_steps=200,
+            resume=resume,
+        ) as run:
             first.append(run.collector.observation)
     assert not np.isclose(*first).any()
 
@@ -298,13 +352,19 @@ def test_a_finished_run_is_not_trained_further(copied, finished):
     assert (again.env_steps, again.train_iter) == (STEPS, finished[1].train_iter)
     assert again.scores == finished[1].scores
     new_rows = curves(copied / "tiny")[len(curves(finished[0] / "tiny")) :]
-    assert not any(name.startswith(("learn", "collect")) for row in new_rows for name in row["metrics"])
+    assert not any(
+        name.startswith(("learn", "collect")) for row in new_rows for name in row["metrics"]
+    )
     assert list_checkpoints(copied / "tiny" / "checkpoints")[-1] == newest
     assert {path: path.read_bytes() for path in newest.rglob("*") if path.is_file()} == files
 
 
 def contents(run_dir: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file() and path.parent.name != "tb"}
+    return {
+        path: path.read_bytes()
+        for path in run_dir.rglob("*")
+        if path.is_file() and path.parent.name != "tb"
+    }
 
 
 REFUSED = {
@@ -324,7 +384,9 @@ CHANGED = {"policy.batch_size": 5, "policy.optimiser": {"learning_rate": 0.5}}
 @pytest.mark.parametrize("field", CHANGED)
 def test_a_finished_run_is_not_relabelled(copied, field):
     before = contents(copied / "tiny")
-    with pytest.raises(RunError, match=f"another {field}.*was .*, is .*nothing is left to learn.*exp_name"):
+    with pytest.raises(
+        RunError, match=f"another {field}.*was .*, is .*nothing is left to learn.*exp_name"
+    ):
         train_unizero_multitask_segment_ddp(settings(copied, {field: CHANGED[field]}), seed=3)
     assert contents(copied / "tiny") == before
 
@@ -333,12 +395,18 @@ def test_other_settings_on_the_way_are_said_and_kept_on_record(copied, caplog):
     changes = {"policy.batch_size": 5, "train.eval_episodes": 1}
     train_unizero_multitask_segment_ddp(settings(copied, changes), seed=3, max_env_step=STEPS + 20)
     run_dir = copied / "tiny"
-    assert "with other settings: policy.batch_size was 4, is 5; the earlier ones are in" in caplog.text
+    assert (
+        "with other settings: policy.batch_size was 4, is 5; the earlier ones are in" in caplog.text
+    )
     earlier, later = (
         ExperimentConfig.model_validate_json((run_dir / name).read_text())
         for name in (f"config_until_env_step_{STEPS}.json", "config.json")
     )
-    assert (earlier.policy.batch_size, later.policy.batch_size, later.train.eval_episodes) == (4, 5, 1)
+    assert (earlier.policy.batch_size, later.policy.batch_size, later.train.eval_episodes) == (
+        4,
+        5,
+        1,
+    )
     assert any("settings were changed on the way" in note for note in build_study([run_dir]).notes)
 
 
@@ -354,14 +422,19 @@ def test_another_experiment_is_not_continued(copied, field):
     """The error names the field, and the run stays as it was."""
     before = contents(copied / "tiny")
     with pytest.raises(RunError, match=f"another {field}.*was .*, is .*another exp_name"):
-        train_unizero_multitask_segment_ddp(settings(copied, REFUSED[field]), seed=3, max_env_step=STEPS + 20)
+        train_unizero_multitask_segment_ddp(
+            settings(copied, REFUSED[field]), seed=3, max_env_step=STEPS + 20
+        )
     assert contents(copied / "tiny") == before
 
 
 def test_another_seed_is_another_run(copied):
     """Otherwise a finished run would be taken for one with the new seed."""
     before = contents(copied / "tiny")
-    with pytest.raises(RunError, match="another seed: seed was 3, is 4; restore these values or choose another exp_name"):
+    with pytest.raises(
+        RunError,
+        match="another seed: seed was 3, is 4; restore these values or choose another exp_name",
+    ):
         train_unizero_multitask_segment_ddp(settings(copied), seed=4)
     assert contents(copied / "tiny") == before
 
@@ -400,7 +473,9 @@ def die_at_update(train_iter: int, output_dir: Path) -> None:
 def test_a_run_that_died_before_its_first_checkpoint_starts_over(tmp_path, finished, resume):
     """Its curves show one run, not the dead one's beginning twice."""
     die_at_update(7, tmp_path)
-    assert len(curves(tmp_path / "tiny")) > 7 and not list_checkpoints(tmp_path / "tiny" / "checkpoints")
+    assert len(curves(tmp_path / "tiny")) > 7 and not list_checkpoints(
+        tmp_path / "tiny" / "checkpoints"
+    )
     train_unizero_multitask_segment_ddp(settings(tmp_path), seed=3, resume=resume)
     assert curves(tmp_path / "tiny") == curves(finished[0] / "tiny")
 
@@ -409,7 +484,12 @@ def test_a_run_that_died_between_checkpoints_goes_on_from_the_last(tmp_path, fin
     """What it had logged behind the checkpoint is forgotten, so the curves do not fold back."""
     die_at_update(15, tmp_path)
     [checkpoint] = list_checkpoints(tmp_path / "tiny" / "checkpoints")
-    assert load_state(checkpoint)["train_iter"] == int(RATIO * 40) < curves(tmp_path / "tiny")[-1]["train_iter"] == 15
+    assert (
+        load_state(checkpoint)["train_iter"]
+        == int(RATIO * 40)
+        < curves(tmp_path / "tiny")[-1]["train_iter"]
+        == 15
+    )
     result = train_unizero_multitask_segment_ddp(settings(tmp_path), seed=3)
     assert (result.env_steps, result.train_iter) == (STEPS, int(RATIO * STEPS))
     rows = curves(tmp_path / "tiny")
@@ -437,7 +517,9 @@ def test_a_run_whose_loss_is_no_number_stops_before_it_saves(tmp_path, monkeypat
 
     monkeypatch.setattr(UniZeroMTPolicy, "learn", breaking_learn)
     changes = {"train.log_interval": 1000, "train.checkpoint_interval": 20}
-    with pytest.raises(FloatingPointError, match=r"after 16 updates.*policy\.optimiser\.learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"after 16 updates.*policy\.optimiser\.learning_rate"
+    ):
         train_unizero_multitask_segment_ddp(settings(tmp_path, changes))
     newest = list_checkpoints(tmp_path / "tiny" / "checkpoints")[-1]
     assert load_state(newest)["env_steps"] == 40
@@ -455,15 +537,31 @@ def test_everything_is_closed_even_if_a_profile_cannot_be_written(tmp_path, monk
 
 @pytest.mark.parametrize("log_interval", [1, 1000])
 def test_an_exploding_run_says_so(tmp_path, log_interval):
-    config = settings(tmp_path, {"policy.optimiser": {"learning_rate": 1e20}, "train.log_interval": log_interval})
+    config = settings(
+        tmp_path, {"policy.optimiser": {"learning_rate": 1e20}, "train.log_interval": log_interval}
+    )
     with pytest.raises(FloatingPointError, match=r"loss is nan.*policy\.optimiser\.learning_rate"):
         train_unizero_multitask_segment_ddp(config)
 
 
 SHORT = (
     *("--env.num-envs", "2", "--env.num-eval-envs", "1", "--env.max-episode-steps", "60"),
-    *("--policy.search.num-simulations", "4", "--policy.search.num-eval-simulations", "2", "--policy.batch-size", "4"),
-    *("--policy.replay.capacity", "400", "--train.max-env-steps", "80", "--train.eval-episodes", "1"),
+    *(
+        "--policy.search.num-simulations",
+        "4",
+        "--policy.search.num-eval-simulations",
+        "2",
+        "--policy.batch-size",
+        "4",
+    ),
+    *(
+        "--policy.replay.capacity",
+        "400",
+        "--train.max-env-steps",
+        "80",
+        "--train.eval-episodes",
+        "1",
+    ),
     *("--train.random-steps", "0"),
     *("--train.checkpoint-interval", "40", "--train.log-interval", "1", "--device", "cpu"),
 )
@@ -478,7 +576,11 @@ COMMANDS = {
 def test_the_real_command(tmp_path, name):
     """The preset ``cpu``, shortened: files, curves, checkpoints of every rank, videos; only rank 0 writes and speaks."""
     processes, games = COMMANDS[name]
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}") if processes > 1 else ()
+    launcher = (
+        ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
+        if processes > 1
+        else ()
+    )
     command = [sys.executable, *launcher, SCRIPT, "cpu", "--env.games", *games, *SHORT]
     done = subprocess.run(
         [*command, "--exp-name", "short", "--output-dir", str(tmp_path)],
@@ -486,7 +588,11 @@ def test_the_real_command(tmp_path, name):
         timeout=RUN_TIMEOUT_SECONDS,
         capture_output=True,
         text=True,
-        env={key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
+        env={
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        },
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -513,14 +619,20 @@ def test_the_real_command(tmp_path, name):
     checkpoint = list_checkpoints(run_dir / "checkpoints")[-1]
     assert checkpoint.name == f"step_{updates:06d}"
     assert load_state(checkpoint)["world_size"] == processes
-    assert sorted(path.name for path in checkpoint.glob("rank_*")) == [f"rank_{rank}" for rank in range(processes)]
+    assert sorted(path.name for path in checkpoint.glob("rank_*")) == [
+        f"rank_{rank}" for rank in range(processes)
+    ]
 
-    assert sorted(path.name for path in (run_dir / "videos").iterdir()) == sorted(f"{game}.mp4" for game in games)
+    assert sorted(path.name for path in (run_dir / "videos").iterdir()) == sorted(
+        f"{game}.mp4" for game in games
+    )
     for game in games:
         with imageio.get_reader(run_dir / "videos" / f"{game}.mp4") as video:
             frames = [frame for frame in video]
         assert len(frames) == 61 and frames[0].shape == (420, 320, 3)
-        assert np.abs(frames[0].astype(int) - frames[-1]).max() > 30, "the film shows a game, not a still"
+        assert np.abs(frames[0].astype(int) - frames[-1]).max() > 30, (
+            "the film shows a game, not a still"
+        )
 
 
 def test_a_missing_gpu_is_one_line(tmp_path):

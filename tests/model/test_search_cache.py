@@ -9,7 +9,9 @@ from lzero.model import UniZeroMTModel
 from lzero.nn.tasks import TaskGroups
 
 NUM_TASKS, NUM_ACTIONS, DIM = 3, 7, 32
-TASK_ID = np.array([2, 0, 1, 1, 0, 0])  # unsorted and uneven: both groupings of the heads are exercised
+TASK_ID = np.array(
+    [2, 0, 1, 1, 0, 0]
+)  # unsorted and uneven: both groupings of the heads are exercised
 GROUPS = TaskGroups.of(TASK_ID, "cpu")
 
 
@@ -21,12 +23,21 @@ def make_model(**overrides) -> UniZeroMTModel:
     model = UniZeroMTModel(config, (5,), NUM_ACTIONS, NUM_TASKS).eval()
     for parameter in model.world_model.parameters():
         if parameter.ndim == 3 and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)  # heads start at zero, which would compare nothing
+            torch.nn.init.normal_(
+                parameter, std=0.2
+            )  # heads start at zero, which would compare nothing
     return model
 
 
 @pytest.mark.parametrize(
-    "moe", [{"enabled": False}, {"enabled": True}, {"top_k": 2}, {"routing": "hardcoded"}, {"routing": "soft"}]
+    "moe",
+    [
+        {"enabled": False},
+        {"enabled": True},
+        {"top_k": 2},
+        {"routing": "hardcoded"},
+        {"routing": "soft"},
+    ],
 )
 @pytest.mark.parametrize("task_embedding", ["none", "add", "concat", "register"])
 @pytest.mark.parametrize(
@@ -50,7 +61,9 @@ def test_prefill_and_steps_equal_full_forward(moe, task_embedding, nodes_per_ste
     paths = []  # per root and node: latents and actions from the start of the real context
     for n, valid in enumerate(num_valid.tolist()):
         paths.append([(latent[n, context - 1 - valid :], action[n, context - 1 - valid :])])
-        full = model.world_model(paths[n][0][0][None], paths[n][0][1][None], TaskGroups.of(TASK_ID[n : n + 1], "cpu"))
+        full = model.world_model(
+            paths[n][0][0][None], paths[n][0][1][None], TaskGroups.of(TASK_ID[n : n + 1], "cpu")
+        )
         torch.testing.assert_close(root.policy[n], full.policy[0, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(root.value[n], full.value[0, -1], atol=1e-5, rtol=1e-5)
 
@@ -69,7 +82,9 @@ def test_prefill_and_steps_equal_full_forward(moe, task_embedding, nodes_per_ste
             action_taken = torch.from_numpy(chosen[row : row + 1])
             latents = torch.cat([latents, step.latent[row, None]])
             paths[n].append((latents, torch.cat([actions, action_taken])))
-            full = model.world_model(*(part[None] for part in paths[n][-1]), TaskGroups.of(TASK_ID[n : n + 1], "cpu"))
+            full = model.world_model(
+                *(part[None] for part in paths[n][-1]), TaskGroups.of(TASK_ID[n : n + 1], "cpu")
+            )
             expected_latent = model.encoder.norm(full.next_latent[0, -1])
             for got, expected in (
                 (step.policy[row], full.policy[0, -1]),

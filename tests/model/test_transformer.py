@@ -12,7 +12,9 @@ DIM, LENGTH = 16, 12
 def make_transformer(**config) -> Transformer:
     torch.manual_seed(0)
     return Transformer(
-        ModelConfig.model_validate({"embed_dim": DIM, "num_heads": 2, "num_layers": 1, "context_steps": 3} | config),
+        ModelConfig.model_validate(
+            {"embed_dim": DIM, "num_heads": 2, "num_layers": 1, "context_steps": 3} | config
+        ),
         2,
         64,
     ).eval()

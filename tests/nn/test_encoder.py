@@ -26,7 +26,11 @@ def make_encoder(config, shape, norm="layer_norm") -> Encoder:
 @torch.no_grad()
 def test_latents_are_normalised_and_independent_of_the_batch(config, shape):
     encoder = make_encoder(config, shape).eval()
-    x = torch.randint(0, 256, (6, *shape), dtype=torch.uint8) if len(shape) == 3 else torch.randn(6, *shape)
+    x = (
+        torch.randint(0, 256, (6, *shape), dtype=torch.uint8)
+        if len(shape) == 3
+        else torch.randn(6, *shape)
+    )
     task_id = torch.tensor([0, 1, 0, 1, 0, 1])
     latent = encoder(x, task_id)
     assert latent.shape == (6, 24) and latent.dtype == torch.float32
@@ -41,7 +45,9 @@ def test_channels_last_view_gives_the_same_latent():
     encoder = make_encoder({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)).eval()
     stored = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
     view, task_id = stored.permute(0, 3, 1, 2), torch.zeros(4, dtype=torch.int64)
-    torch.testing.assert_close(encoder(view, task_id), encoder(view.contiguous(), task_id), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        encoder(view, task_id), encoder(view.contiguous(), task_id), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_task_conditioning_uses_the_task():
@@ -53,7 +59,8 @@ def test_task_conditioning_uses_the_task():
 
 def test_dropout_in_training_only():
     encoder = make_encoder(
-        {"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2, "dropout": 0.5}, (3, 16, 16)
+        {"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2, "dropout": 0.5},
+        (3, 16, 16),
     )
     x, task_id = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
     assert not torch.equal(encoder.train()(x, task_id), encoder(x, task_id))

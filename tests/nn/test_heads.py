@@ -38,7 +38,9 @@ def test_stacked_heads_equal_a_loop_forward_and_backward(task_id):
     head = make_head(NUM_TASKS)
     x = torch.randn(len(task_id), LENGTH, DIM)
     got = head(x, TaskGroups.of(torch.tensor(task_id), "cpu"))
-    expected = torch.stack([reference(head, row, task) for row, task in zip(x, task_id, strict=True)])
+    expected = torch.stack(
+        [reference(head, row, task) for row, task in zip(x, task_id, strict=True)]
+    )
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     parameters = list(head.parameters())
     weight = torch.randn_like(got)
@@ -55,7 +57,10 @@ def test_shared_head_ignores_the_task(task_id):
     head = make_head(1)
     x = torch.randn(len(task_id), LENGTH, DIM)
     torch.testing.assert_close(
-        head(x, TaskGroups.of(torch.tensor(task_id), "cpu")), reference(head, x, 0), atol=1e-5, rtol=1e-5
+        head(x, TaskGroups.of(torch.tensor(task_id), "cpu")),
+        reference(head, x, 0),
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 

@@ -27,7 +27,10 @@ def naive(x, gates, chosen, experts):
     rows = []
     for token in range(len(x)):
         rows.append(
-            sum(gates[token, k] * one_expert(experts, int(chosen[token, k]), x[token]) for k in range(chosen.shape[1]))
+            sum(
+                gates[token, k] * one_expert(experts, int(chosen[token, k]), x[token])
+                for k in range(chosen.shape[1])
+            )
         )
     return torch.stack(rows)
 
@@ -46,7 +49,9 @@ def test_paths_equal_naive_loop_forward_and_backward(path, top_k, tokens):
         leaf, gate_leaf = x.clone().requires_grad_(), gates.clone().requires_grad_()
         y = run(leaf, gate_leaf, chosen, layer.experts)
         weights = list(layer.experts.parameters())
-        grads = torch.autograd.grad(y.square().sum(), [leaf, gate_leaf, *weights], allow_unused=True)
+        grads = torch.autograd.grad(
+            y.square().sum(), [leaf, gate_leaf, *weights], allow_unused=True
+        )
         results.append(
             [
                 y,
@@ -60,7 +65,9 @@ def test_paths_equal_naive_loop_forward_and_backward(path, top_k, tokens):
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [{"top_k": 1}, {"top_k": 2}, {"top_k": 2, "renormalise": True}, {"routing": "soft"}])
+@pytest.mark.parametrize(
+    "config", [{"top_k": 1}, {"top_k": 2}, {"top_k": 2, "renormalise": True}, {"routing": "soft"}]
+)
 def test_router_learns(config):
     layer = make_layer(**config)
     y, _ = layer(torch.randn(32, DIM), torch.zeros(32, dtype=torch.int64))
@@ -115,7 +122,9 @@ def test_ablations_run(config):
 
 def test_no_parameter_is_registered_twice():
     layer = make_layer()
-    assert len(layer.state_dict()) == len({value.data_ptr() for value in layer.state_dict().values()})
+    assert len(layer.state_dict()) == len(
+        {value.data_ptr() for value in layer.state_dict().values()}
+    )
     assert len(list(layer.parameters())) == 2 + 2 + 1
 
 
@@ -152,7 +161,10 @@ def test_parts_of_a_batch_share_the_balance_loss():
     share = torch.zeros(8).index_add(0, chosen.flatten(), torch.ones(48)) / 48
     expected = config.aux_loss_weight * 8 * (share * scores.mean(dim=0)).sum()
     expected = expected + config.z_loss_weight * logits.logsumexp(-1).square().mean()
-    parts = [BalanceSums.stack([BalanceSums.of(chosen[r], scores[r], logits[r])]) for r in (slice(0, 7), slice(7, 24))]
+    parts = [
+        BalanceSums.stack([BalanceSums.of(chosen[r], scores[r], logits[r])])
+        for r in (slice(0, 7), slice(7, 24))
+    ]
     load = sum(part.load for part in parts)
     torch.testing.assert_close(sum(part.loss(load, config) for part in parts), expected)
 
@@ -191,12 +203,16 @@ def test_path_choice():
     assert choose_path("cpu", torch.float32, uneven, every_expert=True) == "batched"
 
 
-@pytest.mark.parametrize(("path", "dtype"), [("batched", torch.float32), ("grouped", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("path", "dtype"), [("batched", torch.float32), ("grouped", torch.bfloat16)]
+)
 def test_accelerator_paths_wait_for_no_value(path, dtype, monkeypatch):
     """Fake tensors hold no values: whatever would make the host wait for one on an accelerator raises here."""
     with FakeTensorMode():
         layer = make_layer(top_k=2).train()  # it counts choices
         x = torch.randn(24, DIM).to(dtype)
-        monkeypatch.setattr(moe, "choose_path", lambda *_, **__: path)  # that of a CPU looks at the counts
+        monkeypatch.setattr(
+            moe, "choose_path", lambda *_, **__: path
+        )  # that of a CPU looks at the counts
         y, _ = layer(x, torch.zeros(24, dtype=torch.int64))
         assert y.shape == x.shape

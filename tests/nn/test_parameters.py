@@ -32,7 +32,9 @@ def test_weight_decay_is_for_matrices_alone(name):
     model, names = policy.model, {p: name for name, p in policy.model.named_parameters()}
     decayed, plain = parameter_groups(model, 0.5)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
-    assert sorted(names[p] for p in decayed["params"]) == sorted(n for n in names.values() if is_matrix(model, n))
+    assert sorted(names[p] for p in decayed["params"]) == sorted(
+        n for n in names.values() if is_matrix(model, n)
+    )
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
     optimizer = torch.optim.AdamW([decayed, plain], lr=0.01)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -48,7 +50,11 @@ def test_what_is_learned_as_it_is_keeps_its_length():
     """Register tokens and positions have three dimensions, as stacks of matrices have."""
     model = make_policy(make_config(NAMED["registers of experts"])).model
     plain = {id(parameter) for parameter in parameter_groups(model, 0.5)[1]["params"]}
-    assert {id(model.world_model.registers), id(model.encoder.trunk.position), id(model.encoder.trunk.cls)} <= plain
+    assert {
+        id(model.world_model.registers),
+        id(model.encoder.trunk.position),
+        id(model.encoder.trunk.cls),
+    } <= plain
 
 
 def test_frozen_parameters_are_left_out():

@@ -88,7 +88,9 @@ def naive_means(output: WorldModelOutput, targets: Batch) -> dict[str, list[floa
         count[term][task] += 1
 
     def scalar_loss(logits: torch.Tensor, x: torch.Tensor) -> float:
-        return -float(SUPPORT.two_hot(x).numpy() @ np.log(softmax(logits.detach().double().numpy())))
+        return -float(
+            SUPPORT.two_hot(x).numpy() @ np.log(softmax(logits.detach().double().numpy()))
+        )
 
     for row, task in enumerate(TASK_ID.tolist()):
         weight = targets.weight[row].item()
@@ -100,12 +102,27 @@ def naive_means(output: WorldModelOutput, targets: Batch) -> dict[str, list[floa
                 difference = predicted - targets.latent[row, step].numpy()
                 add("latent", task, float((difference**2).mean()), weight)
             if targets.acting[row, step]:
-                add("reward", task, scalar_loss(output.reward[row, step], targets.reward[row, step]), weight)
+                add(
+                    "reward",
+                    task,
+                    scalar_loss(output.reward[row, step], targets.reward[row, step]),
+                    weight,
+                )
                 dies = 1 / (1 + np.exp(-output.termination[row, step].item()))
-                add("termination", task, -np.log(dies if targets.terminated[row, step] else 1 - dies), weight)
+                add(
+                    "termination",
+                    task,
+                    -np.log(dies if targets.terminated[row, step] else 1 - dies),
+                    weight,
+                )
         for step in range(H + 1):
             if targets.acting[row, step]:
-                add("value", task, scalar_loss(output.value[row, step], targets.value[row, step]), weight)
+                add(
+                    "value",
+                    task,
+                    scalar_loss(output.value[row, step], targets.value[row, step]),
+                    weight,
+                )
                 policy = softmax(output.policy[row, step].detach().double().numpy()[legal])
                 wanted = targets.policy[row, step].numpy()[legal]
                 add("policy", task, -float(wanted @ np.log(policy)), weight)
@@ -148,7 +165,10 @@ def test_sums_of_parts_add_up():
     whole = loss_sums(latent, output, targets, T, SUPPORT, LatentNorm("layer_norm"))
     parts = []
     for rows in (torch.tensor([0, 2, 5]), torch.tensor([1, 3, 4, 6])):
-        part = Batch(TaskGroups.of(TASK_ID[rows], "cpu"), *(tensor[rows] for tensor in list(vars(targets).values())[1:]))
+        part = Batch(
+            TaskGroups.of(TASK_ID[rows], "cpu"),
+            *(tensor[rows] for tensor in list(vars(targets).values())[1:]),
+        )
         predicted = WorldModelOutput(*(getattr(output, name)[rows] for name in PREDICTIONS), None)
         parts.append(loss_sums(latent[rows], predicted, part, T, SUPPORT, LatentNorm("layer_norm")))
     total = add_up(parts, Distributed())
@@ -175,11 +195,16 @@ def test_a_task_is_blind_to_other_tasks():
     def mixed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.where(mine.view(-1, *(1,) * (a.dim() - 1)), a, b)
 
-    mixed_predictions = (mixed(getattr(output, name), getattr(other_output, name)) for name in PREDICTIONS)
+    mixed_predictions = (
+        mixed(getattr(output, name), getattr(other_output, name)) for name in PREDICTIONS
+    )
     changed_output = WorldModelOutput(*mixed_predictions, None)
-    tensors = {name: tensor for name, tensor in vars(targets).items() if name not in ("groups", "legal")}
+    tensors = {
+        name: tensor for name, tensor in vars(targets).items() if name not in ("groups", "legal")
+    }
     changed = replace(
-        targets, **{name: mixed(tensor, getattr(other_targets, name)) for name, tensor in tensors.items()}
+        targets,
+        **{name: mixed(tensor, getattr(other_targets, name)) for name, tensor in tensors.items()},
     )
     before, after = means_of(output, targets), means_of(changed_output, changed)
     assert torch.equal(before[:, 1], after[:, 1])
@@ -224,7 +249,9 @@ def test_a_single_legal_action_has_no_loss_and_no_entropy():
     legal[:, 4] = True
     only = replace(targets, legal=legal, policy=legal[:, None].float().expand(B, H + 1, A))
     means = means_of(output, only)
-    assert means[TERMS.index("policy")].tolist() == means[TERMS.index("entropy")].tolist() == [0.0] * T
+    assert (
+        means[TERMS.index("policy")].tolist() == means[TERMS.index("entropy")].tolist() == [0.0] * T
+    )
 
 
 def test_policy_loss_is_least_at_the_visit_distribution():
@@ -233,7 +260,9 @@ def test_policy_loss_is_least_at_the_visit_distribution():
     index, noise = TERMS.index("policy"), torch.Generator().manual_seed(0)
     best = means_of(exact, targets)[index]
     for _ in range(5):
-        nearby = replace(exact, policy=exact.policy + 0.3 * torch.randn(exact.policy.shape, generator=noise))
+        nearby = replace(
+            exact, policy=exact.policy + 0.3 * torch.randn(exact.policy.shape, generator=noise)
+        )
         assert (means_of(nearby, targets)[index] > best)[[0, 1, 3]].all()
 
 
@@ -254,18 +283,26 @@ def test_latent_loss_is_least_at_the_target(kind):
             loss = latent_loss(raw + distance * direction, target, norm)
             assert (loss > previous).all(), "the loss grows along every line away from the target"
             previous = loss
-    entropy = -(target * target.log()).unflatten(-1, (-1, 8)).sum(-1).mean(-1) if kind == "sim_norm" else 0 * best
+    entropy = (
+        -(target * target.log()).unflatten(-1, (-1, 8)).sum(-1).mean(-1)
+        if kind == "sim_norm"
+        else 0 * best
+    )
     torch.testing.assert_close(best, entropy, atol=1e-4, rtol=1e-4)
 
 
 def test_total_is_the_weighted_sum_of_the_terms():
-    config = LossConfig(latent=2.0, reward=3.0, value=5.0, policy=7.0, spread=11.0, termination=13.0)
+    config = LossConfig(
+        latent=2.0, reward=3.0, value=5.0, policy=7.0, spread=11.0, termination=13.0
+    )
     means, spread = torch.randn(len(TERMS), T), torch.randn(T)
     entropy_weight = torch.tensor([0.0, 0.5, 1.0, 2.0])
     total = weighted_total(means, spread, config, entropy_weight)
     for task in range(T):
         latent, reward, termination, value, policy, entropy = means[:, task].tolist()
-        expected = 2 * latent + 3 * reward + 5 * value + 7 * policy - entropy_weight[task].item() * entropy
+        expected = (
+            2 * latent + 3 * reward + 5 * value + 7 * policy - entropy_weight[task].item() * entropy
+        )
         expected += 11 * spread[task].item() + 13 * termination
         assert total[task].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
@@ -275,7 +312,11 @@ def naive_shortfall(latent: torch.Tensor, task_id: torch.Tensor, target: float) 
     values = []
     for task in range(T):
         frames = latent[task_id == task].flatten(0, 1)
-        deviation = frames.var(dim=0, correction=0).clamp_min(1e-6).sqrt() if len(frames) else torch.full((D,), 9.0)
+        deviation = (
+            frames.var(dim=0, correction=0).clamp_min(1e-6).sqrt()
+            if len(frames)
+            else torch.full((D,), 9.0)
+        )
         values.append((target - deviation).clamp_min(0).mean())
     return torch.stack(values)
 
@@ -324,11 +365,15 @@ def test_entropy_weight_is_constant_by_default():
 
 
 def test_adaptive_entropy_weight_pulls_towards_the_target_entropy():
-    config = LossConfig(entropy=1e-3, adaptive_entropy=True, entropy_target_start=0.5, entropy_target_end=0.5)
+    config = LossConfig(
+        entropy=1e-3, adaptive_entropy=True, entropy_target_start=0.5, entropy_target_end=0.5
+    )
     weight = EntropyWeight(config, LEGAL)
     before = weight.weight()
     target = 0.5 * LEGAL.float().log()
-    weight.update_(torch.stack([target[0] - 0.2, target[1] + 0.5, target[2], target[3]]), train_iter=0)
+    weight.update_(
+        torch.stack([target[0] - 0.2, target[1] + 0.5, target[2], target[3]]), train_iter=0
+    )
     after = weight.weight()
     assert after[0] > before[0], "too little entropy: a larger bonus"
     assert after[1] < before[1], "too much entropy: a smaller bonus"

@@ -17,8 +17,16 @@ from lzero.policy.reanalyse import reanalysed_policy
 def make_config(kind: str) -> ExperimentConfig:
     return ExperimentConfig.model_validate(
         {
-            "env": {"domain": "zoo.classic_control.domain:CLASSIC_CONTROL", "games": ["CartPole-v1", "Acrobot-v1"]},
-            "model": {"embed_dim": 16, "num_heads": 2, "num_layers": 1, "encoder": {"kind": "mlp", "hidden": [8]}},
+            "env": {
+                "domain": "zoo.classic_control.domain:CLASSIC_CONTROL",
+                "games": ["CartPole-v1", "Acrobot-v1"],
+            },
+            "model": {
+                "embed_dim": 16,
+                "num_heads": 2,
+                "num_layers": 1,
+                "encoder": {"kind": "mlp", "hidden": [8]},
+            },
             "policy": {"search": {"kind": kind, "num_simulations": 6}, "reanalyse_fraction": 1.0},
         }
     )
@@ -34,7 +42,10 @@ def test_equals_searching_every_step_alone(kind, tree_type):
             torch.nn.init.normal_(parameter, std=0.5)
     windows, steps, context = 3, 7, config.model.context_steps
     latent, action = torch.randn(windows, steps, 16), torch.randint(0, 3, (windows, steps))
-    task_id, legal = torch.tensor([0, 1, 1]), torch.tensor([[True, True, False], [True] * 3, [True] * 3])
+    task_id, legal = (
+        torch.tensor([0, 1, 1]),
+        torch.tensor([[True, True, False], [True] * 3, [True] * 3]),
+    )
     support = ScalarSupport()
     groups, stored = TaskGroups.of(task_id, "cpu"), torch.full((windows, steps, 3), torch.nan)
     got = reanalysed_policy(stored, model, support, config, latent, action, groups, legal)
@@ -51,5 +62,7 @@ def test_equals_searching_every_step_alone(kind, tree_type):
             one = TaskGroups.of(task_id[window : window + 1], "cpu")
             with torch.no_grad():
                 root = model.initial_inference(seen, taken, torch.tensor([valid]), one, 6)
-                expected = search(model, support, root, legal[window : window + 1].numpy(), tree).policy()
+                expected = search(
+                    model, support, root, legal[window : window + 1].numpy(), tree
+                ).policy()
             np.testing.assert_allclose(got[window, step], expected[0], atol=1e-5)

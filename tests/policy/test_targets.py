@@ -46,7 +46,9 @@ class Game:
         reward = float(np.float32(self.rng.normal()))
         row = dict.fromkeys(("terminated", "truncated", "reset"), False)
         row |= {"observation": [frame_id], "reward": reward}
-        if self.over:  # the final observation of an episode that ended one row ago, or one more reset row
+        if (
+            self.over
+        ):  # the final observation of an episode that ended one row ago, or one more reset row
             if self.episode.rewards:
                 self.episode.frames.append(frame_id)
             self.episode = Episode()
@@ -120,7 +122,9 @@ def test_targets_and_masks_equal_brute_force_over_episodes():
                     if has_next:
                         assert windows.observation[i, t + 1, 0] == episode.frames[first + t + 1]
                 if same_episode:
-                    assert target[i, t].item() == pytest.approx(episode.value_target(first + t), abs=1e-5)
+                    assert target[i, t].item() == pytest.approx(
+                        episode.value_target(first + t), abs=1e-5
+                    )
                     checked += 1
                     ends += len(episode.rewards) - first - t < TD
     assert checked > 1500 and ends > 500
@@ -148,7 +152,9 @@ def test_a_cut_bootstraps_like_a_truncation():
 
 def flags(**rows: list[int]) -> dict[str, torch.Tensor]:
     """Flags of one window of K rows, set at the given rows."""
-    window = {name: torch.zeros(1, K, dtype=torch.bool) for name in ("terminated", "truncated", "reset")}
+    window = {
+        name: torch.zeros(1, K, dtype=torch.bool) for name in ("terminated", "truncated", "reset")
+    }
     for name, where in rows.items():
         window[name][0, where] = True
     return window
@@ -205,4 +211,6 @@ def test_values_behind_the_end_do_not_leak():
 def test_short_windows_are_refused():
     mask = torch.ones(1, K - 1, dtype=torch.bool)
     with pytest.raises(ValueError, match=f"{K - 1} rows"):
-        value_targets(mask.float(), mask, mask, mask.float(), discount=1.0, td_steps=TD, num_steps=H + 1)
+        value_targets(
+            mask.float(), mask, mask, mask.float(), discount=1.0, td_steps=TD, num_steps=H + 1
+        )

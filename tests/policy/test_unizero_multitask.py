@@ -55,14 +55,19 @@ def test_frames_that_look_alike_keep_different_latents():
     """Pong's frames are nearly one picture: without a lower bound on their spread all latents became one within 50 updates."""
     spread = {}
     for weight in (0.0, LossConfig().spread):
-        config = make_config({"policy": {"loss": {"spread": weight}, "optimiser": {"learning_rate": 3e-3}}})
+        config = make_config(
+            {"policy": {"loss": {"spread": weight}, "optimiser": {"learning_rate": 3e-3}}}
+        )
         policy, windows = make_policy(config), make_windows(config)
         alike = replace(windows, observation=1.0 + 0.1 * windows.observation)
         for _ in range(60):
             policy.learn(alike)
         with torch.no_grad():
             latent = policy.model.encoder(alike.observation[:, 0], alike.task_id)
-        by_task = [latent[alike.task_id == task].std(dim=0).mean().item() for task in range(config.num_tasks)]
+        by_task = [
+            latent[alike.task_id == task].std(dim=0).mean().item()
+            for task in range(config.num_tasks)
+        ]
         spread[weight] = by_task
     assert max(spread[0.0]) < 0.2 < 0.4 < min(spread[LossConfig().spread]), spread
 
@@ -110,10 +115,16 @@ def test_an_update_moves_every_part_and_leaves_nothing_behind(name):
     assert result.task_losses.isfinite().all() and result.task_means.isfinite().all()
     assert result.task_means.shape == (len(TERMS), 3) and result.value_error.shape == (15,)
     assert result.grad_norm.isfinite() and result.grad_norm > 0
-    unmoved = {key for key in before if key.startswith("model/") and torch.equal(before[key], after[key])}
+    unmoved = {
+        key for key in before if key.startswith("model/") and torch.equal(before[key], after[key])
+    }
     experts = {key for key in unmoved if ".experts." in key}
     assert unmoved - experts <= {key for key in before if key.endswith("selection_bias")}
-    assert len(experts) < len([key for key in before if key.startswith("model/") and ".experts." in key]) or not experts
+    assert (
+        len(experts)
+        < len([key for key in before if key.startswith("model/") and ".experts." in key])
+        or not experts
+    )
     assert all(parameter.grad is None for parameter in policy.model.parameters())
     assert not policy.model.training and not policy.target.training
     assert not any(parameter.requires_grad for parameter in policy.target.parameters())
@@ -130,13 +141,17 @@ def test_metrics_of_an_update_are_plain_numbers_by_game():
         assert metrics[f"learn_loss/{game}"] == pytest.approx(result.task_losses[task].item())
         assert f"learn_entropy_weight/{game}" in metrics
         for index, term in enumerate(TERMS):
-            assert metrics[f"learn_{term}/{game}"] == pytest.approx(result.task_means[index, task].item())
+            assert metrics[f"learn_{term}/{game}"] == pytest.approx(
+                result.task_means[index, task].item()
+            )
 
 
 @pytest.mark.parametrize("name", ["moe", "dense"])
 def test_a_fixed_batch_is_learned_by_heart(name):
     optimiser = {"learning_rate": 3e-3, "max_grad_norm": 5.0}
-    config = make_config(merged(MODELS[name], {"policy": {"target_momentum": 1e-4, "optimiser": optimiser}}))
+    config = make_config(
+        merged(MODELS[name], {"policy": {"target_momentum": 1e-4, "optimiser": optimiser}})
+    )
     policy = make_policy(config)
     windows = make_windows(config, sharp=True)
     first = policy.learn(windows)
@@ -148,10 +163,18 @@ def test_a_fixed_batch_is_learned_by_heart(name):
 
 
 def test_the_target_follows_as_a_moving_average_of_parameters_and_buffers():
-    config = make_config({"policy": {"target_momentum": 0.3}, "model": {"moe": {"balance": "bias", "bias_rate": 0.5}}})
+    config = make_config(
+        {
+            "policy": {"target_momentum": 0.3},
+            "model": {"moe": {"balance": "bias", "bias_rate": 0.5}},
+        }
+    )
     policy = make_policy(config)
     policy.learn(make_windows(config))
-    assert any(key.endswith("selection_bias") and tensor.any() for key, tensor in policy.model.state_dict().items())
+    assert any(
+        key.endswith("selection_bias") and tensor.any()
+        for key, tensor in policy.model.state_dict().items()
+    )
     before = copy.deepcopy(policy.target.state_dict())
     policy.learn(make_windows(config, seed=1))
     online, target = policy.model.state_dict(), policy.target.state_dict()
@@ -165,7 +188,14 @@ VIT = {
     "env": {"games": GAMES[:1]},
     "model": {
         "dropout": 0.5,
-        "encoder": {"kind": "vit", "dropout": 0.5, "vit_width": 16, "vit_heads": 2, "vit_layers": 1, "patch_size": 4},
+        "encoder": {
+            "kind": "vit",
+            "dropout": 0.5,
+            "vit_width": 16,
+            "vit_heads": 2,
+            "vit_layers": 1,
+            "patch_size": 4,
+        },
     },
 }
 
@@ -198,7 +228,9 @@ def test_the_target_network_never_drops(seen_targets):
     first, second, without = seen_targets
     assert torch.equal(first.latent, second.latent) and torch.equal(first.value, second.value)
     assert torch.equal(first.latent, without.latent) and torch.equal(first.value, without.value)
-    assert not torch.equal(results[0].grad_norm, results[1].grad_norm), "dropout is active in the online network"
+    assert not torch.equal(results[0].grad_norm, results[1].grad_norm), (
+        "dropout is active in the online network"
+    )
 
 
 def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(seen_targets):
@@ -207,17 +239,30 @@ def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(
     target = copy.deepcopy(policy.target)
     policy.learn(windows)
     [targets] = seen_targets
-    td, discount, steps = config.policy.td_steps, config.policy.discount, config.policy.unroll_steps + 1
+    td, discount, steps = (
+        config.policy.td_steps,
+        config.policy.discount,
+        config.policy.unroll_steps + 1,
+    )
     lonely = 0.0
     for row in range(len(windows.task_id)):
         task = windows.task_id[row : row + 1]
-        alone, every_frame = (TaskGroups.of(ids, "cpu") for ids in (task, task.expand(windows.action.shape[1])))
+        alone, every_frame = (
+            TaskGroups.of(ids, "cpu") for ids in (task, task.expand(windows.action.shape[1]))
+        )
         with torch.no_grad():
-            latent, output = target(windows.observation[row : row + 1], windows.action[row : row + 1, :-1], alone)
+            latent, output = target(
+                windows.observation[row : row + 1], windows.action[row : row + 1, :-1], alone
+            )
             frames = windows.observation[row][:, None]
             _, one_by_one = target(frames, windows.action.new_empty(len(frames), 0), every_frame)
         values = policy.support.expectation(output.value)[0].tolist()
-        lonely += (policy.support.expectation(one_by_one.value)[:, 0] - torch.tensor(values)).abs().mean().item()
+        lonely += (
+            (policy.support.expectation(one_by_one.value)[:, 0] - torch.tensor(values))
+            .abs()
+            .mean()
+            .item()
+        )
         torch.testing.assert_close(targets.latent[row], latent[0, 1:steps])
         acting, observed = naive_masks(windows, row)
         assert targets.acting[row].tolist() == acting[:steps]
@@ -232,7 +277,9 @@ def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(
             if observed[step + length]:
                 expected += discount**length * values[step + length]
             assert targets.value[row, step].item() == pytest.approx(expected, abs=1e-5)
-    assert lonely / len(windows.task_id) > 0.01, "values with and without history differ, else this shows nothing"
+    assert lonely / len(windows.task_id) > 0.01, (
+        "values with and without history differ, else this shows nothing"
+    )
 
 
 @pytest.mark.parametrize("name", ["moe", "dense", "shared heads"])
@@ -266,7 +313,9 @@ def test_the_gradient_is_clipped_as_a_whole(gradients):
     results = [policy.learn(make_windows(config)) for policy in policies]
     norm = results[0].grad_norm
     assert norm > 1
-    torch.testing.assert_close(results[1].grad_norm, norm, msg="the norm that is reported is the one before clipping")
+    torch.testing.assert_close(
+        results[1].grad_norm, norm, msg="the norm that is reported is the one before clipping"
+    )
     for key, gradient in seen[0].items():
         torch.testing.assert_close(seen[1][key], gradient * 0.5 / norm, rtol=1e-4, atol=1e-8)
 
@@ -274,7 +323,10 @@ def test_the_gradient_is_clipped_as_a_whole(gradients):
 def test_importance_weights_scale_their_windows():
     config = make_config()
     windows = make_windows(config)
-    results = [make_policy(config).learn(replace(windows, weight=w)) for w in (windows.weight, 0.5 * windows.weight)]
+    results = [
+        make_policy(config).learn(replace(windows, weight=w))
+        for w in (windows.weight, 0.5 * windows.weight)
+    ]
     torch.testing.assert_close(0.5 * results[0].task_means, results[1].task_means)
     torch.testing.assert_close(results[0].value_error, results[1].value_error)
 
@@ -283,10 +335,14 @@ def test_value_errors_are_those_of_the_first_steps(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
     with torch.no_grad():
-        _, output = policy.model(windows.observation[:, :5], windows.action[:, :4], groups_of(windows))
+        _, output = policy.model(
+            windows.observation[:, :5], windows.action[:, :4], groups_of(windows)
+        )
     predicted = policy.support.expectation(output.value[:, 0])
     error = policy.learn(windows).value_error
-    torch.testing.assert_close(error, (predicted - seen_targets[0].value[:, 0]).abs(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        error, (predicted - seen_targets[0].value[:, 0]).abs(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -301,11 +357,17 @@ def test_no_parameter_is_registered_twice(name):
     assert not online & {parameter.data_ptr() for parameter in policy.target.parameters()}
     if not config.model.moe.enabled:
         return
-    sizes = [parameter.numel() for key, parameter in policy.model.named_parameters() if "expert" in key]
+    sizes = [
+        parameter.numel() for key, parameter in policy.model.named_parameters() if "expert" in key
+    ]
     layer = policy.model.world_model.transformer.routed_layers()[0]
     one = sum(parameter.numel() for parameter in layer.shared_experts[0].parameters())
     assert sum(sizes) == config.model.num_layers * (4 + 1) * one
-    heads = sum(parameter.numel() for key, parameter in policy.model.named_parameters() if "policy_head" in key)
+    heads = sum(
+        parameter.numel()
+        for key, parameter in policy.model.named_parameters()
+        if "policy_head" in key
+    )
     sets = 1 if config.model.share_head else 3
     assert heads == sets * (2 * 32 + 32 * 32 + 32 + 2 * 32 + 32 * ACTIONS + ACTIONS)
 
@@ -316,18 +378,31 @@ def test_expert_bias_moves_against_the_load():
     loads = []
     for layer in policy.model.world_model.transformer.routed_layers().values():
         update = layer.update_selection_bias
-        layer.update_selection_bias = lambda load, update=update: (loads.append(load.clone()), update(load))
+        layer.update_selection_bias = lambda load, update=update: (
+            loads.append(load.clone()),
+            update(load),
+        )
     policy.learn(windows)
     tokens = len(windows.task_id) * (2 * config.policy.unroll_steps + 1)
-    assert [load.sum().item() for load in loads] == [tokens] * config.model.num_layers, "each token counted once"
-    for layer, load in zip(policy.model.world_model.transformer.routed_layers().values(), loads, strict=True):
+    assert [load.sum().item() for load in loads] == [tokens] * config.model.num_layers, (
+        "each token counted once"
+    )
+    for layer, load in zip(
+        policy.model.world_model.transformer.routed_layers().values(), loads, strict=True
+    ):
         expected = 0.25 * torch.sign(load.float().mean() - load)
         assert torch.equal(layer.router.selection_bias, expected) and expected.any()
         assert not layer.selection_counts.any()
 
 
 def test_adaptive_entropy_weight_follows_the_update():
-    config = make_config({"policy": {"loss": {"adaptive_entropy": True, "entropy": 1e-3, "entropy_target_start": 0.1}}})
+    config = make_config(
+        {
+            "policy": {
+                "loss": {"adaptive_entropy": True, "entropy": 1e-3, "entropy_target_start": 0.1}
+            }
+        }
+    )
     policy = make_policy(config)
     before = policy.entropy_weight.weight()
     result = policy.learn(make_windows(config))
@@ -337,7 +412,9 @@ def test_adaptive_entropy_weight_follows_the_update():
 
 
 @pytest.mark.parametrize("fraction", [0.4, 1.0])
-def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(seen_targets, fraction):
+def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(
+    seen_targets, fraction
+):
     """An actor that lives through the window, its actions replaced by the stored ones."""
     search = {"num_simulations": 6, "num_eval_simulations": 6}
     config = make_config({"policy": {"reanalyse_fraction": fraction, "search": search}})
@@ -349,13 +426,21 @@ def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(s
     fresh = []
     for step in range(steps):
         fresh.append(torch.from_numpy(actor.act(windows.observation[:, step].numpy()).policy))
-        actor.context.action = torch.cat([actor.context.action[:, :-1], windows.action[:, step, None]], dim=1)
+        actor.context.action = torch.cat(
+            [actor.context.action[:, :-1], windows.action[:, step, None]], dim=1
+        )
     policy.learn(windows)
     [targets] = seen_targets
     assert not targets.policy[~torch.from_numpy(legal)[:, None].expand_as(targets.policy)].any()
-    searched = [row for row in range(len(legal)) if not torch.equal(targets.policy[row], windows.visits[row, :steps])]
+    searched = [
+        row
+        for row in range(len(legal))
+        if not torch.equal(targets.policy[row], windows.visits[row, :steps])
+    ]
     assert len(searched) == round(fraction * len(legal))
-    assert {windows.task_id[row].item() for row in searched} == {0, 1, 2}, "every task gets its part"
+    assert {windows.task_id[row].item() for row in searched} == {0, 1, 2}, (
+        "every task gets its part"
+    )
     torch.testing.assert_close(targets.policy[searched], torch.stack(fresh, dim=1)[searched])
 
 
@@ -382,13 +467,20 @@ def test_saved_tensors_continue_the_run(name, tmp_path):
 def test_bf16_stays_close_to_fp32(name, caplog):
     config = make_config(MODELS[name])
     windows = make_windows(config)
-    full, low = make_policy(config), make_policy(make_config(merged(MODELS[name], {"precision": "bf16"})))
+    full, low = (
+        make_policy(config),
+        make_policy(make_config(merged(MODELS[name], {"precision": "bf16"}))),
+    )
     outputs = []
     for policy in (full, low):
         with torch.no_grad(), policy.autocast():
-            latent, output = policy.model(windows.observation, windows.action[:, :-1], groups_of(windows))
+            latent, output = policy.model(
+                windows.observation, windows.action[:, :-1], groups_of(windows)
+            )
         tensors = (latent, output.policy, output.value, output.reward, output.next_latent)
-        assert all(tensor.dtype == torch.float32 for tensor in tensors), "leaves the networks in fp32"
+        assert all(tensor.dtype == torch.float32 for tensor in tensors), (
+            "leaves the networks in fp32"
+        )
         outputs.append(tensors)
     differences = []
     for exact, rounded in zip(*outputs, strict=True):
@@ -399,7 +491,11 @@ def test_bf16_stays_close_to_fp32(name, caplog):
     results = [policy.learn(windows) for policy in (full, low)]
     torch.testing.assert_close(results[1].task_losses, results[0].task_losses, rtol=0.03, atol=0.0)
     assert all(parameter.dtype == torch.float32 for parameter in low.model.parameters())
-    assert all(value.dtype == torch.float32 for state in low.optimizer.state.values() for value in state.values())
+    assert all(
+        value.dtype == torch.float32
+        for state in low.optimizer.state.values()
+        for value in state.values()
+    )
 
 
 RANK_CASES = {
@@ -409,14 +505,19 @@ RANK_CASES = {
     "one task shared": {"env": {"games": GAMES[1:2]}, "policy": {"batch_size": 7}},
     "clipped": {"policy": {"optimiser": {"max_grad_norm": 0.1}}, "model": {"moe": {"top_k": 2}}},
     "convolutions": {"policy": {"gradient_conflict_interval": 2}, **MODELS["conv"]},
-    "unequal batches": {"policy": {"gradient_conflict_interval": 2}, "env": {"overrides": {GAMES[1]: {"batch_size": 2}}}},
+    "unequal batches": {
+        "policy": {"gradient_conflict_interval": 2},
+        "env": {"overrides": {GAMES[1]: {"batch_size": 2}}},
+    },
     **{kind: {"policy": {"gradient_aggregator": kind}} for kind in ("pcgrad", "cagrad", "upgrad")},
 }
 
 
 def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
     """Two updates on this rank's part of two fixed batches; what has become of the policy."""
-    config = make_config(merged((RANK_CASES | FEWER_TASKS)[name], {"policy": {"loss": {"adaptive_entropy": True}}}))
+    config = make_config(
+        merged((RANK_CASES | FEWER_TASKS)[name], {"policy": {"loss": {"adaptive_entropy": True}}})
+    )
     policy = make_policy(config, dist)
     sizes = [config.batch_size_of(game) for game in config.env.games]
     shares = assign_tasks(config.num_tasks, [2] * config.num_tasks, sizes, dist.world_size)
@@ -424,23 +525,35 @@ def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
     for seed in range(2):
         windows = make_windows(config, seed=seed)
         rows = []
-        for task, size in zip(shares[dist.rank].task_ids, shares[dist.rank].batch_sizes, strict=True):
+        for task, size in zip(
+            shares[dist.rank].task_ids, shares[dist.rank].batch_sizes, strict=True
+        ):
             earlier = [
-                share.batch_sizes[share.task_ids.index(task)] for share in shares[: dist.rank] if task in share.task_ids
+                share.batch_sizes[share.task_ids.index(task)]
+                for share in shares[: dist.rank]
+                if task in share.task_ids
             ]
             rows.append((windows.task_id == task).nonzero()[:, 0][sum(earlier) :][:size])
         assert dist.world_size == 1 or sum(map(len, rows)) < len(windows.task_id)
         result = policy.learn(rows_of(windows, torch.cat(rows)))
-        outcome |= {f"means of update {seed}": result.task_means, f"norm of update {seed}": result.grad_norm}
+        outcome |= {
+            f"means of update {seed}": result.task_means,
+            f"norm of update {seed}": result.grad_norm,
+        }
         outcome |= {f"losses of update {seed}": result.task_losses}
         if config.policy.gradient_conflict_interval:
             conflicts = result.conflicts()
             assert bool(conflicts) == (seed == 0), "every second update measures"
-            outcome |= {f"cosines/{component}": c.cosine_similarity_matrix for component, c in conflicts.items()}
+            outcome |= {
+                f"cosines/{component}": c.cosine_similarity_matrix
+                for component, c in conflicts.items()
+            }
     return outcome | snapshot(policy)
 
 
-FEWER_TASKS = {"two tasks": {"policy": {"gradient_conflict_interval": 2}, "env": {"games": GAMES[:2]}}}
+FEWER_TASKS = {
+    "two tasks": {"policy": {"gradient_conflict_interval": 2}, "env": {"games": GAMES[:2]}}
+}
 
 
 def worker(names: tuple[str, ...]) -> dict[str, dict]:
@@ -453,7 +566,9 @@ def worker(names: tuple[str, ...]) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
-    return run_ranks(partial(worker, tuple(RANK_CASES)), WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
+    return run_ranks(
+        partial(worker, tuple(RANK_CASES)), WORLD_SIZE, tmp_path_factory.mktemp("ranks")
+    )
 
 
 def test_three_ranks_with_two_tasks_take_the_same_step_as_one(tmp_path):
@@ -480,4 +595,6 @@ def assert_same_step(outcomes: list[dict[str, dict[str, Tensor]]], name: str) ->
             )
     for key, tensor in outcomes[0][name].items():
         for other in outcomes[1:]:
-            assert torch.equal(tensor.nan_to_num(9.0), other[name][key].nan_to_num(9.0)), f"ranks differ in {key}"
+            assert torch.equal(tensor.nan_to_num(9.0), other[name][key].nan_to_num(9.0)), (
+                f"ranks differ in {key}"
+            )

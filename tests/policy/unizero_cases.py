@@ -31,7 +31,17 @@ MODELS = {
     "task-conditioned": {"model": {"encoder": {"task_conditioned": True}}},
     "conv": {"model": {"encoder": {"kind": "conv", "widths": (16, 8)}}},
     "resnet": {"model": {"encoder": {"kind": "resnet", "widths": (8, 16), "stem_stride": 1}}},
-    "vit": {"model": {"encoder": {"kind": "vit", "patch_size": 4, "vit_width": 16, "vit_heads": 2, "vit_layers": 1}}},
+    "vit": {
+        "model": {
+            "encoder": {
+                "kind": "vit",
+                "patch_size": 4,
+                "vit_width": 16,
+                "vit_heads": 2,
+                "vit_layers": 1,
+            }
+        }
+    },
 }
 
 
@@ -39,13 +49,19 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """``base`` with the leaves of ``changes``."""
     result = dict(base)
     for key, value in changes.items():
-        result[key] = merged(base[key], value) if isinstance(value, Mapping) and key in base else value
+        result[key] = (
+            merged(base[key], value) if isinstance(value, Mapping) and key in base else value
+        )
     return result
 
 
 def make_config(changes: Mapping[str, Any] | None = None) -> ExperimentConfig:
     base = {
-        "env": {"domain": "zoo.classic_control.domain:CLASSIC_CONTROL", "games": GAMES, "num_envs": 2},
+        "env": {
+            "domain": "zoo.classic_control.domain:CLASSIC_CONTROL",
+            "games": GAMES,
+            "num_envs": 2,
+        },
         "model": {
             "embed_dim": 32,
             "num_heads": 4,
@@ -122,11 +138,16 @@ def make_windows(config: ExperimentConfig, *, sharp: bool = False, seed: int = 0
     sizes = {task: config.batch_size_of(game) for task, game in enumerate(config.env.games)}
     windows = make_replay(config, sharp=sharp).sample(sizes, rng)
     assert (windows.terminated | windows.truncated).any() and windows.reset.any()
-    return replace(windows, weight=torch.from_numpy(rng.uniform(0.2, 1.0, len(windows.weight)).astype(np.float32)))
+    return replace(
+        windows,
+        weight=torch.from_numpy(rng.uniform(0.2, 1.0, len(windows.weight)).astype(np.float32)),
+    )
 
 
 def rows_of(windows: ReplayWindows, rows: Tensor) -> ReplayWindows:
-    return ReplayWindows(**{field.name: getattr(windows, field.name)[rows] for field in fields(windows)})
+    return ReplayWindows(
+        **{field.name: getattr(windows, field.name)[rows] for field in fields(windows)}
+    )
 
 
 def groups_of(windows: ReplayWindows) -> TaskGroups:
@@ -138,7 +159,10 @@ def snapshot(policy: UniZeroMTPolicy) -> dict[str, Tensor]:
     state = {f"model/{name}": tensor for name, tensor in policy.model.state_dict().items()}
     state |= {f"target/{name}": tensor for name, tensor in policy.target.state_dict().items()}
     for name, parameter in policy.model.named_parameters():
-        state |= {f"{key}/{name}": value for key, value in policy.optimizer.state.get(parameter, {}).items()}
+        state |= {
+            f"{key}/{name}": value
+            for key, value in policy.optimizer.state.get(parameter, {}).items()
+        }
     state["entropy"] = policy.entropy_weight.log_weight
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -163,8 +187,12 @@ def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: B
     for task in range(config.num_tasks):
         rows = (windows.task_id == task).nonzero()[:, 0]
         part = rows_of(windows, rows)
-        latent, output = model(part.observation[:, :steps], part.action[:, : steps - 1], groups_of(part))
-        enough = config.policy.loss.spread_target * (1 if config.model.latent_norm == "layer_norm" else 7**0.5 / 8)
+        latent, output = model(
+            part.observation[:, :steps], part.action[:, : steps - 1], groups_of(part)
+        )
+        enough = config.policy.loss.spread_target * (
+            1 if config.model.latent_norm == "layer_norm" else 7**0.5 / 8
+        )
         deviation = latent.flatten(0, 1).var(dim=0, correction=0).clamp_min(1e-6).sqrt()
         shortfall = (enough - deviation).clamp_min(0).mean()
         sums, counts = dict.fromkeys(TERMS, 0.0), dict.fromkeys(TERMS, 0)
@@ -184,10 +212,14 @@ def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: B
                         two_hot = policy.support.two_hot(part.reward[i, step])
                         terms["reward"] = -(two_hot * output.reward[i, step].log_softmax(-1)).sum()
                         sign = 1.0 if part.terminated[i, step] else -1.0
-                        terms["termination"] = -torch.nn.functional.logsigmoid(sign * output.termination[i, step])
+                        terms["termination"] = -torch.nn.functional.logsigmoid(
+                            sign * output.termination[i, step]
+                        )
                         if observed[step + 1]:
                             predicted = model.encoder.norm(output.next_latent[i, step])
-                            terms["latent"] = (predicted - targets.latent[row, step]).square().mean()
+                            terms["latent"] = (
+                                (predicted - targets.latent[row, step]).square().mean()
+                            )
                     for term, value in terms.items():
                         sums[term] = sums[term] + part.weight[i] * value
                         counts[term] += 1

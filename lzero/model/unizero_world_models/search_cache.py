@@ -54,7 +54,12 @@ class SearchCache:
 
     @classmethod
     def create(
-        cls, transformer: Transformer, dtype: torch.dtype, num_valid: Tensor, groups: TaskGroups, num_simulations: int
+        cls,
+        transformer: Transformer,
+        dtype: torch.dtype,
+        num_valid: Tensor,
+        groups: TaskGroups,
+        num_simulations: int,
     ) -> "SearchCache":
         """Empty slabs for N roots with ``num_valid (N,)`` real pairs of history each.
 
@@ -76,7 +81,9 @@ class SearchCache:
         slabs = [torch.empty(shape, dtype=dtype, device=device) for _ in transformer.blocks]
         cache = cls(
             slabs=slabs,
-            window=torch.empty(num_roots, num_simulations + 1, registers + window, dtype=torch.int64, device=device),
+            window=torch.empty(
+                num_roots, num_simulations + 1, registers + window, dtype=torch.int64, device=device
+            ),
             position=torch.empty(num_roots, num_simulations + 1, dtype=torch.int64, device=device),
             groups=groups,
             num_registers=registers,
@@ -85,8 +92,12 @@ class SearchCache:
         slot = torch.arange(num_roots * slots, device=device).view(num_roots, slots)
         slot = slot[:, :root_tokens]
         cache.window[:, 0, :registers] = slot[:, :registers]
-        cache.window[:, 0, registers] = EMPTY  # the root's context is one token shorter than the window
-        cache.window[:, 0, registers + 1 :] = torch.where(cache.root_valid(num_valid), slot, EMPTY)[:, registers:]
+        cache.window[:, 0, registers] = (
+            EMPTY  # the root's context is one token shorter than the window
+        )
+        cache.window[:, 0, registers + 1 :] = torch.where(cache.root_valid(num_valid), slot, EMPTY)[
+            :, registers:
+        ]
         cache.position[:, 0] = registers + 2 * num_valid
         return cache
 

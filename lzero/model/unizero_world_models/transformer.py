@@ -30,7 +30,9 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, num_tasks: int, max_tokens: int) -> None:
         super().__init__()
         self.window = 2 * config.context_steps
-        self.num_registers = config.num_register_tokens if config.task_embedding == "register" else 0
+        self.num_registers = (
+            config.num_register_tokens if config.task_embedding == "register" else 0
+        )
         blocks = nn.ModuleList(Block(config, num_tasks) for _ in range(config.num_layers))
         self.blocks = cast("Sequence[Block]", blocks)  # a ModuleList forgets what it holds
         self.norm = nn.LayerNorm(config.embed_dim)
@@ -64,7 +66,9 @@ class Transformer(nn.Module):
             mask = windowed_causal_mask(length, self.window, self.num_registers, device=x.device)
         balance = []
         for layer, block in enumerate(self.blocks):
-            x, sums = block(x, rotation, mask, task_id, None if slabs is None else slabs[layer][:, :length])
+            x, sums = block(
+                x, rotation, mask, task_id, None if slabs is None else slabs[layer][:, :length]
+            )
             if sums is not None:
                 balance.append(sums)
         return self.norm(x), BalanceSums.stack(balance) if balance else None
@@ -96,7 +100,9 @@ class Transformer(nn.Module):
         """
         rotation = self.rotation.index_select(0, position)[:, None, None]
         for block, slab in zip(self.blocks, slabs, strict=True):
-            x = block.step(x, task_id, rotation=rotation, slab=slab, slot=slot, window=window, mask=mask)
+            x = block.step(
+                x, task_id, rotation=rotation, slab=slab, slot=slot, window=window, mask=mask
+            )
         return self.norm(x)
 
     def routed_layers(self) -> dict[int, MoELayer]:

@@ -63,14 +63,20 @@ class WorldModel(nn.Module):
         dim = config.embed_dim
         self.transformer = Transformer(config, num_tasks, MAX_POSITIONS)
         self.action_embedding = nn.Embedding(num_actions, dim)
-        self.task_embedding = nn.Embedding(num_tasks, dim) if config.task_embedding in ("add", "concat") else None
+        self.task_embedding = (
+            nn.Embedding(num_tasks, dim) if config.task_embedding in ("add", "concat") else None
+        )
         self.join_task = nn.Linear(2 * dim, dim) if config.task_embedding == "concat" else None
         registers = self.transformer.num_registers
-        self.registers = nn.Parameter(0.02 * torch.randn(num_tasks, registers, dim)) if registers else None
+        self.registers = (
+            nn.Parameter(0.02 * torch.randn(num_tasks, registers, dim)) if registers else None
+        )
         sets = 1 if config.share_head else num_tasks
         self.policy_head = Head(dim, num_actions, sets)
         self.value_head = Head(dim, config.support_bins, sets)
-        self.reward_head = Head(dim, config.support_bins + 1, sets)  # the last output is the termination
+        self.reward_head = Head(
+            dim, config.support_bins + 1, sets
+        )  # the last output is the termination
         nn.init.constant_(self.reward_head.bias2[..., -1], RARE)
         # Not zero: the layer norm that follows has no usable gradient at a vector of zeros.
         self.latent_head = Head(dim, dim, sets, zero_init=False)
@@ -133,7 +139,9 @@ class WorldModel(nn.Module):
         if self.registers is not None:
             tokens = torch.cat([self.registers[groups.task_id], tokens], dim=1)
         task_id = groups.task_id[:, None].expand(tokens.shape[:2])
-        hidden, balance = self.transformer(tokens, task_id, position=position, mask=mask, slabs=slabs)
+        hidden, balance = self.transformer(
+            tokens, task_id, position=position, mask=mask, slabs=slabs
+        )
         return hidden[:, self.transformer.num_registers :], balance
 
     def _embed(self, token: Tensor, task_id: Tensor) -> Tensor:
@@ -146,7 +154,12 @@ class WorldModel(nn.Module):
         return self.join_task(torch.cat([token, task.expand_as(token)], dim=-1))
 
     def prefill(
-        self, latent: Tensor, action: Tensor, num_valid: Tensor, groups: TaskGroups, num_simulations: int
+        self,
+        latent: Tensor,
+        action: Tensor,
+        num_valid: Tensor,
+        groups: TaskGroups,
+        num_simulations: int,
     ) -> tuple[Tensor, Tensor, SearchCache]:
         """Start a search: run the context of every root once and keep its keys and values.
 
@@ -160,7 +173,9 @@ class WorldModel(nn.Module):
         Returns:
             Root policy logits ``(N, A)``, root value logits ``(N, V)``, and the cache.
         """
-        cache = SearchCache.create(self.transformer, compute_dtype(latent), num_valid, groups, num_simulations)
+        cache = SearchCache.create(
+            self.transformer, compute_dtype(latent), num_valid, groups, num_simulations
+        )
         hidden, _ = self._run(
             latent,
             action,
@@ -203,7 +218,10 @@ class WorldModel(nn.Module):
         latent = latent_norm(self.latent_head(hidden, groups)[:, 0])
         outcome = self.reward_head(hidden, groups)[:, 0]
         hidden = self._step(self._embed(latent, groups.task_id), cache, groups, at_latent)
-        policy, value = self.policy_head(hidden, groups)[:, 0], self.value_head(hidden, groups)[:, 0]
+        policy, value = (
+            self.policy_head(hidden, groups)[:, 0],
+            self.value_head(hidden, groups)[:, 0],
+        )
         return outcome[:, :-1], outcome[:, -1], latent, policy, value
 
     def _step(
