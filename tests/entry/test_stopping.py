@@ -16,7 +16,7 @@ from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.run import Run
 from lzero.entry.stopping import ONE_KEY_PRESS, StoppedError, StopRequest
-from tests.entry.test_train import settings
+from tests.entry.run_cases import settings
 from tests.ranks import run_ranks
 
 ROOT = Path(lzero.__file__).parents[1]
