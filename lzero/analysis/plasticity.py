@@ -8,22 +8,37 @@ E = routed experts, K = experts per token, N = sets of weights of a module, such
 U = units of a set, P = parameters.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lzero.analysis.points import inputs_of
 from lzero.distributed import Distributed
 from lzero.nn.heads import Head
-from lzero.nn.moe import MoELayer, Segments
+from lzero.nn.moe import MoELayer, SwiGLU
+from lzero.nn.moe_paths import Segments
 from lzero.nn.tasks import TaskGroups
 
 TAU = 0.025  # of Sokar et al.
+
+Inputs = tuple[Any, ...]  # what a hook is given of a call: any module may be watched
+NamedInputs = Mapping[str, Any]
+
+
+@runtime_checkable
+class HiddenUnits(Protocol):
+    """A module, such as a dense feed-forward, that can show the activations of its hidden units."""
+
+    forward: Callable[..., object]
+
+    def activations(self, x: Tensor) -> Tensor:
+        """``(…, U)`` of the module's first input ``(…, D)``."""
 
 
 @dataclass(frozen=True)
@@ -74,39 +89,40 @@ class Recorder:
     def hook(self, name: str, module: nn.Module) -> RemovableHandle:
         """Watch a mixture-of-experts layer, a head, anything with a method ``activations(x)``, or an activation function."""
         if isinstance(module, MoELayer):
-            return module.register_forward_pre_hook(partial(self.mixture, name))
+            return module.register_forward_pre_hook(partial(self.mixture, name), with_kwargs=True)
         if isinstance(module, Head):
-            return module.register_forward_pre_hook(partial(self.head, name))
-        if hasattr(module, "activations"):
-            return module.register_forward_pre_hook(partial(self.hidden, name))
+            return module.register_forward_pre_hook(partial(self.head, name), with_kwargs=True)
+        if isinstance(module, HiddenUnits):
+            return module.register_forward_pre_hook(partial(self.hidden, name), with_kwargs=True)
         return module.register_forward_hook(partial(self.output, name))
 
-    def output(self, name: str, module: nn.Module, arguments: tuple[Any, ...], h: Tensor) -> None:
+    def output(self, name: str, module: nn.Module, arguments: Inputs, h: Tensor) -> None:
         """Forward hook: features ``(B, U)``, patches ``(B, P, U)`` or maps ``(B, U, H, W)``, whose units are channels."""
         _add(self.activity, name, Activity.of(h.movedim(1, -1) if h.ndim == 4 else h))
 
-    def hidden(self, name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def hidden(self, name: str, module: HiddenUnits, arguments: Inputs, keywords: NamedInputs) -> None:
         """Forward pre-hook of a module whose first input is ``(…, D)``."""
-        _add(self.activity, name, Activity.of(module.activations(arguments[0])))
+        x = inputs_of(module.forward, arguments, keywords)[0]
+        _add(self.activity, name, Activity.of(module.activations(x)))
 
-    def mixture(self, name: str, module: MoELayer, arguments: tuple[Tensor, Tensor]) -> None:
+    def mixture(self, name: str, module: MoELayer, arguments: Inputs, keywords: NamedInputs) -> None:
         """Forward pre-hook of a mixture-of-experts layer."""
-        x, task_id = arguments
+        x, task_id = inputs_of(module.forward, arguments, keywords)
         x_TD = x.flatten(0, -2)
         if module.shared_experts:
             shared = [expert.activations(x_TD) for expert in module.shared_experts]
             _add(self.activity, f"{name}/shared", Activity.stack(shared))
         if module.experts is not None:
             _, chosen_TK, scores_TE, _ = module.routing(x_TD, task_id.flatten())
-            _add(self.activity, f"{name}/routed", routed_activity(module, x_TD, chosen_TK))
+            _add(self.activity, f"{name}/routed", routed_activity(module.experts, x_TD, chosen_TK))
             if scores_TE is not None:
                 scores_TE = scores_TE.double()
                 entropy_T = -torch.xlogy(scores_TE, scores_TE).sum(dim=1)
                 _add(self.entropy, name.removeprefix("moe/"), Activity.of(entropy_T[:, None]))
 
-    def head(self, name: str, module: Head, arguments: tuple[Tensor, TaskGroups]) -> None:
+    def head(self, name: str, module: Head, arguments: Inputs, keywords: NamedInputs) -> None:
         """Forward pre-hook of a head: every task's weights see the rows of that task."""
-        x_RLD, groups = arguments
+        x_RLD, groups = inputs_of(module.forward, arguments, keywords)
         h = module.activations(x_RLD, groups)
         if module.shared:
             _add(self.activity, name, Activity.of(h))
@@ -122,24 +138,24 @@ def _add(sums: dict[str, Activity], name: str, activity: Activity) -> None:
     sums[name] = sums[name].plus(activity) if name in sums else activity
 
 
-def routed_activity(layer: MoELayer, x_TD: Tensor, chosen_TK: Tensor) -> Activity:
+def routed_activity(experts: SwiGLU, x_TD: Tensor, chosen_TK: Tensor) -> Activity:
     """Activity of the routed experts, each over the tokens that chose it; their numbers reach the host.
 
     Args:
-        layer: whose experts are meant.
+        experts: all of a layer, stacked.
         x_TD: tokens ``(T, D)``.
         chosen_TK: experts of every token ``(T, K)``.
     """
-    segments = Segments.of(chosen_TK, layer.config.num_experts)
+    segments = Segments.of(chosen_TK, len(experts.w_in))
     by_expert = x_TD.index_select(0, segments.token).split(segments.counts.tolist())
-    return Activity.stack([layer.experts.activations(rows, expert) for expert, rows in enumerate(by_expert)])
+    return Activity.stack([experts.activations(rows, expert) for expert, rows in enumerate(by_expert)])
 
 
 @torch.no_grad()
 def measure_plasticity(
     model: nn.Module,
     units: Mapping[str, nn.Module],
-    arguments: Sequence[Any],
+    arguments: Sequence[object],
     dist: Distributed,
     tau: float = TAU,
 ) -> dict[str, float]:
@@ -165,13 +181,14 @@ def measure_plasticity(
 
     Source: Sokar et al., "The dormant neuron phenomenon" (arXiv 2302.12902), definition 3.1.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with recording(units) as recorder:
             model(*arguments)
     finally:
-        model.train(was_training)
+        for module, was_training in modes:  # one by one: a part may be frozen while the rest is trained
+            module.training = was_training
     mine = recorder.activity | {f"entropy of {name}": entropy for name, entropy in recorder.entropy.items()}
     everybody = _over_ranks(mine, dist)
     metrics = {
@@ -277,6 +294,7 @@ def effective_rank(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def parameter_lag(online: nn.Module, target: nn.Module) -> Tensor:
     """How far the target network is behind: ‖θ − θ'‖ / ‖θ‖, a scalar."""
-    mine, theirs = list(online.parameters()), list(target.parameters())
+    mine: list[Tensor] = list(online.parameters())
+    theirs: list[Tensor] = list(target.parameters())
     distance = torch.stack(torch._foreach_norm(torch._foreach_sub(mine, theirs))).norm()
     return distance / torch.stack(torch._foreach_norm(mine)).norm()

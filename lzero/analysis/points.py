@@ -6,9 +6,12 @@ research code adds to them.
 Shape legend: N = tasks of this rank, P = shared parameters as one vector, F = columns of a row, D = width of an activation.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, product
 from typing import Any, Literal
 
 import torch
@@ -31,7 +34,8 @@ class ParameterPoint:
     @classmethod
     def of(cls, *modules: nn.Module) -> "ParameterPoint":
         """All parameters of some modules."""
-        return cls(tuple((parameter, None) for module in modules for parameter in module.parameters()))
+        parameters = chain.from_iterable(module.parameters() for module in modules)
+        return cls(tuple((parameter, None) for parameter in parameters))
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,20 @@ def expert_points(layer: MoELayer) -> dict[str, ParameterPoint]:
     points = {}
     if layer.shared_experts:
         points["shared_expert"] = ParameterPoint.of(*layer.shared_experts)
-    for expert in range(layer.config.num_experts):
-        points[f"expert_{expert}"] = ParameterPoint(tuple((stack, expert) for stack in layer.experts.parameters()))
+    if layer.experts is not None:
+        stacks = list(layer.experts.parameters())
+        for expert in range(layer.config.num_experts):
+            points[f"expert_{expert}"] = ParameterPoint(tuple(product(stacks, [expert])))
     if layer.router is not None:
         points["router"] = ParameterPoint.of(layer.router)
     return points
+
+
+def inputs_of(
+    forward: Callable[..., object], arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """What a module was called with, in the order of its ``forward``, whether it was passed by place or by name."""
+    return inspect.signature(forward).bind(*arguments, **keywords).args
 
 
 @contextmanager
@@ -70,16 +83,23 @@ def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Te
     at_modules = {name: point for name, point in points.items() if isinstance(point, ActivationPoint)}
     seen: dict[str, list[Tensor]] = {name: [] for name in at_modules}
 
-    def remember(name: str, side: str) -> Any:
-        if side == "input":
-            return lambda module, arguments: seen[name].append(arguments[0])
-        return lambda module, arguments, output: seen[name].append(output[0] if isinstance(output, tuple) else output)
+    def remember_input(
+        name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        seen[name].append(inputs_of(module.forward, arguments, keywords)[0])
+
+    def remember_output(
+        name: str, module: nn.Module, arguments: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]
+    ) -> None:
+        seen[name].append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
         for name, point in at_modules.items():
-            inward = point.side == "input"
-            register = point.module.register_forward_pre_hook if inward else point.module.register_forward_hook
-            hooks.callback(register(remember(name, point.side)).remove)
+            if point.side == "input":
+                hook = point.module.register_forward_pre_hook(partial(remember_input, name), with_kwargs=True)
+            else:
+                hook = point.module.register_forward_hook(partial(remember_output, name))
+            hooks.callback(hook.remove)
         yield seen
     for name, tensors in seen.items():
         if not tensors or not all(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
