@@ -24,6 +24,7 @@ from lzero.envs.task import (
     check_tasks,
     common_observation_dtype,
     common_observation_shape,
+    num_actions_of,
     padded_size,
 )
 
@@ -100,7 +101,7 @@ class MultiTaskVectorEnv:
         self.task_id = self._per_row([task.task_id for task in tasks], np.int64)
         self._clip_reward = self._per_row([task.clip_reward for task in tasks], np.bool_)
         self._end_on_life_loss = self._per_row([task.end_on_life_loss for task in tasks], np.bool_)
-        sizes = [int(task.env.single_action_space.n) for task in tasks]
+        sizes = list(map(num_actions_of, tasks))
         self.num_actions = padded_size("num_actions", num_actions, sizes, tasks)
         self.legal_actions = np.zeros((self.num_envs, self.num_actions), np.bool_)
         for task, rows, size in zip(tasks, self.rows, sizes, strict=True):

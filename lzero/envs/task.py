@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -51,6 +51,16 @@ def channels_last(native: np.ndarray, layout: Layout) -> np.ndarray:
     return native
 
 
+def box_of(task: TaskEnv) -> Box:
+    """What one of its environments observes, once :func:`check_tasks` has refused all that is no ``Box``."""
+    return cast("Box", task.env.single_observation_space)
+
+
+def num_actions_of(task: TaskEnv) -> int:
+    """Number of actions of one of its environments, once :func:`check_tasks` has refused all but ``Discrete``."""
+    return int(cast("Discrete", task.env.single_action_space).n)
+
+
 def padded_size(field: str, wanted: int | None, sizes: Sequence[int], tasks: Sequence[TaskEnv]) -> int:
     """``wanted``, or the largest of the tasks' ``sizes`` if None.
 
@@ -72,14 +82,15 @@ def common_observation_dtype(tasks: Sequence[TaskEnv]) -> np.dtype:
     """
     if tasks[0].layout == "vector":
         return np.dtype(np.float32)
-    dtypes = [task.env.single_observation_space.dtype for task in tasks]
-    for task, dtype in zip(tasks, dtypes, strict=True):
-        if dtype not in _IMAGE_DTYPES or dtype != dtypes[0]:
+    common = box_of(tasks[0]).dtype
+    for task in tasks:
+        dtype = box_of(task).dtype
+        if dtype not in _IMAGE_DTYPES or dtype != common:
             raise ValueError(
                 f"task {task.name!r}: images of dtype {dtype}; allowed is uint8 or float32, the same for all "
-                f"tasks (task {tasks[0].name!r} has {dtypes[0]}); convert them in a wrapper"
+                f"tasks (task {tasks[0].name!r} has {common}); convert them in a wrapper"
             )
-    return dtypes[0]
+    return common
 
 
 def common_observation_shape(tasks: Sequence[TaskEnv], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -90,7 +101,7 @@ def common_observation_shape(tasks: Sequence[TaskEnv], wanted: tuple[int, ...] |
     """
     shapes = []
     for task in tasks:
-        one = np.empty((1, *task.env.single_observation_space.shape))
+        one = np.empty((1, *box_of(task).shape))
         shapes.append(channels_last(one, task.layout).shape[1:])
     *picture, _ = shapes[0] if wanted is None else (*wanted[1:], wanted[0])
     for task, shape in zip(tasks, shapes, strict=True):
@@ -99,7 +110,7 @@ def common_observation_shape(tasks: Sequence[TaskEnv], wanted: tuple[int, ...] |
                 f"task {task.name!r}: observations of height and width {shape[:-1]}, allowed is "
                 f"{tuple(picture)} as in the other tasks and in observation_shape; resize them in a wrapper"
             )
-    sizes = [shape[-1] for shape in shapes]
+    *_, sizes = zip(*shapes, strict=True)  # the last number of each: C or F
     padded = padded_size("observation_shape[0]", None if wanted is None else wanted[0], sizes, tasks)
     return (padded, *picture)
 
@@ -114,9 +125,10 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
     """
     if not tasks:
         raise ValueError("tasks: got none, at least one is needed")
-    for index, task in enumerate(tasks):
+    taken: set[int] = set()
+    for task in tasks:
         where = f"task {task.name!r} (task_id {task.task_id})"
-        if task.task_id in [other.task_id for other in tasks[:index]]:
+        if task.task_id in taken:
             raise ValueError(f"{where}: this task_id is taken by an earlier task; give every task its own")
         _check_spaces(task, where)
         if (task.layout == "vector") != (tasks[0].layout == "vector"):
@@ -125,6 +137,7 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
                 "image tasks and vector tasks cannot share one batch"
             )
         _check_autoreset(task, where)
+        taken.add(task.task_id)
 
 
 def _check_spaces(task: TaskEnv, where: str) -> None:
@@ -139,7 +152,7 @@ def _check_spaces(task: TaskEnv, where: str) -> None:
     if not isinstance(actions, Discrete) or actions.start != 0:
         raise ValueError(f"{where}: actions {actions}; allowed is Discrete from 0, convert them in a wrapper")
     legal = task.legal_actions
-    if legal is not None and (not legal or not all(0 <= action < actions.n for action in legal)):
+    if legal is not None and not (legal and min(legal) >= 0 and max(legal) < actions.n):
         raise ValueError(f"{where}: legal_actions {legal}; give at least one of 0 to {actions.n - 1}, or None for all")
 
 

@@ -4,7 +4,7 @@ Shape legend: N = roots, A = actions, M = simulations, R = rows of a round.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,17 +15,58 @@ from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.tree import BatchTree
 
 
-class SearchModel(Protocol):
+Cache = TypeVar("Cache")
+CacheOut = TypeVar("CacheOut", covariant=True)
+CacheIn = TypeVar("CacheIn", contravariant=True)
+
+
+class RootPrediction(Protocol[CacheOut]):
+    """What a search begins with: the model's answer at N roots."""
+
+    @property
+    def policy(self) -> Tensor:
+        """Logits ``(N, A)``."""
+
+    @property
+    def value(self) -> Tensor:
+        """Logits ``(N, bins)``."""
+
+    @property
+    def cache(self) -> CacheOut:
+        """What the model remembers of the roots; the search only hands it back."""
+
+
+class NodePrediction(Protocol):
+    """A model's answer to one round of simulations."""
+
+    @property
+    def reward(self) -> Tensor:
+        """Logits of the reward on the edge ``(R, bins)``."""
+
+    @property
+    def termination(self) -> Tensor:
+        """Logits of the episode's end on the edge ``(R,)``."""
+
+    @property
+    def policy(self) -> Tensor:
+        """Logits at the new node ``(R, A)``."""
+
+    @property
+    def value(self) -> Tensor:
+        """Logits at the new node ``(R, bins)``."""
+
+
+class SearchModel(Protocol[CacheIn]):
     """What a search needs of a model after its root inference."""
 
     def recurrent_inference(
         self,
-        cache: object,
+        cache: CacheIn,
         root: np.ndarray,
         parent: np.ndarray,
         action: np.ndarray,
         node: np.ndarray,
-    ) -> object:
+    ) -> NodePrediction:
         """Predictions behind the :class:`~lzero.mcts.tree.Edges` of a round, one a row."""
 
 
@@ -110,9 +151,9 @@ def make_tree(
 
 
 def search(
-    model: SearchModel,
+    model: SearchModel[Cache],
     support: Support,
-    root: object,
+    root: RootPrediction[Cache],
     legal: np.ndarray,
     tree: BatchTree,
     noise: RootNoise | None = None,
@@ -122,7 +163,7 @@ def search(
     Args:
         model: answers one round of simulations of all roots.
         support: of the value and reward predictions.
-        root: inference at the roots, with ``policy (N, A)`` and ``value (N, bins)`` logits and a ``cache``.
+        root: the same model's inference at the roots.
         legal: ``(N, A)`` bool.
         tree: reused between calls; its sizes are the search's, its kind (:class:`BatchTree` or
             :class:`~lzero.mcts.gumbel.GumbelTree`) decides which actions are tried and what is made of them.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-SCORE_TIE = 1e-6
+SCORE_TIE = 1e-6  # scores that differ by less differ by rounding: priors are float32
 PRIOR_SUM_TOLERANCE = 1e-2  # admits a softmax computed in bfloat16, refuses logits
 
 
@@ -323,7 +323,7 @@ class BatchTree:
             ValueError: for root actions that are illegal or of the wrong shape.
         """
         node = self._simulations_done() + 1
-        self._check_budget(node.max() <= self.num_simulations)
+        self._check_budget(bool(node.max() <= self.num_simulations))
         forced = np.full(self.num_roots, -1)
         if root_action is not None:
             forced = self._checked_root_action(root_action)
@@ -340,7 +340,7 @@ class BatchTree:
         """
         done = self._simulations_done()
         width = self._round_width(done)
-        self._check_budget(width.any())
+        self._check_budget(bool(width.any()))
         root = np.repeat(self._roots, width)
         first_row = np.repeat(width.cumsum() - width, width)
         node = done[root] + 1 + np.arange(len(root)) - first_row

@@ -107,7 +107,7 @@ class ReplayBuffer:
         # Zeros, not empty: such pages become resident only when they are first written.
         self._frames = np.zeros((self.num_rings, ring_length, *stored_shape), observation_dtype)
         # One packed record per row, so that a window is one run of memory.
-        record = [
+        record: list[tuple] = [
             ("action", np.min_scalar_type(num_actions - 1)),
             ("reward", np.float32),
             ("flags", np.uint8),
@@ -115,6 +115,7 @@ class ReplayBuffer:
             ("root_value", np.float32),
         ]
         self._rows = np.zeros((self.num_rings, ring_length), record)
+        self._columns = ("action", "reward", "flags", "visits", "root_value")
         self._task_ids, first_ring = np.unique(tasks, return_index=True)
         self._ring_bounds = np.append(first_ring, self.num_rings)  # task t: rings bounds[t] to bounds[t+1]−1
         self._startable = np.zeros(self.num_rings, np.int64)  # rows per ring at which a window may start
@@ -252,7 +253,7 @@ class ReplayBuffer:
         """
         chunks = self._chunks.save(self._frames, self.oldest, self._head, directory, suffix, previous)
         rows = self._rows[:, self._live_slots()]
-        arrays = {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+        arrays = {name: np.ascontiguousarray(rows[name]) for name in self._columns}
         if self._priorities:
             arrays["priority_mass"] = self._priorities.tree.mass(self._live_leaves())
             arrays["max_priority"] = self._priorities.max_priority
@@ -276,7 +277,7 @@ class ReplayBuffer:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         self._head = header["head"]
         slots = self._live_slots()
-        for name in self._rows.dtype.names:
+        for name in self._columns:
             self._rows[name][:, slots] = arrays[name]
         starts = slots[: max(0, slots.size - self.window + 1)]
         self._startable = np.count_nonzero(self._rows["flags"][:, starts] & RESET == 0, axis=1)

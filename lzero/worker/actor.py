@@ -98,7 +98,12 @@ class Actor:
         """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an empty context.
 
         Policy and prior are the uniform policy that was followed, values and reward are zero.
+
+        Raises:
+            RuntimeError: if the actor has no ``rng``.
         """
+        if self.rng is None:
+            raise RuntimeError("an actor that does not explore cannot act at random; make it with rng")
         policy = (self.legal / self.legal.sum(axis=1, keepdims=True)).astype(np.float32)
         action = sample_actions(policy, 1.0, self.rng)
         self.forget(np.ones(len(policy), bool))
