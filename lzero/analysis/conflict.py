@@ -86,21 +86,20 @@ class GradientConflict:
 
         pair = both_valid.triu(1)
         pairs = pair.sum(dim=(1, 2))
-        scores = {
-            "avg_conflict_score": -cosine.where(pair, 0).sum(dim=(1, 2)) / pairs,
-            "max_conflict_score": -cosine.where(pair, torch.inf).amin(dim=(1, 2)).where(pairs > 0, torch.nan),
-            "min_conflict_score": -cosine.where(pair, -torch.inf).amax(dim=(1, 2)).where(pairs > 0, torch.nan),
-            "conflict_rate": (pair & (cosine < 0)).sum(dim=(1, 2)) / pairs,
-            "coverage": valid.double().mean(dim=1),
-        }
-        fields = {
-            "cosine_similarity_matrix": cosine.where(both_valid, torch.nan).unbind(),
-            "valid": valid.unbind(),
-            "magnitude_similarity": magnitude.where(both_valid, torch.nan).unbind(),
-            "gradient_norms": norms.unbind(),
-            **{name: values.tolist() for name, values in scores.items()},
-        }
-        return [cls(**dict(zip(fields, values, strict=True))) for values in zip(*fields.values(), strict=True)]
+        largest = -cosine.where(pair, torch.inf).amin(dim=(1, 2))
+        smallest = -cosine.where(pair, -torch.inf).amax(dim=(1, 2))
+        of_fields = (  # in the order of the fields
+            cosine.where(both_valid, torch.nan),
+            valid,
+            (-cosine.where(pair, 0).sum(dim=(1, 2)) / pairs).tolist(),
+            largest.where(pairs > 0, torch.nan).tolist(),
+            smallest.where(pairs > 0, torch.nan).tolist(),
+            ((pair & (cosine < 0)).sum(dim=(1, 2)) / pairs).tolist(),
+            magnitude.where(both_valid, torch.nan),
+            norms,
+            valid.double().mean(dim=1).tolist(),
+        )
+        return list(map(cls, *of_fields))
 
 
 def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
@@ -177,7 +176,7 @@ def compute_gradient_conflicts_batch(
     rows = len(groups[names[0]]) if names else 0
     ids = range(rows) if task_ids is None else task_ids
     grams = gram_of_segments(
-        [groups[name] for name in names], ids, rows if num_tasks is None else num_tasks, ranks
+        list(map(groups.__getitem__, names)), ids, rows if num_tasks is None else num_tasks, ranks
     )
     conflicts = dict(zip(names, GradientConflict.from_grams(grams), strict=True))
     return {name: conflicts[name] for name in groups}
@@ -210,7 +209,7 @@ def gradient_conflict_heatmap(conflict: GradientConflict, task_names: Sequence[s
         task_names,
         title=title,
         limits=(-1.0, 1.0),
-        colours="RdBu",
+        colors="RdBu",
     )
 
 

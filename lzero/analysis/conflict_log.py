@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.logging import RunLogger
@@ -30,7 +32,8 @@ def log_gradient_conflicts(
     """
     if not is_main:
         return
-    scalars, arrays = {}, {}
+    scalars: dict[str, float] = {}
+    arrays: dict[str, np.ndarray] = {}
     for component, conflict in conflicts.items():
         scalars |= {
             f"gradient_conflict/avg_{component}": conflict.avg_conflict_score,

@@ -92,14 +92,13 @@ class _Selection:
 
     @classmethod
     def of(cls, selection: Mapping[int, ExpertSelection]) -> Self:
-        of_layers = list(selection.values())
-        return cls(
-            tuple(selection),
-            of_layers[0].windows,
-            np.stack([layer.counts for layer in of_layers]),
-            np.stack([layer.data_points for layer in of_layers]),
-            np.stack([layer.frequencies for layer in of_layers]),
-        )
+        counts, data_points, frequencies = [], [], []
+        for layer in selection.values():
+            counts.append(layer.counts)
+            data_points.append(layer.data_points)
+            frequencies.append(layer.frequencies)
+            windows = layer.windows  # the same in all layers
+        return cls(tuple(selection), windows, np.stack(counts), np.stack(data_points), np.stack(frequencies))
 
     @property
     def num_experts(self) -> int:
@@ -118,7 +117,7 @@ class _Selection:
 
     def over_tasks(self) -> dict[str, np.ndarray]:
         """``MOE_Global``: each ``(L, W)``."""
-        active = self.counts.any(axis=-1)
+        active = np.asarray(self.counts.any(axis=-1))
         num_active = active.sum(axis=-1)
         mean_frequency = (
             np.where(active[..., None], self.frequencies, 0.0).sum(axis=-2) / np.maximum(num_active, 1)[..., None]
@@ -215,7 +214,7 @@ def _arrays(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterat
 def _pictures(
     stacked: _Selection, similarity: Mapping[str, np.ndarray], task_names: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    experts = [str(expert) for expert in range(stacked.num_experts)]
+    experts = list(map(str, range(stacked.num_experts)))
     panels = [f"layer {layer}" for layer in stacked.layers]
     for index, window in enumerate(stacked.windows):
         yield (
@@ -226,7 +225,7 @@ def _pictures(
                 experts,
                 title=f"expert selection, {window} window",
                 limits=(0.0, 1.0),
-                colours="viridis",
+                colors="viridis",
                 row_label="task",
                 column_label="expert",
             ),
@@ -241,7 +240,7 @@ def _pictures(
                     task_names,
                     title=f"{comparison.quantity.replace('_', ' ')} between tasks, {window} window",
                     limits=(0.0, comparison.largest(stacked.num_experts)),
-                    colours="magma",
+                    colors="magma",
                     row_label="task",
                     column_label="task",
                 ),

@@ -9,9 +9,10 @@ S = segments of columns, C = columns in hand.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, count
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -91,31 +92,32 @@ def gram_of_segments(
 
     A component without any gradient on this rank may be wider on others: their columns are zero here.
     """
-    segments, ids, problem = [], [], None
+    segments: list[Tensor] = []
+    ids: list[int] = []
+    problem: ValueError | None = None
     try:
         ids = task_ids.tolist() if isinstance(task_ids, Tensor) else list(task_ids)
-        segments = [as_rows(gradients) for gradients in groups]
+        segments = list(map(as_rows, groups))
         _check(segments, ids, num_tasks)
     except ValueError as error:
         problem = error  # the other ranks wait in the first collective: they have to hear of it
     device = _device(segments, ranks)
     ids_by_rank, widths, wide = _announce(segments, ids, num_tasks, problem, device, ranks)
     nothing = torch.zeros(1, 1, device=device)
-    segments = [
-        segment if segment.shape[1] else nothing.expand(len(ids), width)
-        for segment, width in zip(segments, widths, strict=True)
-    ]
-    everywhere = [task for row_ids in ids_by_rank for task in row_ids]
+    for component, width in enumerate(widths):
+        if segments[component].shape[1] == 0:  # other ranks have this component
+            segments[component] = nothing.expand(len(ids), width)
+    everywhere = list(chain.from_iterable(ids_by_rank))
     present = list(dict.fromkeys(everywhere))
     gram_TT = torch.zeros(len(segments), num_tasks, num_tasks, dtype=torch.float64, device=device)
     if not present:
         return gram_TT
     places = None  # in P, of each of the R rows
     if len(present) < len(everywhere):
-        places = torch.tensor([present.index(task) for task in everywhere], device=device)
+        places = torch.tensor(list(map(present.index, everywhere)), device=device)
     gram_PP = torch.zeros(len(segments), len(present), len(present), dtype=torch.float64, device=device)
     ends = list(accumulate(widths))
-    for start, shard_RC in _shards(segments, ends, [len(row_ids) for row_ids in ids_by_rank], wide, ranks):
+    for start, shard_RC in _shards(segments, ends, list(map(len, ids_by_rank)), wide, ranks):
         _add_products_(gram_PP, shard_RC, places, ends, start)
     if ranks.count > 1:
         distributed.all_reduce(gram_PP, group=ranks.group)
@@ -134,17 +136,20 @@ def as_rows(gradients: Gradients) -> Tensor:
         if gradients.dim() != 2 or gradients.shape[1] == 0:
             raise ValueError(f"gradients have shape {tuple(gradients.shape)}: give (L, D) with at least one column")
         return gradients.detach()
-    shapes = {tuple(gradient.shape) for gradient in gradients if gradient is not None}
-    if not shapes:
+    present = [gradient.detach() for gradient in gradients if gradient is not None]
+    if not present:
         return torch.zeros(len(gradients), 0)
-    like = next(gradient for gradient in gradients if gradient is not None).detach()
-    if len(shapes) > 1 or like.numel() == 0:
+    shapes = {tuple(gradient.shape) for gradient in present}
+    zeros = torch.zeros_like(present[0])
+    if len(shapes) > 1 or zeros.numel() == 0:
         raise ValueError(
             f"gradients of {len(gradients)} tasks with shapes {sorted(shapes)}: give tensors of one shape that is not "
             "empty, and None for a task without gradient"
         )
-    zeros = torch.zeros_like(like)
-    return torch.stack([(zeros if row is None else row.detach()).reshape(-1) for row in gradients])
+    rows = []
+    for gradient in gradients:
+        rows.append((zeros if gradient is None else gradient.detach()).reshape(-1))
+    return torch.stack(rows)
 
 
 def _add_products_(gram_PP: Tensor, shard_RC: Tensor, places: Tensor | None, ends: Sequence[int], start: int) -> None:
@@ -200,9 +205,9 @@ def _announce(
     """
     widths = [segment.shape[1] for segment in segments]
     wide = any(segment.dtype == torch.float64 for segment in segments)
-    headers, by_rank = [[0, 0, 0, 0, 0]], [widths]
+    headers = [[int(problem is not None), num_tasks, len(widths), len(task_ids), int(wide)]]
     if ranks.count > 1:
-        headers = _gather([int(problem is not None), num_tasks, len(widths), len(task_ids), int(wide)], device, ranks)
+        headers = _gather(headers[0], device, ranks)
     if problem is not None:
         raise problem
     for rank, (failed, *theirs) in enumerate(headers):
@@ -213,19 +218,22 @@ def _announce(
                 f"rank 0 has {headers[0][1]} tasks and {headers[0][2]} components, rank {rank} has {theirs[0]} and "
                 f"{theirs[1]}: all ranks must pass the same number of tasks and the same components"
             )
-    ids_by_rank = [list(task_ids)]
+    _, _, _, num_rows, is_wide = zip(*headers, strict=True)
+    bodies = [[*widths, *task_ids]]
     if ranks.count > 1:
-        most = max(header[3] for header in headers)
-        bodies = _gather([*widths, *task_ids, *[-1] * (most - len(task_ids))], device, ranks)
-        by_rank = [body[: len(widths)] for body in bodies]
-        ids_by_rank = [body[len(widths) :][: header[3]] for body, header in zip(bodies, headers, strict=True)]
-        wide = any(header[4] for header in headers)
-    return ids_by_rank, [_common_width(index, of_ranks) for index, of_ranks in enumerate(zip(*by_rank, strict=True))], wide
+        padding = [-1] * (max(num_rows) - len(task_ids))  # a gather takes equally many numbers from each
+        bodies = _gather([*bodies[0], *padding], device, ranks)
+    widths_by_rank, ids_by_rank = [], []
+    for body, rows in zip(bodies, num_rows, strict=True):
+        widths_by_rank.append(body[: len(widths)])
+        ids_by_rank.append(body[len(widths) :][:rows])
+    common = list(map(_common_width, count(), zip(*widths_by_rank, strict=True)))
+    return ids_by_rank, common, any(is_wide)
 
 
 def _common_width(component: int, widths: Sequence[int]) -> int:
     """Columns of a component from those on each rank, 0 where it has no gradient; 1 where no rank has any."""
-    first = next((rank for rank, width in enumerate(widths) if width), 0)
+    first = int(np.flatnonzero(widths)[0]) if any(widths) else 0
     for rank, width in enumerate(widths):
         if width not in (0, widths[first]):
             raise ValueError(
@@ -261,20 +269,17 @@ def _shards(
     received = segments[0].new_empty(all_rows * width, dtype=dtype)
     for start in range(0, ends[-1], width * ranks.count):
         widths = split_evenly(min(width * ranks.count, ends[-1] - start), ranks.count)
-        starts = [start, *(start + end for end in accumulate(widths[:-1]))]
-        outgoing = sent[: my_rows * sum(widths)]
-        parts = outgoing.split([my_rows * columns for columns in widths])
+        starts = list(accumulate(widths[:-1], initial=start))
+        mine = widths[ranks.rank]
+        to_ranks = [my_rows * columns for columns in widths]
+        from_ranks = [rows * mine for rows in rows_of_ranks]
+        outgoing = sent[: sum(to_ranks)]
+        parts = outgoing.split(to_ranks)
         for first, columns, part in zip(starts, widths, parts, strict=True):
             _copy_columns(segments, ends, first, part.view(my_rows, columns))
-        incoming = received[: all_rows * widths[ranks.rank]]
-        distributed.all_to_all_single(
-            incoming,
-            outgoing,
-            [rows * widths[ranks.rank] for rows in rows_of_ranks],
-            [my_rows * columns for columns in widths],
-            group=ranks.group,
-        )
-        yield starts[ranks.rank], incoming.view(all_rows, widths[ranks.rank])
+        incoming = received[: sum(from_ranks)]
+        distributed.all_to_all_single(incoming, outgoing, from_ranks, to_ranks, group=ranks.group)
+        yield starts[ranks.rank], incoming.view(all_rows, mine)
 
 
 def _copy_columns(segments: Sequence[Tensor], ends: Sequence[int], start: int, target: Tensor) -> None:

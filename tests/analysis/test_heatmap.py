@@ -17,7 +17,7 @@ def draw(matrix: np.ndarray, rows=None, columns=None, **changes) -> tuple[Figure
     """A figure of one panel and its pixels ``(H, W, 3)``."""
     rows = [str(row) for row in range(len(matrix))] if rows is None else rows
     columns = [str(column) for column in range(matrix.shape[1])] if columns is None else columns
-    arguments = {"title": "Title", "limits": (-1.0, 1.0), "colours": "RdBu"} | changes
+    arguments = {"title": "Title", "limits": (-1.0, 1.0), "colors": "RdBu"} | changes
     figure = heatmap_figure({"panel": matrix}, rows, columns, **arguments)
     picture = heatmap_image({"panel": matrix}, rows, columns, **arguments)
     assert picture.dtype == np.uint8 and picture.shape == (3, *figure.canvas.get_width_height()[::-1])
@@ -50,14 +50,14 @@ def texts(figure: Figure) -> list:
     return [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
 
 
-@pytest.mark.parametrize(("shape", "limits", "colours"), [((3, 3), (-1, 1), "RdBu"), ((4, 7), (0, 2), "viridis")])
-def test_pixels_of_a_cell_have_the_colour_of_its_value(shape, limits, colours):
+@pytest.mark.parametrize(("shape", "limits", "colors"), [((3, 3), (-1, 1), "RdBu"), ((4, 7), (0, 2), "viridis")])
+def test_pixels_of_a_cell_have_the_colour_of_its_value(shape, limits, colors):
     matrix = np.random.default_rng(0).uniform(limits[0] - 0.2, limits[1] + 0.2, shape)
-    figure, pixels = draw(matrix, limits=limits, colours=colours)
+    figure, pixels = draw(matrix, limits=limits, colors=colors)
     for (row, column), value in np.ndenumerate(matrix):
         share = np.clip((value - limits[0]) / (limits[1] - limits[0]), 0, 1)
         corner = cell(pixels, figure.axes[0], shape, row, column)[1, 1]
-        assert np.abs(corner - 255 * np.array(colormaps[colours](share)[:3])).max() < 2.5, (row, column)
+        assert np.abs(corner - 255 * np.array(colormaps[colors](share)[:3])).max() < 2.5, (row, column)
 
 
 def test_pixels_beside_row_i_and_below_column_i_are_name_i():
@@ -107,7 +107,7 @@ def test_nothing_is_cut_off_or_overlaps(rows, columns, panels, title):
     names = [f"{LONG[i % 8]}{i // 8 or ''}" for i in range(rows)]
     others = names if columns == rows else [str(i) for i in range(columns)]
     matrices = {panel: np.full((rows, columns), 0.5) for panel in panels}
-    style = {"title": title, "limits": (-1.0, 1.0), "colours": "RdBu"}
+    style = {"title": title, "limits": (-1.0, 1.0), "colors": "RdBu"}
     figure = heatmap_figure(matrices, names, others, row_label="task", column_label="expert", **style)
     figure.draw_without_rendering()
     written = texts(figure)
@@ -123,7 +123,7 @@ def test_nothing_is_cut_off_or_overlaps(rows, columns, panels, title):
 
 def test_panels_stand_in_order_and_share_names_of_rows():
     panels = {f"the name of layer {layer}": np.full((2, 3), layer / 10) for layer in range(9)}
-    figure = heatmap_figure(panels, ["a", "b"], list("xyz"), title="Title", limits=(0, 1), colours="viridis")
+    figure = heatmap_figure(panels, ["a", "b"], list("xyz"), title="Title", limits=(0, 1), colors="viridis")
     assert [axes.get_images()[0].get_array().max() for axes in figure.axes[:9]] == [layer / 10 for layer in range(9)]
     places = [axes.get_window_extent() for axes in figure.axes[:9]]
     lines = sorted({-place.y0 for place in places})
@@ -172,7 +172,7 @@ def test_the_written_value_is_the_cells():
 
 
 def test_the_colour_bar_says_what_colours_mean():
-    figure, pixels = draw(np.zeros((4, 4)), limits=(-3.0, 5.0), colours="viridis")
+    figure, pixels = draw(np.zeros((4, 4)), limits=(-3.0, 5.0), colors="viridis")
     figure.draw_without_rendering()
     bar = figure.axes[-1]
     left, top, right, bottom = box_of(bar, pixels)
@@ -196,7 +196,7 @@ def test_names_are_taken_literally():
         [odd],
         title=odd,
         limits=(0, 1),
-        colours="viridis",
+        colors="viridis",
         row_label=odd,
         column_label=odd,
     )
@@ -213,6 +213,6 @@ def test_names_are_taken_literally():
 )
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        heatmap_image(*arguments, title="", limits=(0, 1), colours="viridis")
+        heatmap_image(*arguments, title="", limits=(0, 1), colors="viridis")
     with pytest.raises(ValueError, match=r"limits=\(1, 1\)"):
         draw(np.zeros((1, 1)), limits=(1, 1))
