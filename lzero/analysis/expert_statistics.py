@@ -58,18 +58,17 @@ class ExpertSelection:
         if task_id is not None and not 0 <= task_id < num_tasks:
             raise ValueError(f"task_id={task_id}: allowed are 0 to {num_tasks - 1}, or None for all tasks")
         frequencies = self.frequencies
-        return {
-            task: {
-                window: WindowStatistics(
+        by_task: dict[int, dict[str, WindowStatistics]] = {}
+        for task in range(num_tasks) if task_id is None else (task_id,):
+            by_task[task] = {}
+            for index, window in enumerate(self.windows):
+                by_task[task][window] = WindowStatistics(
                     frequencies=frequencies[index, task],
                     total_counts=self.counts[index, task],
                     total_selections=int(self.counts[index, task].sum()),
                     data_points=int(self.data_points[index, task]),
                 )
-                for index, window in enumerate(self.windows)
-            }
-            for task in (range(num_tasks) if task_id is None else (task_id,))
-        }
+        return by_task
 
 
 class ExpertSelectionStatistics:
@@ -269,8 +268,10 @@ class ExpertSelectionRecorder:
                 "load them into a model of the same layers, or start without them"
             )
         for index, layer in self.statistics.items():
-            prefix = f"layer{index}."
-            own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            prefix, own = f"layer{index}.", {}
+            for name, tensor in state.items():
+                if name.startswith(prefix):
+                    own[name.removeprefix(prefix)] = tensor
             layer.load_state(own, is_main=is_main)
 
 

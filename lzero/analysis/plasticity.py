@@ -8,7 +8,9 @@ E = routed experts, K = experts per token, N = sets of weights of a module, such
 U = units of a set, P = parameters.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,8 +63,12 @@ class Activity:
     @classmethod
     def stack(cls, activations: Sequence[Tensor]) -> "Activity":
         """Of N sets, from the activations ``(…, U)`` of each; the numbers of samples may differ."""
-        total = torch.stack([_sum_of_absolute(h, dim=tuple(range(h.ndim - 1))) for h in activations])
-        return cls(total, total.new_tensor([h.shape[:-1].numel() for h in activations]))
+        totals, samples = [], []
+        for h in activations:
+            totals.append(_sum_of_absolute(h, dim=tuple(range(h.ndim - 1))))
+            samples.append(h.shape[:-1].numel())
+        total = torch.stack(totals)
+        return cls(total, total.new_tensor(samples))
 
     def plus(self, other: "Activity") -> "Activity":
         """Both together."""
@@ -189,14 +195,11 @@ def measure_plasticity(
     finally:
         for module, was_training in modes:  # one by one: a part may be frozen while the rest is trained
             module.training = was_training
-    mine = recorder.activity | {f"entropy of {name}": entropy for name, entropy in recorder.entropy.items()}
-    everybody = _over_ranks(mine, dist)
-    metrics = {
-        f"plasticity/dormant_ratio/{name}": ratio
-        for name, ratio in _dormant_ratios({name: everybody[name] for name in recorder.activity}, tau).items()
-    }
-    for name in recorder.entropy:
-        entropy = everybody[f"entropy of {name}"]
+    activities, entropies = _over_ranks([recorder.activity, recorder.entropy], dist)
+    metrics = {}
+    for name, ratio in _dormant_ratios(activities, tau).items():
+        metrics[f"plasticity/dormant_ratio/{name}"] = ratio
+    for name, entropy in entropies.items():
         metrics[f"plasticity/router_entropy/{name}"] = (entropy.total / entropy.samples).item()
     return metrics
 
@@ -211,39 +214,39 @@ def recording(units: Mapping[str, nn.Module]) -> Iterator[Recorder]:
         yield recorder
 
 
-def _over_ranks(mine: Mapping[str, Activity], dist: Distributed) -> dict[str, Activity]:
+def _over_ranks(groups: Sequence[Mapping[str, Activity]], dist: Distributed) -> list[dict[str, Activity]]:
     """Sums over all ranks, on the host. Shapes depend on the model alone, so one flat reduction serves all."""
-    tensors = [tensor for activity in mine.values() for tensor in (activity.total, activity.samples)]
-    flat = dist.all_reduce_sum_(torch.cat([tensor.flatten() for tensor in tensors])).cpu()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    shaped = iter([part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)])
-    return {name: Activity(next(shaped), next(shaped)) for name in mine}
+    flat = []
+    for group in groups:
+        for mine in group.values():
+            flat += [mine.total.flatten(), mine.samples]
+    numbers = dist.all_reduce_sum_(torch.cat(flat)).cpu()
+    parts = iter(numbers.split(list(map(Tensor.numel, flat))))
+    reduced: list[dict[str, Activity]] = []
+    for group in groups:
+        everybody = {}
+        for name, mine in group.items():  # in the order in which they were joined
+            everybody[name] = Activity(next(parts).view_as(mine.total), next(parts))
+        reduced.append(everybody)
+    return reduced
 
 
 def _dormant_ratios(activity: Mapping[str, Activity], tau: float) -> dict[str, float]:
     """Ratios of the modules, of the single routed experts, and of several modules together; those of nothing are left out."""
-    by_set = {name: one.dormant_ratios(tau) for name, one in activity.items()}
-    ratios = {
-        "all": _pooled(by_set, activity, activity),
-        "encoder": _pooled(by_set, activity, [name for name in activity if name.startswith("encoder/")]),
-    }
-    for name, values in by_set.items():
-        ratios[name] = _pooled(by_set, activity, [name])
+    counts: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    for name, one in activity.items():
+        ratios_N, width = one.dormant_ratios(tau), one.total.shape[1]
+        seen = ratios_N[~ratios_N.isnan()]
+        whole = "encoder" if name.startswith("encoder/") else None
+        for place in filter(None, ("all", whole, name)):
+            dormant, units = counts[place]
+            counts[place] = dormant + width * seen.sum().item(), units + width * len(seen)
         if name.endswith("/routed"):
             layer = name.removesuffix("/routed")
-            ratios |= {f"{layer}/expert_{expert}": value for expert, value in enumerate(values.tolist())}
-    return {name: ratio for name, ratio in ratios.items() if ratio == ratio}
-
-
-def _pooled(by_set: Mapping[str, Tensor], activity: Mapping[str, Activity], names: Iterable[str]) -> float:
-    """Dormant units of some modules over all their units, sets that saw nothing aside; NaN where that leaves none."""
-    dormant = units = 0.0
-    for name in names:
-        seen = by_set[name][~by_set[name].isnan()]
-        width = activity[name].total.shape[1]
-        dormant += width * seen.sum().item()
-        units += width * len(seen)
-    return dormant / units if units else float("nan")
+            for expert, ratio in enumerate(ratios_N.tolist()):
+                if not math.isnan(ratio):
+                    counts[f"{layer}/expert_{expert}"] = ratio, 1.0
+    return {name: dormant / units for name, (dormant, units) in counts.items() if units}
 
 
 def _sum_of_absolute(h: Tensor, dim: tuple[int, ...]) -> Tensor:

@@ -80,8 +80,11 @@ def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Te
     Raises:
         ValueError: at the end, if no tensor with a gradient has passed a point.
     """
-    at_modules = {name: point for name, point in points.items() if isinstance(point, ActivationPoint)}
-    seen: dict[str, list[Tensor]] = {name: [] for name in at_modules}
+    at_modules: dict[str, ActivationPoint] = {}
+    seen: dict[str, list[Tensor]] = {}
+    for name, point in points.items():
+        if isinstance(point, ActivationPoint):
+            at_modules[name], seen[name] = point, []
 
     def remember_input(
         name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
@@ -101,10 +104,12 @@ def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Te
                 hook = point.module.register_forward_hook(partial(remember_output, name))
             hooks.callback(hook.remove)
         yield seen
-    for name, tensors in seen.items():
-        if not tensors or not all(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
-            point = at_modules[name]
-            reason = "no tensor with a gradient passes there" if tensors else "the model never calls that module"
+    for name, point in at_modules.items():
+        reason = None if seen[name] else "the model never calls that module"
+        for tensor in seen[name]:
+            if not isinstance(tensor, Tensor) or not tensor.requires_grad:
+                reason = "no tensor with a gradient passes there"
+        if reason is not None:
             raise ValueError(
                 f"measuring point {name!r}, {point.side} of a {type(point.module).__name__}: {reason}; "
                 "measure elsewhere"
@@ -136,31 +141,33 @@ class RowLayout:
         Raises:
             ValueError: if a point names a parameter that is not shared by all tasks.
         """
-        by_point = {name: point.parameters for name, point in points.items() if isinstance(point, ParameterPoint)}
-        sliced = {id(parameter) for pairs in by_point.values() for parameter, part in pairs if part is not None}
+        by_point: dict[str, tuple[tuple[nn.Parameter, int | None], ...]] = {}
+        sliced: set[int] = set()
+        for name, point in points.items():
+            if isinstance(point, ParameterPoint):
+                by_point[name] = point.parameters
+                sliced |= {id(parameter) for parameter, part in point.parameters if part is not None}
         lengths: list[int] = []
         segments: dict[int, tuple[int, ...]] = {}
         for parameter in parameters:
             parts = len(parameter) if id(parameter) in sliced else 1
             segments[id(parameter)] = tuple(range(len(lengths), len(lengths) + parts))
             lengths += [parameter.numel() // parts] * parts
-        components = {}
+        components: dict[str, tuple[int, ...]] = dict.fromkeys(points, ())  # keeps the points' order
         for name, pairs in by_point.items():
             _check_parts(name, pairs)
-            if any(id(parameter) not in segments for parameter, _ in pairs):
-                raise ValueError(
-                    f"measuring point {name!r} names a parameter that is not trained, or that belongs to single tasks (such as "
-                    "per-task heads): no two tasks share its gradient; leave it out, or share the heads"
-                )
-            components[name] = tuple(
-                segment
-                for parameter, part in pairs
-                for segment in (segments[id(parameter)] if part is None else (segments[id(parameter)][part],))
-            )
+            for parameter, part in pairs:
+                if id(parameter) not in segments:
+                    raise ValueError(
+                        f"measuring point {name!r} names a parameter that is not trained, or that belongs to single "
+                        "tasks (such as per-task heads): no two tasks share its gradient; leave it out, or share the heads"
+                    )
+                own = segments[id(parameter)]
+                components[name] += own if part is None else (own[part],)
         for name, width in widths.items():
             components[name] = (len(lengths),)
             lengths.append(width)
-        return cls(tuple(parameters), tuple(widths), tuple(lengths), {name: components[name] for name in points})
+        return cls(tuple(parameters), tuple(widths), tuple(lengths), components)
 
     @property
     def num_parameters(self) -> int:
@@ -169,8 +176,10 @@ class RowLayout:
 
     def write_(self, row: Tensor, gradients: Sequence[Tensor | None], activations: Sequence[Tensor]) -> None:
         """Fill ``row (F,)`` with gradients of the parameters (None is zero) and vectors of the activations, in order."""
-        tensors = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradients, strict=True)]
-        torch.cat([tensor.reshape(-1).to(row.dtype) for tensor in (*tensors, *activations)], out=row)
+        parts = []
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        torch.cat([part.reshape(-1).to(row.dtype) for part in (*parts, *activations)], out=row)
 
     def set_gradients_(self, flat: Tensor) -> None:
         """Make the parameters' columns of ``flat (F,)`` or ``(P,)`` their ``.grad``."""
