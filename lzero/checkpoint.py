@@ -199,19 +199,19 @@ def load_state(path: Path, rank: int | None = None) -> dict[str, Any]:
 def optimizer_state_to_tensors(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]]
 ) -> dict[str, Tensor]:
-    """State of an optimiser as tensors called ``{key}/{parameter name}``, such as ``exp_avg/head.weight``.
+    """State of an optimizer as tensors called ``{key}/{parameter name}``, such as ``exp_avg/head.weight``.
 
     Parameters that were never updated have no entry. Learning rates and other settings are not part of it:
     they follow from the config and the counters.
 
     Raises:
-        ValueError: if a parameter of the optimiser is not among ``named_parameters``.
+        ValueError: if a parameter of the optimizer is not among ``named_parameters``.
     """
-    return {
-        f"{key}/{name}": value
-        for name, parameter in _optimized(optimizer, named_parameters)
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    tensors = {}
+    for name, parameter in _optimized(optimizer, named_parameters):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    return tensors
 
 
 def load_optimizer_state_(
@@ -219,10 +219,10 @@ def load_optimizer_state_(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Replace the state of an optimiser by what :func:`optimizer_state_to_tensors` gave.
+    """Replace the state of an optimizer by what :func:`optimizer_state_to_tensors` gave.
 
     Raises:
-        ValueError: if a parameter of the optimiser is not among ``named_parameters``.
+        ValueError: if a parameter of the optimizer is not among ``named_parameters``.
         CheckpointError: if a tensor belongs to no parameter or has another shape.
     """
     optimized = _optimized(optimizer, named_parameters)
@@ -246,14 +246,13 @@ def load_optimizer_state_(
 
 def rng_state(generators: Mapping[str, np.random.Generator]) -> dict[str, Any]:
     """Random state of this process as JSON values: torch's CPU and, where in use, CUDA generator; numpy's."""
+    of_numpy = {}
+    for name, generator in generators.items():  # the state of some bit generators holds arrays
+        of_numpy[name] = json.loads(json.dumps(generator.bit_generator.state, default=np.ndarray.tolist))
     return {
         "torch_cpu": _encode(torch.get_rng_state()),
         "torch_cuda": _encode(torch.cuda.get_rng_state()) if torch.cuda.is_initialized() else None,
-        # some bit generators hold arrays
-        "numpy": {
-            name: json.loads(json.dumps(generator.bit_generator.state, default=np.ndarray.tolist))
-            for name, generator in generators.items()
-        },
+        "numpy": of_numpy,
     }
 
 
@@ -285,13 +284,18 @@ def _train_iter(path: Path) -> int:
 def _optimized(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]]
 ) -> list[tuple[str, nn.Parameter]]:
-    """Parameters of the optimiser in its own order, with their names."""
+    """Parameters of the optimizer in its own order, with their names."""
     name_of = {parameter: name for name, parameter in named_parameters}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    unnamed = [tuple(parameter.shape) for parameter in parameters if parameter not in name_of]
+    named, unnamed = [], []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter in name_of:
+                named.append((name_of[parameter], parameter))
+            else:
+                unnamed.append(tuple(parameter.shape))
     if unnamed:
         raise ValueError(f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes {unnamed}")
-    return [(name_of[parameter], parameter) for parameter in parameters]
+    return named
 
 
 def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -331,8 +335,10 @@ def _unreadable(path: Path, problem: str) -> CheckpointError:
     """The error for a checkpoint that cannot be read, with the checkpoints that exist near its path."""
     path = Path(path)
     problem = problem if path.is_dir() else "no such directory"
-    nearby = [found for place in (path, path / "checkpoints", path.parent) for found in list_checkpoints(place)]
-    existing = ", ".join(map(str, nearby)) if nearby else "none"
+    nearby: list[Path] = []
+    for place in (path, path / "checkpoints", path.parent):
+        nearby += list_checkpoints(place)
+    existing = ", ".join(map(str, nearby)) or "none"
     return CheckpointError(f"checkpoint {path}: {problem}; existing checkpoints: {existing}")
 
 

@@ -44,5 +44,9 @@ def is_one_of(name: str, fields: Sequence[str]) -> bool:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Leaves in which two nested configs differ, by dotted path: both values."""
     old, new = dict(flatten(then)), dict(flatten(now))
-    pairs = {name: (old.get(name, NOT_THERE), new.get(name, NOT_THERE)) for name in dict.fromkeys((*old, *new))}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    found = {}
+    for name in old | new:
+        pair = old.get(name, NOT_THERE), new.get(name, NOT_THERE)
+        if pair[0] != pair[1]:
+            found[name] = pair
+    return found

@@ -114,7 +114,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 def in_memory_order_of(parameter: Tensor, tensor: Tensor) -> Tensor:
     """``tensor``, or a copy of it, whose numbers lie in memory as those of ``parameter``, which has its shape.
 
-    Fused optimisers walk through memory and never ask for strides. A gradient or moment of a ``channels_last`` weight
+    Fused optimizers walk through memory and never ask for strides. A gradient or moment of a ``channels_last`` weight
     that lies in the order of its axes would move other weights than its own, without an error.
     """
     if tensor.stride() == parameter.stride():

@@ -8,6 +8,7 @@ import datetime
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class Distributed:
         """Sum ``.grad`` over ranks in place.
 
         A missing gradient counts as zero, and exists afterwards on every rank, also where there is one rank only: an
-        optimiser treats zero and missing gradients differently. Gradients travel in flat
+        optimizer treats zero and missing gradients differently. Gradients travel in flat
         buckets whose borders depend on the parameters alone, so all ranks run the same collectives.
 
         Args:
@@ -82,14 +83,17 @@ class Distributed:
                 are passed over.
         """
         # without repeats: a parameter listed twice in different buckets would be summed twice
-        trainable = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
-        for parameter in trainable:
+        gradients: list[Tensor] = []
+        for parameter in dict.fromkeys(parameters):
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
         if self.world_size == 1:
             return
-        for bucket in _buckets([parameter.grad for parameter in trainable], BUCKET_BYTES):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        for bucket in _buckets(gradients, BUCKET_BYTES):
+            flat = _joined(bucket)
             distributed.all_reduce(flat)
             _copy_back(flat, bucket)
 
@@ -99,8 +103,8 @@ class Distributed:
         if self.world_size == 1:
             return
         for bucket in _buckets([*module.parameters(), *module.buffers()], BUCKET_BYTES):
+            flat = _joined(bucket)
             # as bytes: gloo cannot send every dtype
-            flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
             distributed.broadcast(flat.view(torch.uint8), src=0)
             _copy_back(flat, bucket)
 
@@ -165,9 +169,8 @@ def init_distributed(
                 f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: start the "
                 "processes with python -m torch.distributed.run --nproc_per_node=N, or unset WORLD_SIZE"
             )
-        rank, local_rank, local_world_size = (
-            int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        )
+        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+        local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
         backend = "nccl" if device.type == "cuda" else "gloo"
         place = Distributed(rank, world_size, local_rank, local_world_size, backend)
         if device.type == "cuda":
@@ -225,31 +228,31 @@ def assign_tasks(
     _check_sizes("num_envs", num_envs_per_task, ranks_per_task)
     _check_sizes("batch_size", batch_size_per_task, ranks_per_task)
 
+    shares = []
     if world_size > num_tasks:
-        shares = []
         for task, ranks in enumerate(ranks_per_task):
             num_envs = split_evenly(num_envs_per_task[task], ranks)
             batch_sizes = split_evenly(batch_size_per_task[task], ranks)
-            shares += [
-                RankShare((task,), (envs,), (batch,), (offset,))
-                for envs, batch, offset in zip(num_envs, batch_sizes, _starts(num_envs), strict=True)
-            ]
+            for envs, batch, offset in zip(num_envs, batch_sizes, _starts(num_envs), strict=True):
+                shares.append(RankShare((task,), (envs,), (batch,), (offset,)))
         return tuple(shares)
     tasks_per_rank = split_evenly(num_tasks, world_size)
-    return tuple(
-        RankShare(
-            task_ids=tuple(range(start, start + count)),
-            num_envs=tuple(num_envs_per_task[start : start + count]),
-            batch_sizes=tuple(batch_size_per_task[start : start + count]),
+    for start, count in zip(_starts(tasks_per_rank), tasks_per_rank, strict=True):
+        own = slice(start, start + count)
+        share = RankShare(
+            task_ids=tuple(range(num_tasks)[own]),
+            num_envs=tuple(num_envs_per_task[own]),
+            batch_sizes=tuple(batch_size_per_task[own]),
             env_offset=(0,) * count,
         )
-        for start, count in zip(_starts(tasks_per_rank), tasks_per_rank, strict=True)
-    )
+        shares.append(share)
+    return tuple(shares)
 
 
 def split_evenly(total: int, parts: int) -> tuple[int, ...]:
     """Split ``total`` into ``parts`` numbers that differ by at most one, larger ones first."""
-    return tuple(total // parts + (part < total % parts) for part in range(parts))
+    smaller, larger_ones = divmod(total, parts)
+    return (smaller + 1,) * larger_ones + (smaller,) * (parts - larger_ones)
 
 
 def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int]) -> None:
@@ -267,7 +270,7 @@ def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int
 
 def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
     """First index of each of several consecutive blocks."""
-    return tuple(sum(sizes[:index]) for index in range(len(sizes)))
+    return tuple(accumulate(sizes[:-1], initial=0))
 
 
 def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
@@ -287,8 +290,13 @@ def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
         yield bucket
 
 
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """The numbers of several tensors of one dtype, one after another."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
 def _copy_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     """Write the consecutive parts of a flat bucket back to the tensors that it was made of."""
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = flat.split(list(map(Tensor.numel, tensors)))
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 RATE_WINDOW = 30  # updates of the display over which env steps per second are averaged
+LEAST_SECONDS = 1e-9  # a clock that has not moved between two looks must not divide by zero
 
 
 def setup_logging(is_main: bool, packages: tuple[str, ...] = ("lzero", "zoo")) -> None:
@@ -82,11 +83,12 @@ class RunLogger:
         """
         if not self._is_main:
             return
-        values = {tag: float(value) for tag, value in metrics.items()}
-        finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
+        finite: dict[str, float | None] = {}
+        for tag, value in metrics.items():
+            finite[tag] = float(value) if math.isfinite(value) else None
         self._write_line(env_step, train_iter, finite)
-        for tag, value in values.items():
-            self._tensorboard.add_scalar(tag, value, env_step)
+        for tag, value in metrics.items():
+            self._tensorboard.add_scalar(tag, float(value), env_step)
 
     def arrays(self, arrays: Mapping[str, np.ndarray], env_step: int, train_iter: int) -> None:
         """Log whole arrays, such as the scores of an evaluation's episodes, to the JSONL file alone.
@@ -199,7 +201,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _as_lists(array: np.ndarray) -> list:
     array = np.asarray(array, float)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    numbers = array.astype(object)
+    numbers[~np.isfinite(array)] = None
+    return numbers.tolist()
 
 
 class PhaseTimer:
@@ -217,11 +221,11 @@ class PhaseTimer:
         try:
             yield
         finally:
-            self._seconds[phase] += time.perf_counter() - start
+            self._seconds[f"time/{phase}"] += time.perf_counter() - start
 
     def pop(self) -> dict[str, float]:
         """Seconds per phase since the last call, as ``time/{phase}``; starts again from zero."""
-        seconds = {f"time/{phase}": value for phase, value in self._seconds.items()}
+        seconds = dict(self._seconds)
         self._seconds.clear()
         return seconds
 
@@ -241,12 +245,13 @@ class RateMeter:
 
     def pop(self, env_steps: int, updates: int) -> dict[str, float]:
         """``rate/env_steps_per_second`` and ``rate/updates_per_second`` since the last call."""
-        now = (self._clock(), env_steps, updates)
-        seconds, steps, done = (new - old for new, old in zip(now, self._last, strict=True))
-        self._last = now
+        now = self._clock()
+        then, steps_then, updates_then = self._last
+        self._last = (now, env_steps, updates)
+        seconds = max(now - then, LEAST_SECONDS)
         return {
-            "rate/env_steps_per_second": steps / max(seconds, 1e-9),
-            "rate/updates_per_second": done / max(seconds, 1e-9),
+            "rate/env_steps_per_second": (env_steps - steps_then) / seconds,
+            "rate/updates_per_second": (updates - updates_then) / seconds,
         }
 
 
@@ -320,8 +325,8 @@ class TrainingProgress:
         self._history.append((self._clock(), env_step))
         rows = {
             "run": self._counters(env_step, train_iter),
-            "reward per 1,000 steps": [f"{game} {value:,.1f}" for game, value in reward_rates.items()],
-            "return": [f"{game} {value:,.1f}" for game, value in returns.items()],
+            "reward per 1,000 steps": list(map("{} {:,.1f}".format, reward_rates.keys(), reward_rates.values())),
+            "return": list(map("{} {:,.1f}".format, returns.keys(), returns.values())),
             "time": [f"{name.removeprefix('time/')} {seconds:.2f} s" for name, seconds in phase_times.items()],
         }
         if self._live is not None:
@@ -341,7 +346,7 @@ class TrainingProgress:
 
     def _counters(self, env_step: int, train_iter: int) -> list[str]:
         (first_time, first_step), (last_time, last_step) = self._history[0], self._history[-1]
-        rate = (last_step - first_step) / max(last_time - first_time, 1e-9)
+        rate = (last_step - first_step) / max(last_time - first_time, LEAST_SECONDS)
         return [
             f"{env_step:,}/{self._total:,} env steps",
             f"{train_iter:,} updates",

@@ -87,7 +87,7 @@ class Profilers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         with ExitStack() as closing:  # every step is taken, also where an earlier one fails
             if self._trace is not None:
                 closing.callback(self._trace.close)

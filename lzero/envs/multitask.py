@@ -29,6 +29,10 @@ from lzero.envs.task import (
 )
 
 
+VectorAnswer = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+"""What a gymnasium vector env answers: observations, rewards, terminated, truncated, and infos, which may be anything."""
+
+
 @dataclass(frozen=True)
 class EnvStep:
     """What N environments answered. Its arrays are never written again: keep them freely."""
@@ -92,20 +96,24 @@ class MultiTaskVectorEnv:
     ) -> None:
         check_tasks(tasks)
         self._tasks = tuple(tasks)
-        self._ports = tuple(_port(task.env) for task in tasks)
+        self._ports = [_port(task.env) for task in tasks]
         self.num_envs_per_task = tuple(task.env.num_envs for task in tasks)
         self.num_envs = sum(self.num_envs_per_task)
-        ends = np.cumsum(self.num_envs_per_task).tolist()
-        self.rows = tuple(slice(end - n, end) for n, end in zip(self.num_envs_per_task, ends, strict=True))
+        borders = np.cumsum((0, *self.num_envs_per_task)).tolist()
+        self.rows = tuple(map(slice, borders[:-1], borders[1:]))
 
-        self.task_id = self._per_row([task.task_id for task in tasks], np.int64)
-        self._clip_reward = self._per_row([task.clip_reward for task in tasks], np.bool_)
-        self._end_on_life_loss = self._per_row([task.end_on_life_loss for task in tasks], np.bool_)
+        self.task_id = np.empty(self.num_envs, np.int64)
+        self._clip_reward, self._end_on_life_loss = np.empty((2, self.num_envs), np.bool_)
+        for task, rows in zip(tasks, self.rows, strict=True):
+            self.task_id[rows] = task.task_id
+            self._clip_reward[rows] = task.clip_reward
+            self._end_on_life_loss[rows] = task.end_on_life_loss
         sizes = list(map(num_actions_of, tasks))
         self.num_actions = padded_size("num_actions", num_actions, sizes, tasks)
         self.legal_actions = np.zeros((self.num_envs, self.num_actions), np.bool_)
         for task, rows, size in zip(tasks, self.rows, sizes, strict=True):
-            self.legal_actions[rows, list(range(size) if task.legal_actions is None else task.legal_actions)] = True
+            legal = range(size) if task.legal_actions is None else task.legal_actions
+            self.legal_actions[rows, list(legal)] = True
 
         self.observation_dtype = common_observation_dtype(tasks)
         self.observation_shape = common_observation_shape(tasks, observation_shape)
@@ -148,13 +156,13 @@ class MultiTaskVectorEnv:
         """Close the environments and let go of them, which ends their threads. Calling it twice is fine."""
         for task in self._tasks:
             task.env.close()
-        self._tasks, self._ports = (), ()
+        self._tasks, self._ports = (), []
 
     def _check_open(self) -> None:
         if not self._tasks:
             raise ValueError("this multi-task env is closed; make a new one")
 
-    def _join(self, answers: Sequence[tuple[Any, ...]]) -> EnvStep:
+    def _join(self, answers: Sequence[VectorAnswer]) -> EnvStep:
         observation = self._blank_observations()
         raw_reward = np.empty(self.num_envs, np.float32)
         ended, timed_out = np.empty((2, self.num_envs), np.bool_)
@@ -197,17 +205,15 @@ class MultiTaskVectorEnv:
         legal = known & self.legal_actions[np.arange(self.num_envs), np.where(known, actions, 0)]
         if not legal.all():
             row = int(legal.argmin())
-            task = next(task for task, rows in zip(self._tasks, self.rows, strict=True) if row < rows.stop)
+            ends = np.cumsum(self.num_envs_per_task)
+            name = self._tasks[int(np.searchsorted(ends, row, side="right"))].name
             raise ValueError(
-                f"actions[{row}]={actions[row]} is not a legal action of task {task.name!r}; allowed are "
+                f"actions[{row}]={actions[row]} is not a legal action of task {name!r}; allowed are "
                 f"{', '.join(map(str, np.flatnonzero(self.legal_actions[row])))} (mask the policy with legal_actions)"
             )
 
-    def _per_row(self, values: Sequence[Any], dtype: type[np.generic]) -> np.ndarray:
-        return np.repeat(np.asarray(values, dtype), self.num_envs_per_task)
 
-
-def _port(env: VectorEnv) -> tuple[Callable[[np.ndarray], Any], Callable[[], tuple[Any, ...]]]:
+def _port(env: VectorEnv) -> tuple[Callable[[np.ndarray], object], Callable[[], VectorAnswer]]:
     """``send(actions)`` and ``receive()`` of an env.
 
     Looked up on the class, not the instance: a wrapper that forwards unknown attributes must not be bypassed.
