@@ -25,7 +25,6 @@ from lzero.distributed import Distributed
 from lzero.nn.heads import Head
 from lzero.nn.moe import MoELayer, SwiGLU
 from lzero.nn.moe_paths import Segments
-from lzero.nn.tasks import TaskGroups
 
 TAU = 0.025  # of Sokar et al.
 

@@ -11,7 +11,7 @@ from lzero.envs.multitask import EnvStep, MultiTaskVectorEnv
 from lzero.logging import PhaseTimer
 from lzero.replay.buffer import ReplayBuffer
 from lzero.worker.actor import Actor, Decision
-from lzero.worker.vitals import Vitals
+from lzero.worker.health import HealthMonitor
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Collector:
         replay: receives every step.
         seed: of the environments.
         timer: takes the phase times ``search`` and ``env``.
-        vitals: watches the steps that are searched; None watches nothing.
+        health: watches the steps that are searched; None watches nothing.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Collector:
         replay: ReplayBuffer,
         seed: int,
         timer: PhaseTimer,
-        vitals: Vitals | None = None,
+        health: HealthMonitor | None = None,
     ) -> None:
-        self.env, self.actor, self.replay, self.timer, self.vitals = env, actor, replay, timer, vitals
+        self.env, self.actor, self.replay, self.timer, self.health = env, actor, replay, timer, health
         self.counter = EpisodeCounter(env.task_id)
         self.observation = env.reset(seed).observation
 
@@ -122,8 +122,8 @@ class Collector:
         with self.timer("env"):
             step = self.env.step(decision.action)
         self._store(decision, step)
-        if self.vitals is not None and not random:
-            self.vitals.add(decision, step)
+        if self.health is not None and not random:
+            self.health.add(decision, step)
         # A cleared context is the start of an episode: after an end, and after the row that only reset.
         self.actor.forget(step.terminated | step.episode_over | step.reset)
         self.observation = step.observation

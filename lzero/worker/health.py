@@ -1,4 +1,4 @@
-"""Vital signs of acting: does the search improve on the network, and does the network predict what then happens?
+"""Health of acting: does the search improve on the network, and does the network predict what then happens?
 
 All sums run over env steps as they are played, in numpy over all environments at once; nothing is stored per step.
 
@@ -14,10 +14,10 @@ from lzero.worker.actor import Decision
 
 
 @dataclass
-class VitalSums:
+class HealthSums:
     """Sums per task ``(T,)`` since they were last taken; they add up over ranks.
 
-    ``returns`` count steps of finished segments alone, see :class:`Vitals`; the rest counts every step.
+    ``returns`` count steps of finished segments alone, see :class:`HealthMonitor`; the rest counts every step.
     """
 
     steps: np.ndarray
@@ -32,7 +32,7 @@ class VitalSums:
     value_realised: np.ndarray
 
     @classmethod
-    def zeros(cls, num_tasks: int) -> "VitalSums":
+    def zeros(cls, num_tasks: int) -> "HealthSums":
         """Nothing counted yet."""
         return cls(*np.zeros((len(fields(cls)), num_tasks)))
 
@@ -60,7 +60,7 @@ class VitalSums:
         return metrics
 
 
-class Vitals:
+class HealthMonitor:
     """Watches N environments while they are played.
 
     A segment is what the value predicts: it ends where the value ends, at a death (or at a lost life, where that ends
@@ -75,7 +75,7 @@ class Vitals:
 
     def __init__(self, task_id: np.ndarray, num_tasks: int, discount: float) -> None:
         self.task_id, self.num_tasks, self.discount = task_id, num_tasks, discount
-        self.sums = VitalSums.zeros(num_tasks)
+        self.sums = HealthSums.zeros(num_tasks)
         self._length, self._weight, self._value, self._return = np.zeros((4, len(task_id)))
 
     def add(self, decision: Decision, step: EnvStep) -> None:
@@ -95,9 +95,9 @@ class Vitals:
             self._add_per_task(total, values, acted)
         self._follow_segments(decision.network_value, step, acted)
 
-    def take(self) -> VitalSums:
+    def take(self) -> HealthSums:
         """The sums since the last call."""
-        taken, self.sums = self.sums, VitalSums.zeros(self.num_tasks)
+        taken, self.sums = self.sums, HealthSums.zeros(self.num_tasks)
         return taken
 
     def _follow_segments(self, value: np.ndarray, step: EnvStep, acted: np.ndarray) -> None:
