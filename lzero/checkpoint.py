@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 CHECKPOINT_NAME = re.compile(r"step_(\d{6,})")
 STATE_FILE = "state.json"
-UNFINISHED, REPLACED, DELETED = ".unfinished_", ".replaced_", ".deleted_"  # prefixes of hidden directories
+UNFINISHED, REPLACED, DELETED = (
+    ".unfinished_",
+    ".replaced_",
+    ".deleted_",
+)  # prefixes of hidden directories
 
 WriteRankFiles = Callable[[Path, Path | None], None]
 
@@ -60,7 +64,9 @@ class CheckpointManager:
         ValueError: if ``keep`` is less than 1.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, distributed: Distributed | None = None) -> None:
+    def __init__(
+        self, directory: Path, keep: int = 2, distributed: Distributed | None = None
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
         self.directory = Path(directory)
@@ -157,7 +163,11 @@ def list_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints in a directory, by number of updates; empty where the directory does not exist."""
     if not directory.is_dir():
         return []
-    found = [path for path in directory.iterdir() if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
+    found = [
+        path
+        for path in directory.iterdir()
+        if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()
+    ]
     return sorted(found, key=_train_iter)
 
 
@@ -192,7 +202,9 @@ def load_state(path: Path, rank: int | None = None) -> dict[str, Any]:
         raise _unreadable(path, f"{name} is damaged ({error})") from error
     version = state.pop("format_version", None) if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
-        raise _unreadable(path, f"{name} has format version {version}, this program reads {FORMAT_VERSION}")
+        raise _unreadable(
+            path, f"{name} has format version {version}, this program reads {FORMAT_VERSION}"
+        )
     return state
 
 
@@ -231,7 +243,9 @@ def load_optimizer_state_(
     for full_name, value in tensors.items():
         key, _, name = full_name.partition("/")
         if name not in indices:
-            raise CheckpointError(f"optimizer state {full_name!r} belongs to no parameter of this model")
+            raise CheckpointError(
+                f"optimizer state {full_name!r} belongs to no parameter of this model"
+            )
         index = indices[name]
         parameter = optimized[index][1]
         if key != "step" and value.shape != parameter.shape:
@@ -240,15 +254,21 @@ def load_optimizer_state_(
             )
         # a copy on the CPU: the file may be memory-mapped, and load_state_dict moves what belongs on the GPU
         value = value.to("cpu", copy=True)
-        state.setdefault(index, {})[key] = value if key == "step" else in_memory_order_of(parameter, value)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        state.setdefault(index, {})[key] = (
+            value if key == "step" else in_memory_order_of(parameter, value)
+        )
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def rng_state(generators: Mapping[str, np.random.Generator]) -> dict[str, Any]:
     """Random state of this process as JSON values: torch's CPU and, where in use, CUDA generator; numpy's."""
     of_numpy = {}
     for name, generator in generators.items():  # the state of some bit generators holds arrays
-        of_numpy[name] = json.loads(json.dumps(generator.bit_generator.state, default=np.ndarray.tolist))
+        of_numpy[name] = json.loads(
+            json.dumps(generator.bit_generator.state, default=np.ndarray.tolist)
+        )
     return {
         "torch_cpu": _encode(torch.get_rng_state()),
         "torch_cuda": _encode(torch.cuda.get_rng_state()) if torch.cuda.is_initialized() else None,
@@ -274,7 +294,9 @@ def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, np.random.G
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(_decode(state["torch_cuda"]))
     else:
-        logger.warning("the checkpoint was written on CUDA: its CUDA random stream does not continue on this device")
+        logger.warning(
+            "the checkpoint was written on CUDA: its CUDA random stream does not continue on this device"
+        )
 
 
 def _train_iter(path: Path) -> int:
@@ -294,7 +316,9 @@ def _optimized(
             else:
                 unnamed.append(tuple(parameter.shape))
     if unnamed:
-        raise ValueError(f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes {unnamed}")
+        raise ValueError(
+            f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes {unnamed}"
+        )
     return named
 
 

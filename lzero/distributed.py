@@ -119,7 +119,9 @@ class Distributed:
         """
         if self.world_size == 1:
             return [array.copy()]
-        device = torch.device("cuda", self.local_rank) if self.backend == "nccl" else torch.device("cpu")
+        device = (
+            torch.device("cuda", self.local_rank) if self.backend == "nccl" else torch.device("cpu")
+        )
         # as bytes: gloo cannot send every dtype
         local = torch.from_numpy(np.frombuffer(array.tobytes(), dtype=np.uint8).copy()).to(device)
         gathered = [torch.empty_like(local) for _ in range(self.world_size)]
@@ -176,7 +178,9 @@ def init_distributed(
         if device.type == "cuda":
             device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
-        distributed.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
+        distributed.init_process_group(
+            backend, timeout=timeout, device_id=device if device.type == "cuda" else None
+        )
     torch.set_num_threads(place.threads)
     return place
 
@@ -224,7 +228,9 @@ def assign_tasks(
     """
     if num_tasks < 1 or world_size < 1:
         raise ValueError(f"num_tasks={num_tasks}, world_size={world_size}: both must be at least 1")
-    ranks_per_task = split_evenly(world_size, num_tasks) if world_size > num_tasks else (1,) * num_tasks
+    ranks_per_task = (
+        split_evenly(world_size, num_tasks) if world_size > num_tasks else (1,) * num_tasks
+    )
     _check_sizes("num_envs", num_envs_per_task, ranks_per_task)
     _check_sizes("batch_size", batch_size_per_task, ranks_per_task)
 
@@ -258,7 +264,9 @@ def split_evenly(total: int, parts: int) -> tuple[int, ...]:
 def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int]) -> None:
     """Raise unless there is one value per task, and enough of it for one per rank of the task."""
     if len(values) != len(ranks_per_task):
-        raise ValueError(f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task")
+        raise ValueError(
+            f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task"
+        )
     for task, (value, ranks) in enumerate(zip(values, ranks_per_task, strict=True)):
         if value < ranks:
             raise LaunchError(

@@ -43,11 +43,15 @@ def setup_logging(is_main: bool, packages: tuple[str, ...] = ("lzero", "zoo")) -
     """
     console = rich.get_console()
     if console.is_terminal:
-        handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, log_time_format="[%X]"
+        )
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(console.file)
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(
+            logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%H:%M:%S")
+        )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for package in packages:
         logging.getLogger(package).setLevel(logging.INFO if is_main else logging.WARNING)
@@ -99,7 +103,9 @@ class RunLogger:
             train_iter: updates so far.
         """
         if self._is_main:
-            self._write_line(env_step, train_iter, {}, {tag: _as_lists(array) for tag, array in arrays.items()})
+            self._write_line(
+                env_step, train_iter, {}, {tag: _as_lists(array) for tag, array in arrays.items()}
+            )
 
     def add_image(self, tag: str, array: np.ndarray, env_step: int) -> None:
         """Log a picture ``(3, H, W)`` uint8."""
@@ -155,9 +161,18 @@ class RunLogger:
         self.close()
 
     def _write_line(
-        self, env_step: int, train_iter: int, metrics: dict[str, float | None], arrays: dict[str, list] | None = None
+        self,
+        env_step: int,
+        train_iter: int,
+        metrics: dict[str, float | None],
+        arrays: dict[str, list] | None = None,
     ) -> None:
-        line = {"env_step": env_step, "train_iter": train_iter, "wall_time": time.time(), "metrics": metrics}
+        line = {
+            "env_step": env_step,
+            "train_iter": train_iter,
+            "wall_time": time.time(),
+            "metrics": metrics,
+        }
         if arrays is not None:
             line["arrays"] = arrays
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
@@ -174,7 +189,9 @@ class RunLogger:
         # imported on first use: it takes longer to import than everything else here
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self._directory / "tb"), purge_step=self._purge_step, flush_secs=30)
+        return SummaryWriter(
+            str(self._directory / "tb"), purge_step=self._purge_step, flush_secs=30
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -239,7 +256,9 @@ class RateMeter:
         clock: seconds; replaced in tests.
     """
 
-    def __init__(self, env_steps: int, updates: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, env_steps: int, updates: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._last = (clock(), env_steps, updates)
 
@@ -325,15 +344,22 @@ class TrainingProgress:
         self._history.append((self._clock(), env_step))
         rows = {
             "run": self._counters(env_step, train_iter),
-            "reward per 1,000 steps": list(map("{} {:,.1f}".format, reward_rates.keys(), reward_rates.values())),
+            "reward per 1,000 steps": list(
+                map("{} {:,.1f}".format, reward_rates.keys(), reward_rates.values())
+            ),
             "return": list(map("{} {:,.1f}".format, returns.keys(), returns.values())),
-            "time": [f"{name.removeprefix('time/')} {seconds:.2f} s" for name, seconds in phase_times.items()],
+            "time": [
+                f"{name.removeprefix('time/')} {seconds:.2f} s"
+                for name, seconds in phase_times.items()
+            ],
         }
         if self._live is not None:
             self._bar.update(self._task, completed=env_step)
             self._live.update(Group(self._bar, _table(rows)))
             return
-        self._last_line = " | ".join(f"{title}: {', '.join(cells)}" for title, cells in rows.items() if cells)
+        self._last_line = " | ".join(
+            f"{title}: {', '.join(cells)}" for title, cells in rows.items() if cells
+        )
         if self._clock() >= self._next_line:
             logger.info("%s", self._last_line)
             self._next_line = self._clock() + self._interval

@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 LINE_PROFILE_FILE = "line_profile.txt"
 TRACE_FILE = "trace.json"
-WARM_UP_UPDATES = 10  # they allocate memory and choose kernels; the last one also shows how large a trace gets
+WARM_UP_UPDATES = (
+    10  # they allocate memory and choose kernels; the last one also shows how large a trace gets
+)
 TRACED_UPDATES = 3  # enough to see what repeats
 TRACE_BYTES = 50e6  # viewers open this at once; an update takes 2 MB, one that also searches 20
 
@@ -46,11 +48,17 @@ class Profilers:
                 "pip install line_profiler\n"
                 "or, in a checkout of this project: pip install -e .[profile]"
             )
-        self._lines = LineTimes(run_dir / LINE_PROFILE_FILE) if is_main and config.line_profiler else None
-        self._trace = UpdateTrace(run_dir / TRACE_FILE) if is_main and config.torch_profiler else None
+        self._lines = (
+            LineTimes(run_dir / LINE_PROFILE_FILE) if is_main and config.line_profiler else None
+        )
+        self._trace = (
+            UpdateTrace(run_dir / TRACE_FILE) if is_main and config.torch_profiler else None
+        )
         self._restore = ExitStack()
 
-    def watch(self, owner: object, method: str, *inner: Callable | type, is_update: bool = False) -> None:
+    def watch(
+        self, owner: object, method: str, *inner: Callable | type, is_update: bool = False
+    ) -> None:
         """Profile a method of one object until the context closes.
 
         Args:
@@ -73,7 +81,9 @@ class Profilers:
         def watched(*args: Any, **kwargs: Any) -> Any:
             with ExitStack() as contexts:
                 if self._trace is not None:
-                    contexts.enter_context(self._trace.update() if is_update else self._trace.something_else())
+                    contexts.enter_context(
+                        self._trace.update() if is_update else self._trace.something_else()
+                    )
                 if self._lines is not None:
                     contexts.enter_context(self._lines.counting())
                 return original(*args, **kwargs)
@@ -108,7 +118,9 @@ class LineTimes:
     def add(self, *sources: Callable | type) -> None:
         """Time the lines of functions, and of the methods that classes define themselves."""
         for source in sources:
-            for function in _functions_of(source) if inspect.isclass(source) else [inspect.unwrap(source)]:
+            for function in (
+                _functions_of(source) if inspect.isclass(source) else [inspect.unwrap(source)]
+            ):
                 self._profiler.add_function(function)
 
     @contextmanager
@@ -161,7 +173,9 @@ class UpdateTrace:
             if self._updates == self._until:
                 self._finish()
             if self._updates == WARM_UP_UPDATES:
-                self._until += max(1, min(TRACED_UPDATES, int(TRACE_BYTES // self._path.stat().st_size)))
+                self._until += max(
+                    1, min(TRACED_UPDATES, int(TRACE_BYTES // self._path.stat().st_size))
+                )
 
     @contextmanager
     def something_else(self) -> Iterator[None]:
@@ -196,7 +210,9 @@ class UpdateTrace:
         running.stop()
         running.export_chrome_trace(str(self._path))
         if self._updates > WARM_UP_UPDATES:
-            logger.info("trace of updates: %s (open it in ui.perfetto.dev or chrome://tracing)", self._path)
+            logger.info(
+                "trace of updates: %s (open it in ui.perfetto.dev or chrome://tracing)", self._path
+            )
 
 
 def _functions_of(cls: type) -> Iterator[Callable]:

@@ -60,5 +60,7 @@ class Aggregator:
             inner = host[valid][:, valid]
             # torchjd takes gradients shorter than a fixed length for zero: give it some of length about one
             found = self._weighting(inner / inner.diagonal().mean())
-            weights[valid] = found / len(host) if self._adds_up else found * (len(valid) / len(host))
+            weights[valid] = (
+                found / len(host) if self._adds_up else found * (len(valid) / len(host))
+            )
         return weights.to(gram.device)

@@ -73,7 +73,9 @@ class GradientConflict:
             ValueError: if the matrices are not square or empty.
         """
         if grams.dim() != 3 or grams.shape[1] != grams.shape[2] or grams.shape[1] == 0:
-            raise ValueError(f"Gram matrix of shape {tuple(grams.shape[1:])}: give (T, T) with T >= 1")
+            raise ValueError(
+                f"Gram matrix of shape {tuple(grams.shape[1:])}: give (T, T) with T >= 1"
+            )
         grams = grams.detach().to("cpu", torch.float64)
         grams = (grams + grams.mT) / 2  # a matrix product need not be symmetric to the last digit
         norms = grams.diagonal(dim1=1, dim2=2).sqrt()
@@ -115,7 +117,9 @@ def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
     if len(gradients) == 0:
         raise ValueError("no gradients: give one per task, None for a task without")
     num_tasks = len(gradients)
-    return GradientConflict.from_gram(gram_of_segments([gradients], range(num_tasks), num_tasks, Ranks())[0])
+    return GradientConflict.from_gram(
+        gram_of_segments([gradients], range(num_tasks), num_tasks, Ranks())[0]
+    )
 
 
 def compute_gradient_conflict_distributed(
@@ -189,7 +193,9 @@ class ImageLogger(Protocol):
         """Log a picture ``(3, H, W)`` uint8."""
 
 
-def gradient_conflict_heatmap(conflict: GradientConflict, task_names: Sequence[str], title: str) -> np.ndarray:
+def gradient_conflict_heatmap(
+    conflict: GradientConflict, task_names: Sequence[str], title: str
+) -> np.ndarray:
     """Picture of the cosine matrix: red where gradients conflict, blue where they agree, hatched where there is none.
 
     Args:
@@ -214,7 +220,10 @@ def gradient_conflict_heatmap(conflict: GradientConflict, task_names: Sequence[s
 
 
 def log_gradient_conflict_heatmaps(
-    tb_logger: ImageLogger, conflicts: Mapping[str, GradientConflict], task_names: Sequence[str], step: int
+    tb_logger: ImageLogger,
+    conflicts: Mapping[str, GradientConflict],
+    task_names: Sequence[str],
+    step: int,
 ) -> None:
     """Log a picture ``gradient_conflict_matrix/{component}`` per component; ranks other than 0 draw nothing.
 

@@ -33,7 +33,9 @@ def js_divergence_matrix(p: np.ndarray) -> np.ndarray:
     """
     mixture = (p[..., :, None, :] + p[..., None, :, :]) / 2
     to_mixture = rel_entr(p[..., :, None, :], mixture).sum(axis=-1)
-    return np.maximum(to_mixture + np.swapaxes(to_mixture, -1, -2), 0.0) / 2  # rounding may leave −1e-17
+    return (
+        np.maximum(to_mixture + np.swapaxes(to_mixture, -1, -2), 0.0) / 2
+    )  # rounding may leave −1e-17
 
 
 def total_variation_matrix(p: np.ndarray) -> np.ndarray:
@@ -98,7 +100,13 @@ class _Selection:
             data_points.append(layer.data_points)
             frequencies.append(layer.frequencies)
             windows = layer.windows  # the same in all layers
-        return cls(tuple(selection), windows, np.stack(counts), np.stack(data_points), np.stack(frequencies))
+        return cls(
+            tuple(selection),
+            windows,
+            np.stack(counts),
+            np.stack(data_points),
+            np.stack(frequencies),
+        )
 
     @property
     def num_experts(self) -> int:
@@ -120,7 +128,8 @@ class _Selection:
         active = np.asarray(self.counts.any(axis=-1))
         num_active = active.sum(axis=-1)
         mean_frequency = (
-            np.where(active[..., None], self.frequencies, 0.0).sum(axis=-2) / np.maximum(num_active, 1)[..., None]
+            np.where(active[..., None], self.frequencies, 0.0).sum(axis=-2)
+            / np.maximum(num_active, 1)[..., None]
         )
         load = self.counts.sum(axis=-2)
         has_data = num_active > 0
@@ -138,10 +147,16 @@ class _Selection:
 
     def between_tasks(self) -> dict[str, np.ndarray]:
         """``TaskSimilarity``: each ``(L, W, T, T)``."""
-        return {name: comparison.matrix(self.frequencies) for name, comparison in _COMPARISONS.items()}
+        return {
+            name: comparison.matrix(self.frequencies) for name, comparison in _COMPARISONS.items()
+        }
 
     def _normalised(self, entropy: np.ndarray) -> np.ndarray:
-        return entropy / math.log(self.num_experts) if self.num_experts > 1 else np.full(entropy.shape, np.nan)
+        return (
+            entropy / math.log(self.num_experts)
+            if self.num_experts > 1
+            else np.full(entropy.shape, np.nan)
+        )
 
 
 def log_expert_selection(
@@ -186,16 +201,24 @@ def log_expert_selection(
                 logger.add_image(tag, picture, env_step)
 
 
-def _scalars(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+def _scalars(
+    stacked: _Selection, similarity: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
     of_tasks, overall = stacked.by_task(), stacked.over_tasks()
-    pooled = _extreme_experts(stacked.counts.sum(axis=(0, 2)))  # a mean of expert numbers says nothing
+    pooled = _extreme_experts(
+        stacked.counts.sum(axis=(0, 2))
+    )  # a mean of expert numbers says nothing
     for index, window in enumerate(stacked.windows):
         for name, values in of_tasks.items():
             for task, of_layers in enumerate(values[:, index].T):
-                yield from _tagged(f"MOE_Details/Task{task}_{window}/{name}", of_layers, stacked.layers)
+                yield from _tagged(
+                    f"MOE_Details/Task{task}_{window}/{name}", of_layers, stacked.layers
+                )
         for name, values in overall.items():
             mean = pooled[name][index] if name in pooled else None
-            yield from _tagged(f"MOE_Global/{window}/{name}", values[:, index], stacked.layers, mean)
+            yield from _tagged(
+                f"MOE_Global/{window}/{name}", values[:, index], stacked.layers, mean
+            )
         for name, matrices in similarity.items():
             average, largest = _over_pairs(matrices[:, index])
             quantity = _COMPARISONS[name].quantity
@@ -203,7 +226,9 @@ def _scalars(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Itera
             yield from _tagged(f"MOE_Divergence/{window}_Max{quantity}", largest, stacked.layers)
 
 
-def _arrays(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(
+    stacked: _Selection, similarity: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
     for index, window in enumerate(stacked.windows):
         for place, layer in enumerate(stacked.layers):
             yield f"expert_selection/{window}/layer{layer}", stacked.frequencies[place, index]

@@ -46,7 +46,9 @@ class ExpertSelection:
     def frequencies(self) -> np.ndarray:
         """Share of a task's selections that each expert has, ``(W, G, E)``; NaN for a task without data."""
         total = self.counts.sum(axis=-1, keepdims=True)
-        return np.divide(self.counts, total, out=np.full(self.counts.shape, np.nan), where=total > 0)
+        return np.divide(
+            self.counts, total, out=np.full(self.counts.shape, np.nan), where=total > 0
+        )
 
     def stats(self, task_id: int | None = None) -> dict[int, dict[str, WindowStatistics]]:
         """The same by task and window, for one task or for all.
@@ -56,7 +58,9 @@ class ExpertSelection:
         """
         num_tasks = self.counts.shape[1]
         if task_id is not None and not 0 <= task_id < num_tasks:
-            raise ValueError(f"task_id={task_id}: allowed are 0 to {num_tasks - 1}, or None for all tasks")
+            raise ValueError(
+                f"task_id={task_id}: allowed are 0 to {num_tasks - 1}, or None for all tasks"
+            )
         frequencies = self.frequencies
         by_task: dict[int, dict[str, WindowStatistics]] = {}
         for task in range(num_tasks) if task_id is None else (task_id,):
@@ -196,7 +200,9 @@ class ExpertSelectionStatistics:
 
     def _as_selection(self, sums: Tensor) -> ExpertSelection:
         numbers = sums.cpu().numpy().copy()
-        return ExpertSelection(tuple(self.windows), counts=numbers[..., :-1], data_points=numbers[..., -1])
+        return ExpertSelection(
+            tuple(self.windows), counts=numbers[..., :-1], data_points=numbers[..., -1]
+        )
 
 
 class CountsSelections(Protocol):
@@ -217,7 +223,9 @@ class ExpertSelectionRecorder:
         self.statistics: dict[int, ExpertSelectionStatistics] = {}
         for index, layer in self.layers.items():
             num_tasks, num_experts = layer.selection_counts.shape
-            self.statistics[index] = ExpertSelectionStatistics(num_tasks, num_experts, layer.selection_counts.device)
+            self.statistics[index] = ExpertSelectionStatistics(
+                num_tasks, num_experts, layer.selection_counts.device
+            )
 
     def record(self, present: Tensor | None = None) -> None:
         """Move the layers' counts of the update that ends into the windows; once per update, without a host sync.
@@ -230,7 +238,9 @@ class ExpertSelectionRecorder:
             self.statistics[index].record(layer.selection_counts, present)
             layer.selection_counts.zero_()
 
-    def stats(self, task_id: int | None = None) -> dict[int, dict[int, dict[str, WindowStatistics]]]:
+    def stats(
+        self, task_id: int | None = None
+    ) -> dict[int, dict[int, dict[str, WindowStatistics]]]:
         """Selections that this rank recorded, ``{layer: {task: {window: {...}}}}``, of one task or of all.
 
         Waits for the device.
@@ -239,7 +249,13 @@ class ExpertSelectionRecorder:
 
     def reduced(self, group: distributed.ProcessGroup | None = None) -> dict[int, ExpertSelection]:
         """Selections that all ranks recorded, by layer; collective, see :func:`reduce_selections`."""
-        return dict(zip(self.statistics, reduce_selections(list(self.statistics.values()), group), strict=True))
+        return dict(
+            zip(
+                self.statistics,
+                reduce_selections(list(self.statistics.values()), group),
+                strict=True,
+            )
+        )
 
     def reset(self) -> None:
         """Forget all selections, also those not recorded yet."""

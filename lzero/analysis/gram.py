@@ -45,7 +45,9 @@ class Ranks:
             return cls()
         rank = distributed.get_rank(group)
         if rank < 0:
-            raise ValueError(f"group={group}: this process is not in it; only its members may call this")
+            raise ValueError(
+                f"group={group}: this process is not in it; only its members may call this"
+            )
         return cls(rank, distributed.get_world_size(group), group)
 
 
@@ -115,7 +117,9 @@ def gram_of_segments(
     places = None  # in P, of each of the R rows
     if len(present) < len(everywhere):
         places = torch.tensor(list(map(present.index, everywhere)), device=device)
-    gram_PP = torch.zeros(len(segments), len(present), len(present), dtype=torch.float64, device=device)
+    gram_PP = torch.zeros(
+        len(segments), len(present), len(present), dtype=torch.float64, device=device
+    )
     ends = list(accumulate(widths))
     for start, shard_RC in _shards(segments, ends, list(map(len, ids_by_rank)), wide, ranks):
         _add_products_(gram_PP, shard_RC, places, ends, start)
@@ -134,7 +138,9 @@ def as_rows(gradients: Gradients) -> Tensor:
     """
     if isinstance(gradients, Tensor):
         if gradients.dim() != 2 or gradients.shape[1] == 0:
-            raise ValueError(f"gradients have shape {tuple(gradients.shape)}: give (L, D) with at least one column")
+            raise ValueError(
+                f"gradients have shape {tuple(gradients.shape)}: give (L, D) with at least one column"
+            )
         return gradients.detach()
     present = [gradient.detach() for gradient in gradients if gradient is not None]
     if not present:
@@ -152,12 +158,16 @@ def as_rows(gradients: Gradients) -> Tensor:
     return torch.stack(rows)
 
 
-def _add_products_(gram_PP: Tensor, shard_RC: Tensor, places: Tensor | None, ends: Sequence[int], start: int) -> None:
+def _add_products_(
+    gram_PP: Tensor, shard_RC: Tensor, places: Tensor | None, ends: Sequence[int], start: int
+) -> None:
     """Add the scalar products of the columns from ``start`` on to the Gram matrices of their segments."""
     for block_RC in shard_RC.split(max(1, BLOCK_NUMBERS // len(shard_RC)), dim=1):
         sum_PC = block_RC.double()
         if places is not None:
-            sum_PC = sum_PC.new_zeros(gram_PP.shape[1], sum_PC.shape[1]).index_add_(0, places, sum_PC)
+            sum_PC = sum_PC.new_zeros(gram_PP.shape[1], sum_PC.shape[1]).index_add_(
+                0, places, sum_PC
+            )
         stop = start + sum_PC.shape[1]
         for index, low, high in _overlaps(ends, start, stop):
             piece = sum_PC[:, low - start : high - start]
@@ -172,10 +182,14 @@ def _check(segments: Sequence[Tensor], task_ids: Sequence[int], num_tasks: int) 
         raise ValueError("no gradients: give at least one component")
     for segment in segments:
         if len(segment) != len(task_ids):
-            raise ValueError(f"{len(segment)} rows of gradients, {len(task_ids)} task_ids: give one task per row")
+            raise ValueError(
+                f"{len(segment)} rows of gradients, {len(task_ids)} task_ids: give one task per row"
+            )
     for task in task_ids:
         if not 0 <= task < num_tasks:
-            raise ValueError(f"task_ids={list(task_ids)}: allowed are 0 to num_tasks - 1 = {num_tasks - 1}")
+            raise ValueError(
+                f"task_ids={list(task_ids)}: allowed are 0 to num_tasks - 1 = {num_tasks - 1}"
+            )
 
 
 def _device(segments: Sequence[Tensor], ranks: Ranks) -> torch.device:
@@ -212,7 +226,9 @@ def _announce(
         raise problem
     for rank, (failed, *theirs) in enumerate(headers):
         if failed:
-            raise ValueError(f"rank {rank} was given gradients or tasks that do not fit each other; its own error says which")
+            raise ValueError(
+                f"rank {rank} was given gradients or tasks that do not fit each other; its own error says which"
+            )
         if theirs[:2] != headers[0][1:3]:
             raise ValueError(
                 f"rank 0 has {headers[0][1]} tasks and {headers[0][2]} components, rank {rank} has {theirs[0]} and "
@@ -221,7 +237,9 @@ def _announce(
     _, _, _, num_rows, is_wide = zip(*headers, strict=True)
     bodies = [[*widths, *task_ids]]
     if ranks.count > 1:
-        padding = [-1] * (max(num_rows) - len(task_ids))  # a gather takes equally many numbers from each
+        padding = [-1] * (
+            max(num_rows) - len(task_ids)
+        )  # a gather takes equally many numbers from each
         bodies = _gather([*bodies[0], *padding], device, ranks)
     widths_by_rank, ids_by_rank = [], []
     for body, rows in zip(bodies, num_rows, strict=True):
@@ -252,7 +270,11 @@ def _gather(numbers: Sequence[int], device: torch.device, ranks: Ranks) -> list[
 
 
 def _shards(
-    segments: Sequence[Tensor], ends: Sequence[int], rows_of_ranks: Sequence[int], wide: bool, ranks: Ranks
+    segments: Sequence[Tensor],
+    ends: Sequence[int],
+    rows_of_ranks: Sequence[int],
+    wide: bool,
+    ranks: Ranks,
 ) -> Iterator[tuple[int, Tensor]]:
     """This rank's share of the columns, some at a time: where they start, and all ranks' rows of them ``(R, C)``.
 
@@ -282,7 +304,9 @@ def _shards(
         yield starts[ranks.rank], incoming.view(all_rows, mine)
 
 
-def _copy_columns(segments: Sequence[Tensor], ends: Sequence[int], start: int, target: Tensor) -> None:
+def _copy_columns(
+    segments: Sequence[Tensor], ends: Sequence[int], start: int, target: Tensor
+) -> None:
     """Fill ``target (L, C)`` with the columns from ``start`` on."""
     for index, low, high in _overlaps(ends, start, start + target.shape[1]):
         begin = ends[index] - segments[index].shape[1]

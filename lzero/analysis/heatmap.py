@@ -67,7 +67,9 @@ def heatmap_figure(
     from matplotlib.figure import Figure
 
     matrices = _checked(panels, rows, columns, limits)
-    layout = _Layout.of(list(panels), rows, columns, title, _bar_labels(limits), bool(row_label), bool(column_label))
+    layout = _Layout.of(
+        list(panels), rows, columns, title, _bar_labels(limits), bool(row_label), bool(column_label)
+    )
     figure = Figure(figsize=(layout.width, layout.height), dpi=DPI)
     color_map = colormaps[colors]
     for number, (name, matrix) in enumerate(zip(panels, matrices, strict=True)):
@@ -80,7 +82,9 @@ def heatmap_figure(
         _name_cells(axes, rows if number % layout.across == 0 else (), columns, layout)
     left, top = layout.corner(0)
     _write(figure, title, MARGIN, MARGIN, va="top", size=TITLE_SIZE, weight="bold")
-    _write(figure, row_label, MARGIN, top + layout.panel_height / 2, va="center", rotation="vertical")
+    _write(
+        figure, row_label, MARGIN, top + layout.panel_height / 2, va="center", rotation="vertical"
+    )
     _write(figure, column_label, left, layout.height - MARGIN, va="bottom")
     _draw_bar(figure, limits, color_map, layout)
     return figure
@@ -153,9 +157,13 @@ class _Layout:
         most_across = min(len(panels), max(1, int((MOST_WIDTH - left - bar) / pitch[0])))
         down = math.ceil(len(panels) / most_across)
         across = math.ceil(len(panels) / down)  # rows of panels as even as can be
-        width = max(left + across * pitch[0] + bar, _widest([title], TITLE_SIZE, bold=True) + 2 * MARGIN)
+        width = max(
+            left + across * pitch[0] + bar, _widest([title], TITLE_SIZE, bold=True) + 2 * MARGIN
+        )
         height = top + down * pitch[1] - LINE + LINE * has_column_label + MARGIN
-        return cls(cell, panel_width, panel_height, upright, left, top, pitch, across, width, height)
+        return cls(
+            cell, panel_width, panel_height, upright, left, top, pitch, across, width, height
+        )
 
     def corner(self, number: int) -> tuple[float, float]:
         """Left and top of a panel."""
@@ -164,7 +172,10 @@ class _Layout:
 
 
 def _checked(
-    panels: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], limits: tuple[float, float]
+    panels: Mapping[str, np.ndarray],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    limits: tuple[float, float],
 ) -> list[np.ndarray]:
     """The matrices in float64, or an error."""
     if not panels or not len(rows) or not len(columns):
@@ -209,7 +220,9 @@ def _widest(texts: Iterable[str], size: float = NAME_SIZE, *, bold: bool = False
 def _add_axes(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
     """A frame without ticks."""
     across, down = figure.get_size_inches()
-    axes = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+    axes = figure.add_axes(
+        (left / across, 1 - (top + height) / down, width / across, height / down)
+    )
     axes.xaxis.set_visible(False)
     axes.yaxis.set_visible(False)
     axes.spines[:].set(color="0.4", linewidth=BORDER_WIDTH)
@@ -231,10 +244,14 @@ def _write(
     if text:
         width, height = figure.get_size_inches()
         place = x / width, 1 - y / height
-        figure.text(*place, text, size=size, va=va, weight=weight, rotation=rotation, parse_math=False)
+        figure.text(
+            *place, text, size=size, va=va, weight=weight, rotation=rotation, parse_math=False
+        )
 
 
-def _draw_cells(axes: "Axes", matrix: np.ndarray, limits: tuple[float, float], color_map: "Colormap") -> None:
+def _draw_cells(
+    axes: "Axes", matrix: np.ndarray, limits: tuple[float, float], color_map: "Colormap"
+) -> None:
     finite = np.isfinite(matrix)
     if not finite.all():
         axes.patch.set(**MISSING)  # seen through the cells without colour
@@ -242,14 +259,26 @@ def _draw_cells(axes: "Axes", matrix: np.ndarray, limits: tuple[float, float], c
     shown = np.ma.masked_where(~finite, matrix)
     axes.imshow(shown, cmap=color_map, vmin=low, vmax=high, interpolation="nearest", aspect="auto")
     rows, columns = matrix.shape
-    axes.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, colors="white", linewidth=BORDER_WIDTH)
-    axes.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, colors="white", linewidth=BORDER_WIDTH)
+    axes.hlines(
+        np.arange(1, rows) - 0.5, -0.5, columns - 0.5, colors="white", linewidth=BORDER_WIDTH
+    )
+    axes.vlines(
+        np.arange(1, columns) - 0.5, -0.5, rows - 0.5, colors="white", linewidth=BORDER_WIDTH
+    )
 
 
 def _name_cells(axes: "Axes", rows: Sequence[str], columns: Sequence[str], layout: _Layout) -> None:
     gap = GAP / layout.cell
     for row, name in enumerate(rows):
-        axes.text(-0.5 - gap, row, name, ha="right", va="center_baseline", size=NAME_SIZE, parse_math=False)
+        axes.text(
+            -0.5 - gap,
+            row,
+            name,
+            ha="right",
+            va="center_baseline",
+            size=NAME_SIZE,
+            parse_math=False,
+        )
     bottom = layout.panel_height / layout.cell - 0.5 + gap
     rotation: Literal["vertical", "horizontal"] = "vertical" if layout.upright else "horizontal"
     style = {"ha": "center", "va": "top", "size": NAME_SIZE}
@@ -300,7 +329,9 @@ def _write_values(
                 x += advance
         if vertices:
             shape = Path(np.concatenate(vertices), np.concatenate(codes))
-            figure.add_artist(PathPatch(shape, facecolor=color, linewidth=0, transform=figure.dpi_scale_trans))
+            figure.add_artist(
+                PathPatch(shape, facecolor=color, linewidth=0, transform=figure.dpi_scale_trans)
+            )
 
 
 def _value_text(value: float) -> str:
@@ -313,7 +344,9 @@ def _bar_labels(limits: tuple[float, float]) -> list[str]:
     return list(map("{:.3g}".format, (high, (low + high) / 2, low)))
 
 
-def _draw_bar(figure: "Figure", limits: tuple[float, float], color_map: "Colormap", layout: _Layout) -> None:
+def _draw_bar(
+    figure: "Figure", limits: tuple[float, float], color_map: "Colormap", layout: _Layout
+) -> None:
     left, top = layout.left + layout.across * layout.pitch[0], layout.top
     height = min(BAR_HEIGHT, layout.panel_height)
     axes = _add_axes(figure, left, top, BAR, height)

@@ -105,12 +105,16 @@ class Recorder:
         """Forward hook: features ``(B, U)``, patches ``(B, P, U)`` or maps ``(B, U, H, W)``, whose units are channels."""
         _add(self.activity, name, Activity.of(h.movedim(1, -1) if h.ndim == 4 else h))
 
-    def hidden(self, name: str, module: HiddenUnits, arguments: Inputs, keywords: NamedInputs) -> None:
+    def hidden(
+        self, name: str, module: HiddenUnits, arguments: Inputs, keywords: NamedInputs
+    ) -> None:
         """Forward pre-hook of a module whose first input is ``(…, D)``."""
         x = inputs_of(module.forward, arguments, keywords)[0]
         _add(self.activity, name, Activity.of(module.activations(x)))
 
-    def mixture(self, name: str, module: MoELayer, arguments: Inputs, keywords: NamedInputs) -> None:
+    def mixture(
+        self, name: str, module: MoELayer, arguments: Inputs, keywords: NamedInputs
+    ) -> None:
         """Forward pre-hook of a mixture-of-experts layer."""
         x, task_id = inputs_of(module.forward, arguments, keywords)
         x_TD = x.flatten(0, -2)
@@ -135,7 +139,9 @@ class Recorder:
         by_row = _sum_of_absolute(h, dim=(1,))
         num_tasks = len(module.weight1)
         total = by_row.new_zeros(num_tasks, by_row.shape[1]).index_add(0, groups.task_id, by_row)
-        samples = by_row.new_zeros(num_tasks).index_add(0, groups.task_id, by_row.new_full((len(h),), h.shape[1]))
+        samples = by_row.new_zeros(num_tasks).index_add(
+            0, groups.task_id, by_row.new_full((len(h),), h.shape[1])
+        )
         _add(self.activity, name, Activity(total, samples))
 
 
@@ -153,7 +159,9 @@ def routed_activity(experts: SwiGLU, x_TD: Tensor, chosen_TK: Tensor) -> Activit
     """
     segments = Segments.of(chosen_TK, len(experts.w_in))
     by_expert = x_TD.index_select(0, segments.token).split(segments.counts.tolist())
-    return Activity.stack([experts.activations(rows, expert) for expert, rows in enumerate(by_expert)])
+    return Activity.stack(
+        [experts.activations(rows, expert) for expert, rows in enumerate(by_expert)]
+    )
 
 
 @torch.no_grad()
@@ -192,7 +200,10 @@ def measure_plasticity(
         with recording(units) as recorder:
             model(*arguments)
     finally:
-        for module, was_training in modes:  # one by one: a part may be frozen while the rest is trained
+        for (
+            module,
+            was_training,
+        ) in modes:  # one by one: a part may be frozen while the rest is trained
             module.training = was_training
     activities, entropies = _over_ranks([recorder.activity, recorder.entropy], dist)
     metrics = {}
@@ -213,7 +224,9 @@ def recording(units: Mapping[str, nn.Module]) -> Iterator[Recorder]:
         yield recorder
 
 
-def _over_ranks(groups: Sequence[Mapping[str, Activity]], dist: Distributed) -> list[dict[str, Activity]]:
+def _over_ranks(
+    groups: Sequence[Mapping[str, Activity]], dist: Distributed
+) -> list[dict[str, Activity]]:
     """Sums over all ranks, on the host. Shapes depend on the model alone, so one flat reduction serves all."""
     flat = []
     for group in groups:
@@ -264,7 +277,9 @@ def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
         ValueError: if there are more names than norms, or fewer.
     """
     if norms.shape != (len(modules),):
-        raise ValueError(f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per parameter")
+        raise ValueError(
+            f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per parameter"
+        )
     squares: dict[str, float] = {}
     for module, norm in zip(modules, norms.double().tolist(), strict=True):
         squares[module] = squares.get(module, 0.0) + norm * norm

@@ -92,14 +92,19 @@ def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Te
         seen[name].append(inputs_of(module.forward, arguments, keywords)[0])
 
     def remember_output(
-        name: str, module: nn.Module, arguments: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]
+        name: str,
+        module: nn.Module,
+        arguments: tuple[Any, ...],
+        output: Tensor | tuple[Tensor, ...],
     ) -> None:
         seen[name].append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
         for name, point in at_modules.items():
             if point.side == "input":
-                hook = point.module.register_forward_pre_hook(partial(remember_input, name), with_kwargs=True)
+                hook = point.module.register_forward_pre_hook(
+                    partial(remember_input, name), with_kwargs=True
+                )
             else:
                 hook = point.module.register_forward_hook(partial(remember_output, name))
             hooks.callback(hook.remove)
@@ -134,7 +139,10 @@ class RowLayout:
 
     @classmethod
     def of(
-        cls, parameters: Sequence[nn.Parameter], points: Mapping[str, MeasuringPoint], widths: Mapping[str, int]
+        cls,
+        parameters: Sequence[nn.Parameter],
+        points: Mapping[str, MeasuringPoint],
+        widths: Mapping[str, int],
     ) -> "RowLayout":
         """Lay out ``parameters``; ``widths`` are the widths D of the activations by point.
 
@@ -146,14 +154,18 @@ class RowLayout:
         for name, point in points.items():
             if isinstance(point, ParameterPoint):
                 by_point[name] = point.parameters
-                sliced |= {id(parameter) for parameter, part in point.parameters if part is not None}
+                sliced |= {
+                    id(parameter) for parameter, part in point.parameters if part is not None
+                }
         lengths: list[int] = []
         segments: dict[int, tuple[int, ...]] = {}
         for parameter in parameters:
             parts = len(parameter) if id(parameter) in sliced else 1
             segments[id(parameter)] = tuple(range(len(lengths), len(lengths) + parts))
             lengths += [parameter.numel() // parts] * parts
-        components: dict[str, tuple[int, ...]] = dict.fromkeys(points, ())  # keeps the points' order
+        components: dict[str, tuple[int, ...]] = dict.fromkeys(
+            points, ()
+        )  # keeps the points' order
         for name, pairs in by_point.items():
             _check_parts(name, pairs)
             for parameter, part in pairs:
@@ -174,7 +186,9 @@ class RowLayout:
         """P."""
         return sum(parameter.numel() for parameter in self.parameters)
 
-    def write_(self, row: Tensor, gradients: Sequence[Tensor | None], activations: Sequence[Tensor]) -> None:
+    def write_(
+        self, row: Tensor, gradients: Sequence[Tensor | None], activations: Sequence[Tensor]
+    ) -> None:
         """Fill ``row (F,)`` with gradients of the parameters (None is zero) and vectors of the activations, in order."""
         parts = []
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -185,7 +199,9 @@ class RowLayout:
         """Make the parameters' columns of ``flat (F,)`` or ``(P,)`` their ``.grad``."""
         start = 0
         for parameter in self.parameters:
-            parameter.grad = in_memory_order_of(parameter, flat[start : start + parameter.numel()].view_as(parameter))
+            parameter.grad = in_memory_order_of(
+                parameter, flat[start : start + parameter.numel()].view_as(parameter)
+            )
             start += parameter.numel()
 
     def whole_gram(self, grams: Tensor) -> Tensor:
@@ -194,7 +210,9 @@ class RowLayout:
 
     def component_grams(self, grams: Tensor) -> dict[str, Tensor]:
         """Gram matrices ``(T, T)`` of the points from those of the segments ``(segments, T, T)``: they add up."""
-        return {name: grams[list(segments)].sum(dim=0) for name, segments in self.components.items()}
+        return {
+            name: grams[list(segments)].sum(dim=0) for name, segments in self.components.items()
+        }
 
 
 def _check_parts(name: str, pairs: Sequence[tuple[nn.Parameter, int | None]]) -> None:

@@ -70,8 +70,13 @@ class TaskGradients:
         rows = torch.empty(len(losses), sum(layout.lengths), device=losses[0].loss.device)
         for row, part in zip(rows, losses, strict=True):
             seen = list(chain.from_iterable(map(part.activations.__getitem__, widths)))
-            gradients = iter(torch.autograd.grad(part.loss, [*shared, *own, *seen], allow_unused=True))
-            at_shared, at_own = list(islice(gradients, len(shared))), list(islice(gradients, len(own)))
+            gradients = iter(
+                torch.autograd.grad(part.loss, [*shared, *own, *seen], allow_unused=True)
+            )
+            at_shared, at_own = (
+                list(islice(gradients, len(shared))),
+                list(islice(gradients, len(own))),
+            )
             averages = []
             for name, width in widths.items():
                 total = part.loss.new_zeros(width, dtype=torch.float32)
@@ -90,7 +95,10 @@ class TaskGradients:
 
     def combine_(self, weights: Tensor) -> None:
         """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights (T,)``."""
-        flat = weights[list(self.tasks)].to(self.rows.dtype) @ self.rows[:, : self.layout.num_parameters]
+        flat = (
+            weights[list(self.tasks)].to(self.rows.dtype)
+            @ self.rows[:, : self.layout.num_parameters]
+        )
         self.layout.set_gradients_(flat)
 
 

@@ -61,7 +61,9 @@ def num_actions_of(task: TaskEnv) -> int:
     return int(cast("Discrete", task.env.single_action_space).n)
 
 
-def padded_size(field: str, wanted: int | None, sizes: Sequence[int], tasks: Sequence[TaskEnv]) -> int:
+def padded_size(
+    field: str, wanted: int | None, sizes: Sequence[int], tasks: Sequence[TaskEnv]
+) -> int:
     """``wanted``, or the largest of the tasks' ``sizes`` if None.
 
     Raises:
@@ -70,7 +72,9 @@ def padded_size(field: str, wanted: int | None, sizes: Sequence[int], tasks: Seq
     largest = max(sizes)
     if wanted is not None and wanted < largest:
         name = tasks[sizes.index(largest)].name
-        raise ValueError(f"{field}={wanted} is too small for task {name!r}; allowed is {largest} or more")
+        raise ValueError(
+            f"{field}={wanted} is too small for task {name!r}; allowed is {largest} or more"
+        )
     return wanted or largest
 
 
@@ -93,7 +97,9 @@ def common_observation_dtype(tasks: Sequence[TaskEnv]) -> np.dtype:
     return common
 
 
-def common_observation_shape(tasks: Sequence[TaskEnv], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+def common_observation_shape(
+    tasks: Sequence[TaskEnv], wanted: tuple[int, ...] | None
+) -> tuple[int, ...]:
     """``(C, H, W)`` or ``(F,)`` that holds every task's observation; ``wanted`` asks for a larger C or F.
 
     Raises:
@@ -111,7 +117,9 @@ def common_observation_shape(tasks: Sequence[TaskEnv], wanted: tuple[int, ...] |
                 f"{tuple(picture)} as in the other tasks and in observation_shape; resize them in a wrapper"
             )
     *_, sizes = zip(*shapes, strict=True)  # the last number of each: C or F
-    padded = padded_size("observation_shape[0]", None if wanted is None else wanted[0], sizes, tasks)
+    padded = padded_size(
+        "observation_shape[0]", None if wanted is None else wanted[0], sizes, tasks
+    )
     return (padded, *picture)
 
 
@@ -129,7 +137,9 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
     for task in tasks:
         where = f"task {task.name!r} (task_id {task.task_id})"
         if task.task_id in taken:
-            raise ValueError(f"{where}: this task_id is taken by an earlier task; give every task its own")
+            raise ValueError(
+                f"{where}: this task_id is taken by an earlier task; give every task its own"
+            )
         _check_spaces(task, where)
         if (task.layout == "vector") != (tasks[0].layout == "vector"):
             raise ValueError(
@@ -143,17 +153,23 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
 def _check_spaces(task: TaskEnv, where: str) -> None:
     seen, actions = task.env.single_observation_space, task.env.single_action_space
     if task.layout not in _DIMENSIONS:
-        raise ValueError(f"{where}: unknown layout {task.layout!r}; allowed are {', '.join(_DIMENSIONS)}")
+        raise ValueError(
+            f"{where}: unknown layout {task.layout!r}; allowed are {', '.join(_DIMENSIONS)}"
+        )
     if not isinstance(seen, Box) or len(seen.shape) != _DIMENSIONS[task.layout]:
         raise ValueError(
             f"{where}: layout {task.layout!r} needs a Box of {_DIMENSIONS[task.layout]} dimensions, but the "
             f"environment observes {seen}; name the layout it has, or flatten or reshape in a wrapper"
         )
     if not isinstance(actions, Discrete) or actions.start != 0:
-        raise ValueError(f"{where}: actions {actions}; allowed is Discrete from 0, convert them in a wrapper")
+        raise ValueError(
+            f"{where}: actions {actions}; allowed is Discrete from 0, convert them in a wrapper"
+        )
     legal = task.legal_actions
     if legal is not None and not (legal and min(legal) >= 0 and max(legal) < actions.n):
-        raise ValueError(f"{where}: legal_actions {legal}; give at least one of 0 to {actions.n - 1}, or None for all")
+        raise ValueError(
+            f"{where}: legal_actions {legal}; give at least one of 0 to {actions.n - 1}, or None for all"
+        )
 
 
 def _check_autoreset(task: TaskEnv, where: str) -> None:

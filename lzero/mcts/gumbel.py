@@ -123,7 +123,11 @@ def _sigma_slope(legal_A, q_A, most_visits, constants):
         if legal_A[action]:
             low = min(low, q_A[action])
             high = max(high, q_A[action])
-    return (constants.c_visit + most_visits) * constants.c_scale / max(high - low, constants.min_max_epsilon)
+    return (
+        (constants.c_visit + most_visits)
+        * constants.c_scale
+        / max(high - low, constants.min_max_epsilon)
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -270,7 +274,9 @@ class GumbelTree(BatchTree):
         rng: np.random.Generator | None = None,
     ) -> None:
         super().__init__(num_roots, num_simulations, num_actions, discount=discount)
-        if not (max_considered_actions >= 1 and c_visit >= 0 and c_scale > 0 and min_max_epsilon > 0):
+        if not (
+            max_considered_actions >= 1 and c_visit >= 0 and c_scale > 0 and min_max_epsilon > 0
+        ):
             raise ValueError(
                 f"max_considered_actions is {max_considered_actions}, c_visit {c_visit}, c_scale {c_scale}, "
                 f"min_max_epsilon {min_max_epsilon}; c_visit must not be negative, all others must be positive"
@@ -286,13 +292,17 @@ class GumbelTree(BatchTree):
             num_considered=np.zeros(num_roots, np.int64),
         )
 
-    def reset(self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None) -> None:
+    def reset(
+        self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None
+    ) -> None:
         """As :meth:`BatchTree.reset`, and draw the noise; ValueError without the roots' ``network_value (N,)``.
 
         The prior must be the network's own: noise mixed into it would end up in the improved policy.
         """
         if network_value is None:
-            raise ValueError("network_value is None; Gumbel search completes the Q of unvisited actions with it")
+            raise ValueError(
+                "network_value is None; Gumbel search completes the Q of unvisited actions with it"
+            )
         super().reset(prior, legal, network_value)
         state = self._halving
         np.log(np.maximum(self.arrays.prior[:, 0], TINY), out=state.score, dtype=np.float64)
@@ -304,7 +314,9 @@ class GumbelTree(BatchTree):
 
     def root_values(self) -> np.ndarray:
         """float32 ``(N,)``: completed Q averaged over π'; a mean of returns would count all that was only tried."""
-        return _improve_roots(self.arrays, self._sigma, np.empty((self.num_roots, self.num_actions))).astype(np.float32)
+        return _improve_roots(
+            self.arrays, self._sigma, np.empty((self.num_roots, self.num_actions))
+        ).astype(np.float32)
 
     def improved_policy(self) -> np.ndarray:
         """float64 ``(N, A)``: π' at the roots, without noise; the prior as long as there is no simulation."""

@@ -241,21 +241,38 @@ class BatchTree:
         deterministic: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:
-        sizes = {"num_roots": num_roots, "num_simulations": num_simulations, "num_actions": num_actions}
+        sizes = {
+            "num_roots": num_roots,
+            "num_simulations": num_simulations,
+            "num_actions": num_actions,
+        }
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}; it must be at least 1")
         if not 0 < discount <= 1:
             raise ValueError(f"discount is {discount}; it must be in (0, 1]")
         if not deterministic and rng is None:
-            raise ValueError("rng is None; deterministic=False needs a numpy Generator to break ties")
-        self.num_roots, self.num_simulations, self.num_actions = num_roots, num_simulations, num_actions
+            raise ValueError(
+                "rng is None; deterministic=False needs a numpy Generator to break ties"
+            )
+        self.num_roots, self.num_simulations, self.num_actions = (
+            num_roots,
+            num_simulations,
+            num_actions,
+        )
         self._constants = ScoreConstants(
-            float(discount), float(pb_c_init), float(pb_c_base), float(min_max_epsilon), bool(deterministic)
+            float(discount),
+            float(pb_c_init),
+            float(pb_c_base),
+            float(min_max_epsilon),
+            bool(deterministic),
         )
         # One compiled signature needs a Generator either way; a deterministic tree never draws from it.
         self._rng = rng if rng is not None else np.random.default_rng(0)
-        nodes, edges = (num_roots, num_simulations + 1), (num_roots, num_simulations + 1, num_actions)
+        nodes, edges = (
+            (num_roots, num_simulations + 1),
+            (num_roots, num_simulations + 1, num_actions),
+        )
         self.arrays = TreeArrays(
             children=np.zeros(edges, np.int32),
             parent=np.zeros(nodes, np.int32),
@@ -278,7 +295,9 @@ class BatchTree:
         """Simulations that every root has done since :meth:`reset`; some may have done more."""
         return int(self._simulations_done().min())
 
-    def reset(self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None) -> None:
+    def reset(
+        self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None
+    ) -> None:
         """Start a new search in the same memory.
 
         Args:
@@ -296,7 +315,9 @@ class BatchTree:
             raise ValueError(f"legal has dtype {legal.dtype}; it must be bool")
         without_action = np.flatnonzero(~legal.any(axis=1))
         if without_action.size:
-            raise ValueError(f"legal allows root {without_action[0]} no action; every root needs one")
+            raise ValueError(
+                f"legal allows root {without_action[0]} no action; every root needs one"
+            )
         self._has_roots, self._selected = False, None
         for array in (self.arrays.children, self.arrays.visits, self.arrays.value_sum):
             array.fill(0)
@@ -348,7 +369,11 @@ class BatchTree:
         return Edges(*(rows.copy() for rows in self._selected))
 
     def expand_and_backup(
-        self, reward: np.ndarray, value: np.ndarray, prior: np.ndarray, survival: np.ndarray | None = None
+        self,
+        reward: np.ndarray,
+        value: np.ndarray,
+        prior: np.ndarray,
+        survival: np.ndarray | None = None,
     ) -> None:
         """Create the nodes behind the selected edges and back their values up to the roots.
 
@@ -385,7 +410,9 @@ class BatchTree:
     def root_values(self) -> np.ndarray:
         """float32 ``(N,)``: mean of the returns backed up to the root; RuntimeError before a simulation."""
         if self.simulation == 0:
-            raise RuntimeError("root values need at least one simulation; call select, expand_and_backup")
+            raise RuntimeError(
+                "root values need at least one simulation; call select, expand_and_backup"
+            )
         return (self.arrays.value_sum[:, 0] / self.arrays.visits[:, 0]).astype(np.float32)
 
     def improved_policy(self) -> np.ndarray:
@@ -400,7 +427,9 @@ class BatchTree:
     def root_rewards(self, action: np.ndarray) -> np.ndarray:
         """float32 ``(N,)``: predicted reward of ``action (N,)`` at each root; 0 where the search never tried it."""
         child = self.arrays.children[np.arange(self.num_roots), 0, action]
-        return np.where(child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0)
+        return np.where(
+            child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0
+        )
 
     def _simulations_done(self) -> np.ndarray:
         """int64 ``(N,)``: simulations that each root has done."""
@@ -442,11 +471,15 @@ class BatchTree:
         forced = np.ascontiguousarray(root_action, np.int64)
         self._check_shape("root_action", forced, (self.num_roots,))
         in_range = (forced >= 0) & (forced < self.num_actions)
-        allowed = in_range & self.arrays.legal[np.arange(self.num_roots), np.where(in_range, forced, 0)]
+        allowed = (
+            in_range & self.arrays.legal[np.arange(self.num_roots), np.where(in_range, forced, 0)]
+        )
         if not allowed.all():
             root = int(np.flatnonzero(~allowed)[0])
             choices = np.flatnonzero(self.arrays.legal[root]).tolist()
-            raise ValueError(f"root_action of root {root} is {forced[root]}; its legal actions are {choices}")
+            raise ValueError(
+                f"root_action of root {root} is {forced[root]}; its legal actions are {choices}"
+            )
         return forced
 
     def _checked_scalars(self, name: str, scalars: np.ndarray, root: np.ndarray) -> np.ndarray:

@@ -91,11 +91,15 @@ class ReplayBuffer:
     ) -> None:
         tasks = np.array(task_id_of_ring, np.int64)
         if tasks.ndim != 1 or not tasks.size or (np.diff(tasks) < 0).any():
-            raise ValueError(f"task_id_of_ring is {tasks.tolist()}; it must be (R,), R >= 1, sorted by task")
+            raise ValueError(
+                f"task_id_of_ring is {tasks.tolist()}; it must be (R,), R >= 1, sorted by task"
+            )
         if window < 2 or ring_length < window:
             raise ValueError(f"window is {window}; it must be in 2…{ring_length} (ring_length)")
         if num_actions < 1 or chunk_steps < 1:
-            raise ValueError(f"num_actions is {num_actions}, chunk_steps {chunk_steps}; both must be >= 1")
+            raise ValueError(
+                f"num_actions is {num_actions}, chunk_steps {chunk_steps}; both must be >= 1"
+            )
         self.task_id_of_ring, self.num_rings = tasks, tasks.size
         self.ring_length, self.window, self.num_actions = ring_length, window, num_actions
         self.observation_shape = tuple(map(int, observation_shape))
@@ -117,9 +121,15 @@ class ReplayBuffer:
         self._rows = np.zeros((self.num_rings, ring_length), record)
         self._columns = ("action", "reward", "flags", "visits", "root_value")
         self._task_ids, first_ring = np.unique(tasks, return_index=True)
-        self._ring_bounds = np.append(first_ring, self.num_rings)  # task t: rings bounds[t] to bounds[t+1]−1
-        self._startable = np.zeros(self.num_rings, np.int64)  # rows per ring at which a window may start
-        self._priorities = RowPriorities(self._ring_bounds * ring_length, priority) if priority else None
+        self._ring_bounds = np.append(
+            first_ring, self.num_rings
+        )  # task t: rings bounds[t] to bounds[t+1]−1
+        self._startable = np.zeros(
+            self.num_rings, np.int64
+        )  # rows per ring at which a window may start
+        self._priorities = (
+            RowPriorities(self._ring_bounds * ring_length, priority) if priority else None
+        )
         self._chunks = FrameChunks(chunk_steps)
 
     @property
@@ -201,7 +211,9 @@ class ReplayBuffer:
             before = (self._head - 2) % self.ring_length
             flags[is_open & (flags[:, before] == 0), before] = TRUNCATED
 
-    def sample(self, batch_size_of_task: Mapping[int, int], rng: np.random.Generator) -> ReplayWindows:
+    def sample(
+        self, batch_size_of_task: Mapping[int, int], rng: np.random.Generator
+    ) -> ReplayWindows:
         """Draw windows of live rows that do not cross the write head and do not start at a final observation.
 
         Args:
@@ -251,14 +263,20 @@ class ReplayBuffer:
             suffix: ends the stem of every file, to tell ranks apart.
             previous: directory of an earlier checkpoint; full frame files that it holds are hard-linked.
         """
-        chunks = self._chunks.save(self._frames, self.oldest, self._head, directory, suffix, previous)
+        chunks = self._chunks.save(
+            self._frames, self.oldest, self._head, directory, suffix, previous
+        )
         rows = self._rows[:, self._live_slots()]
         arrays = {name: np.ascontiguousarray(rows[name]) for name in self._columns}
         if self._priorities:
             arrays["priority_mass"] = self._priorities.tree.mass(self._live_leaves())
             arrays["max_priority"] = self._priorities.max_priority
         header = {"head": self._head, "chunks": chunks, "layout": self._layout()}
-        save_file(arrays, directory / f"replay-{suffix}.safetensors", metadata={"header": json.dumps(header)})
+        save_file(
+            arrays,
+            directory / f"replay-{suffix}.safetensors",
+            metadata={"header": json.dumps(header)},
+        )
 
     def load(self, directory: Path, *, suffix: str) -> None:
         """Replace the content by that of a checkpoint, bit for bit.
@@ -273,7 +291,9 @@ class ReplayBuffer:
             for name, value in self._layout().items():
                 if header["layout"][name] != value:
                     saved = header["layout"][name]
-                    raise ValueError(f"{name} is {value}, but {path} was saved with {saved}; use that one")
+                    raise ValueError(
+                        f"{name} is {value}, but {path} was saved with {saved}; use that one"
+                    )
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         self._head = header["head"]
         slots = self._live_slots()
@@ -283,7 +303,9 @@ class ReplayBuffer:
         self._startable = np.count_nonzero(self._rows["flags"][:, starts] & RESET == 0, axis=1)
         if self._priorities:
             self._priorities.tree.clear()
-            self._priorities.tree.update(self._live_leaves().ravel(), arrays["priority_mass"].ravel())
+            self._priorities.tree.update(
+                self._live_leaves().ravel(), arrays["priority_mass"].ravel()
+            )
             self._priorities.max_priority[:] = arrays["max_priority"]
         self._chunks.load(self._frames, self.oldest, self._head, directory, header["chunks"])
 
@@ -298,7 +320,9 @@ class ReplayBuffer:
                 raise ValueError(f"{name} has shape {np.shape(values)}; it must be {shape}")
         low, high = row["action"].min(), row["action"].max()
         if low < 0 or high >= self.num_actions:
-            raise ValueError(f"action spans {low} to {high}; it must be within 0 to {self.num_actions - 1}")
+            raise ValueError(
+                f"action spans {low} to {high}; it must be within 0 to {self.num_actions - 1}"
+            )
 
     def _retire(self, slot: int) -> None:
         """Take the oldest row, about to be overwritten, from the starts of windows."""
@@ -320,10 +344,16 @@ class ReplayBuffer:
         """Sorted ``(B,)`` positions in ``_task_ids``, each checked to have a window."""
         unknown = set(batch_size_of_task) - set(self._task_ids.tolist())
         if unknown:
-            raise ValueError(f"no ring holds task {unknown}; the tasks here are {self._task_ids.tolist()}")
-        sizes = np.array([batch_size_of_task.get(task_id, 0) for task_id in self._task_ids.tolist()])
+            raise ValueError(
+                f"no ring holds task {unknown}; the tasks here are {self._task_ids.tolist()}"
+            )
+        sizes = np.array(
+            [batch_size_of_task.get(task_id, 0) for task_id in self._task_ids.tolist()]
+        )
         if sizes.min() < 0 or sizes.sum() == 0:
-            raise ValueError(f"batch_size_of_task is {batch_size_of_task}; sizes must be >= 0 and not all 0")
+            raise ValueError(
+                f"batch_size_of_task is {batch_size_of_task}; sizes must be >= 0 and not all 0"
+            )
         empty = self._task_ids[(sizes > 0) & (self._windows_of_task() == 0)]
         if empty.size:
             raise RuntimeError(
@@ -332,11 +362,15 @@ class ReplayBuffer:
             )
         return np.repeat(np.arange(sizes.size), sizes)
 
-    def _draw_uniform(self, task: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _draw_uniform(
+        self, task: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         ring, step = np.empty_like(task), np.empty_like(task)
         redraw = np.arange(task.size)
         while redraw.size:  # ends: each task has a start that is not rejected
-            ring[redraw] = rng.integers(self._ring_bounds[task[redraw]], self._ring_bounds[task[redraw] + 1])
+            ring[redraw] = rng.integers(
+                self._ring_bounds[task[redraw]], self._ring_bounds[task[redraw] + 1]
+            )
             step[redraw] = rng.integers(self.oldest, self._head - self.window + 1, redraw.size)
             flags = self._rows["flags"][ring[redraw], step[redraw] % self.ring_length]
             redraw = redraw[(flags & RESET) > 0]
@@ -348,7 +382,9 @@ class ReplayBuffer:
         rows = self._rows.reshape(-1).take(index)
         # numpy, not torch.index_select: its large results come on huge pages, which spares most page faults,
         # and a memory copy gains nothing from threads that others may be holding.
-        frames = torch.from_numpy(self._frames.reshape(-1, *self._frames.shape[2:]).take(index, axis=0))
+        frames = torch.from_numpy(
+            self._frames.reshape(-1, *self._frames.shape[2:]).take(index, axis=0)
+        )
         return ReplayWindows(
             observation=frames.movedim(-1, 2) if self._is_image else frames,
             action=torch.from_numpy(rows["action"].astype(np.int64)),

@@ -20,7 +20,13 @@ class FrameChunks:
         self._full: dict[int, str] = {}  # file of every full chunk
 
     def save(
-        self, frames: np.ndarray, oldest: int, head: int, directory: Path, suffix: str, previous: Path | None
+        self,
+        frames: np.ndarray,
+        oldest: int,
+        head: int,
+        directory: Path,
+        suffix: str,
+        previous: Path | None,
     ) -> list[str]:
         """Write or link the live frames; names carry a random token, so equal names mean equal content.
 
@@ -38,7 +44,10 @@ class FrameChunks:
         for chunk in range(oldest // self.chunk_steps, -(-head // self.chunk_steps)):
             name = self._full.get(chunk)
             if name is None or previous is None or not _link(previous / name, directory / name):
-                first, stop = max(oldest, chunk * self.chunk_steps), min(head, (chunk + 1) * self.chunk_steps)
+                first, stop = (
+                    max(oldest, chunk * self.chunk_steps),
+                    min(head, (chunk + 1) * self.chunk_steps),
+                )
                 name = f"frames-{first:012d}-{secrets.token_hex(4)}-{suffix}.safetensors"
                 rows = frames.take(np.arange(first, stop) % frames.shape[1], axis=1)
                 save_file({"frames": rows}, directory / name, metadata={"first_step": str(first)})
@@ -46,7 +55,9 @@ class FrameChunks:
         self._remember(names, oldest, head)
         return names
 
-    def load(self, frames: np.ndarray, oldest: int, head: int, directory: Path, names: list[str]) -> None:
+    def load(
+        self, frames: np.ndarray, oldest: int, head: int, directory: Path, names: list[str]
+    ) -> None:
         """Read the live frames of ``names`` into the ring ``frames (R, L, …)``; the other arguments as in :meth:`save`."""
         for name in names:
             with safe_open(directory / name, framework="numpy") as file:

@@ -138,11 +138,16 @@ class SumTree:
         Raises:
             ValueError: for leaves out of range, other masses or different lengths.
         """
-        leaf, mass = self._checked("leaf", leaf, self.num_leaves - 1), np.ascontiguousarray(mass, np.float64)
+        leaf, mass = (
+            self._checked("leaf", leaf, self.num_leaves - 1),
+            np.ascontiguousarray(mass, np.float64),
+        )
         if mass.shape != leaf.shape:
             raise ValueError(f"mass has shape {mass.shape}; it must be that of leaf, {leaf.shape}")
         if not (np.isfinite(mass) & (mass >= 0)).all():
-            raise ValueError(f"mass spans {mass.min()} to {mass.max()}; it must be finite and not negative")
+            raise ValueError(
+                f"mass spans {mass.min()} to {mass.max()}; it must be finite and not negative"
+            )
         _update(self._nodes, leaf, mass)
 
     def sample(self, first: np.ndarray, stop: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -174,7 +179,9 @@ class SumTree:
     def _checked(name: str, index: ArrayLike, largest: int) -> np.ndarray:
         index = np.ascontiguousarray(index, np.int64)
         if index.size and not (index.min() >= 0 and index.max() <= largest):
-            raise ValueError(f"{name} spans {index.min()} to {index.max()}; it must be within 0 to {largest}")
+            raise ValueError(
+                f"{name} spans {index.min()} to {index.max()}; it must be within 0 to {largest}"
+            )
         return index
 
 

@@ -60,16 +60,29 @@ class Actor:
     ) -> None:
         config = policy.config
         search_config, discount = config.policy.search, config.policy.discount
-        self.model, self.support, self.autocast, self.rng = policy.model, policy.support, policy.autocast, rng
+        self.model, self.support, self.autocast, self.rng = (
+            policy.model,
+            policy.support,
+            policy.autocast,
+            rng,
+        )
         self.search_config, self.legal = search_config, legal
         self.groups = TaskGroups.of(task_id, policy.device)
         self.device = self.groups.task_id.device
-        self.context = EnvContext(len(task_id), config.model.context_steps, config.model.embed_dim, self.device)
-        simulations = search_config.num_eval_simulations if rng is None else search_config.num_simulations
-        self.tree = make_tree(search_config, len(task_id), simulations, legal.shape[1], discount=discount, rng=rng)
+        self.context = EnvContext(
+            len(task_id), config.model.context_steps, config.model.embed_dim, self.device
+        )
+        simulations = (
+            search_config.num_eval_simulations if rng is None else search_config.num_simulations
+        )
+        self.tree = make_tree(
+            search_config, len(task_id), simulations, legal.shape[1], discount=discount, rng=rng
+        )
         self.noise = None
         if rng is not None and search_config.kind == "puct":
-            self.noise = RootNoise(search_config.dirichlet_alpha, search_config.dirichlet_weight, rng)
+            self.noise = RootNoise(
+                search_config.dirichlet_alpha, search_config.dirichlet_weight, rng
+            )
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray) -> Decision:
@@ -80,7 +93,9 @@ class Actor:
         action = result.actions(self.search_config.temperature, self.rng)
         self.context.push(latent, torch.as_tensor(action, device=self.device))
         reward = self.tree.root_rewards(action)
-        return Decision(action, result.policy(), result.value, result.prior, result.network_value, reward)
+        return Decision(
+            action, result.policy(), result.value, result.prior, result.network_value, reward
+        )
 
     def _search(self, latent: torch.Tensor) -> SearchResult:
         small = self.device.type == "cpu" and latent.numel() * latent.shape[1] < SMALL_SEARCH
@@ -103,7 +118,9 @@ class Actor:
             RuntimeError: if the actor has no ``rng``.
         """
         if self.rng is None:
-            raise RuntimeError("an actor that does not explore cannot act at random; make it with rng")
+            raise RuntimeError(
+                "an actor that does not explore cannot act at random; make it with rng"
+            )
         policy = (self.legal / self.legal.sum(axis=1, keepdims=True)).astype(np.float32)
         action = sample_actions(policy, 1.0, self.rng)
         self.forget(np.ones(len(policy), bool))

@@ -102,13 +102,21 @@ class Collector:
         timer: PhaseTimer,
         health: HealthMonitor | None = None,
     ) -> None:
-        self.env, self.actor, self.replay, self.timer, self.health = env, actor, replay, timer, health
+        self.env, self.actor, self.replay, self.timer, self.health = (
+            env,
+            actor,
+            replay,
+            timer,
+            health,
+        )
         self.counter = EpisodeCounter(env.task_id)
         self.observation = env.reset(seed).observation
 
     def collect(self, num_steps: int, *, random: bool = False) -> Collected:
         """Play ``num_steps`` steps in every environment, at random or by search."""
-        collected = Collected([], np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, np.int64))
+        collected = Collected(
+            [], np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, np.int64)
+        )
         for _ in range(num_steps):
             step = self._step(random)
             collected.episodes.append(self.counter.add(step))

@@ -113,7 +113,9 @@ def evaluate(
     )
 
 
-def _first_episodes(values: np.ndarray, per_env: np.ndarray, env: MultiTaskVectorEnv, num_episodes: int) -> np.ndarray:
+def _first_episodes(
+    values: np.ndarray, per_env: np.ndarray, env: MultiTaskVectorEnv, num_episodes: int
+) -> np.ndarray:
     """``(tasks, E)``: of every task, the environments' first episodes, then their second ones, and so on."""
     by_task = []
     for rows in env.rows:

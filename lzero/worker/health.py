@@ -56,7 +56,9 @@ class HealthSums:
                     metrics[f"health/{name}/{game}"] = getattr(self, name)[task] / self.steps[task]
             if self.return_steps[task]:
                 for name in ("value_predicted", "value_realised"):
-                    metrics[f"health/{name}/{game}"] = getattr(self, name)[task] / self.return_steps[task]
+                    metrics[f"health/{name}/{game}"] = (
+                        getattr(self, name)[task] / self.return_steps[task]
+                    )
         return metrics
 
 

@@ -22,7 +22,9 @@ class RewardRate:
 
     def __init__(self, games: Sequence[str]) -> None:
         self.games = tuple(games)
-        self._rounds = [deque[tuple[float, float]]() for _ in self.games]  # (reward, env steps) of each game
+        self._rounds = [
+            deque[tuple[float, float]]() for _ in self.games
+        ]  # (reward, env steps) of each game
 
     def add(self, reward: np.ndarray, steps: np.ndarray) -> None:
         """Count one round: its reward ``(T,)`` and env steps ``(T,)``, summed over all environments and ranks."""

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lzero.analysis.plasticity import Activity, measure_plasticity, norms_by_module, parameter_norms, recording
+from lzero.analysis.plasticity import (
+    Activity,
+    measure_plasticity,
+    norms_by_module,
+    parameter_norms,
+    recording,
+)
 from lzero.config import ModelConfig
 from lzero.distributed import Distributed, init_distributed
 from lzero.model import UniZeroMTModel
@@ -29,10 +35,20 @@ TAU = 0.3  # high enough that units of a fresh network are dormant
 WORLD_SIZE = 2
 DORMANT, ENTROPY = "plasticity/dormant_ratio/", "plasticity/router_entropy/"
 
-VIT = {"kind": "vit", "patch_size": 4, "vit_width": 16, "vit_heads": 2, "vit_layers": 2, "dropout": 0.5}
+VIT = {
+    "kind": "vit",
+    "patch_size": 4,
+    "vit_width": 16,
+    "vit_heads": 2,
+    "vit_layers": 2,
+    "dropout": 0.5,
+}
 MODELS: dict[str, dict[str, Any]] = {
     "moe": {},
-    "moe of two": {"moe": {"num_experts": 5, "top_k": 2, "num_shared_experts": 2}, "task_embedding": "register"},
+    "moe of two": {
+        "moe": {"num_experts": 5, "top_k": 2, "num_shared_experts": 2},
+        "task_embedding": "register",
+    },
     "dense": {"moe": {"enabled": False}, "dropout": 0.3},
     "shared heads": {"share_head": True, "moe": {"routing": "soft", "num_experts": 3}},
     "hardcoded": {"moe": {"routing": "hardcoded", "num_experts": 6}},
@@ -46,19 +62,29 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def make_model(name: str = "moe") -> UniZeroMTModel:
     changes = dict(MODELS[name])
-    base = {"embed_dim": DIM, "num_heads": 2, "context_steps": 3, "support_bins": 5, "support_limit": 2.0}
+    base = {
+        "embed_dim": DIM,
+        "num_heads": 2,
+        "context_steps": 3,
+        "support_bins": 5,
+        "support_limit": 2.0,
+    }
     moe = {"num_experts": 4} | changes.pop("moe", {})
     encoder = {"kind": "mlp", "hidden": (12, 10)} | changes.pop("encoder", {})
     config = ModelConfig.model_validate(base | {"moe": moe, "encoder": encoder} | changes)
     torch.manual_seed(0)
-    model = UniZeroMTModel(config, VECTOR if config.encoder.kind == "mlp" else IMAGE, ACTIONS, NUM_TASKS).eval()
+    model = UniZeroMTModel(
+        config, VECTOR if config.encoder.kind == "mlp" else IMAGE, ACTIONS, NUM_TASKS
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model
 
 
-def make_batch(model: UniZeroMTModel, tasks: tuple[int, ...] = TASKS) -> tuple[Tensor, Tensor, TaskGroups]:
+def make_batch(
+    model: UniZeroMTModel, tasks: tuple[int, ...] = TASKS
+) -> tuple[Tensor, Tensor, TaskGroups]:
     generator = torch.Generator().manual_seed(1)
     shape = VECTOR if model.config.encoder.kind == "mlp" else IMAGE
     observation = torch.randn(len(tasks), STEPS, *shape, generator=generator)
@@ -66,8 +92,12 @@ def make_batch(model: UniZeroMTModel, tasks: tuple[int, ...] = TASKS) -> tuple[T
     return observation, action, TaskGroups.of(torch.tensor(tasks), "cpu")
 
 
-def measure(model: UniZeroMTModel, tau: float = TAU, dist: Distributed | None = None, **batch: Any) -> dict[str, float]:
-    return measure_plasticity(model, unit_groups(model), make_batch(model, **batch), dist or Distributed(), tau)
+def measure(
+    model: UniZeroMTModel, tau: float = TAU, dist: Distributed | None = None, **batch: Any
+) -> dict[str, float]:
+    return measure_plasticity(
+        model, unit_groups(model), make_batch(model, **batch), dist or Distributed(), tau
+    )
 
 
 # The reference: every sample of every layer by itself. A sample is a list of numbers, one for each unit.
@@ -75,7 +105,10 @@ def measure(model: UniZeroMTModel, tau: float = TAU, dist: Distributed | None = 
 
 def naive_ratio(samples: list[Tensor], tau: float) -> tuple[int, int]:
     """Dormant units and units of one layer, walked unit by unit."""
-    activity = [sum(abs(float(sample[unit])) for sample in samples) / len(samples) for unit in range(len(samples[0]))]
+    activity = [
+        sum(abs(float(sample[unit])) for sample in samples) / len(samples)
+        for unit in range(len(samples[0]))
+    ]
     mean = sum(activity) / len(activity)
     return sum(value / mean <= tau for value in activity), len(activity)
 
@@ -83,8 +116,13 @@ def naive_ratio(samples: list[Tensor], tau: float) -> tuple[int, int]:
 def arguments_of(model: UniZeroMTModel, batch: tuple) -> dict[torch.nn.Module, tuple]:
     """What enters every feed-forward and every head."""
     world_model, seen = model.world_model, {}
-    modules = [block.feed_forward for block in world_model.transformer.blocks] + list(world_model.heads.values())
-    hooks = [m.register_forward_pre_hook(lambda m, arguments: seen.update({m: arguments})) for m in modules]
+    modules = [block.feed_forward for block in world_model.transformer.blocks] + list(
+        world_model.heads.values()
+    )
+    hooks = [
+        m.register_forward_pre_hook(lambda m, arguments: seen.update({m: arguments}))
+        for m in modules
+    ]
     model(*batch)
     for hook in hooks:
         hook.remove()
@@ -136,7 +174,9 @@ def gated(token: Tensor, w_in: Tensor) -> Tensor:
     return a * torch.sigmoid(a) * b
 
 
-def naive_moe(layer: MoELayer, x: Tensor, task_id: Tensor, name: str) -> tuple[dict[str, list[list[Tensor]]], float]:
+def naive_moe(
+    layer: MoELayer, x: Tensor, task_id: Tensor, name: str
+) -> tuple[dict[str, list[list[Tensor]]], float]:
     """Hidden units by module and set of weights, and the mean entropy of the router."""
     samples: dict[str, list[list[Tensor]]] = defaultdict(list)
     tokens, tasks = x.flatten(0, 1), task_id.flatten().tolist()
@@ -178,7 +218,9 @@ def naive(model: UniZeroMTModel, batch: tuple, tau: float) -> dict[str, float]:
             if not math.isnan(entropy):
                 metrics[f"{ENTROPY}layer{layer}"] = entropy
         else:
-            hidden = [F.gelu(feed_forward.w_in(token), approximate="tanh") for token in x.flatten(0, 1)]
+            hidden = [
+                F.gelu(feed_forward.w_in(token), approximate="tanh") for token in x.flatten(0, 1)
+            ]
             samples[f"mlp/layer{layer}"].append(hidden)
     for name, head in model.world_model.heads.items():
         samples[f"{name}_head"] = naive_head(head, *seen[head])
@@ -203,7 +245,9 @@ def test_everything_equals_loops_over_units_tokens_and_experts(name):
 
 def test_what_is_measured_of_which_model():
     heads = {f"{name}_head" for name in ("policy", "value", "reward", "latent")}
-    always = {DORMANT + name for name in heads | {"all", "encoder", "encoder/layer0", "encoder/layer1"}}
+    always = {
+        DORMANT + name for name in heads | {"all", "encoder", "encoder/layer0", "encoder/layer1"}
+    }
     dense = measure(make_model("dense"))
     assert dense.keys() == always | {f"{DORMANT}mlp/layer{layer}" for layer in range(2)}
     moe = measure(make_model("moe of two"))
@@ -238,7 +282,10 @@ def kill(model: UniZeroMTModel) -> dict[str, float]:
         moe.shared_experts[0].w_in[:, :3] = 0.0  # the gate
         moe.experts.w_in[0, :, hidden : hidden + 4] = 0.0  # what is gated
         moe.experts.w_in[1] = 0.0
-        expected |= {f"moe/layer{layer}/shared": 3 / hidden, f"moe/layer{layer}/routed": (4 + hidden) / (4 * hidden)}
+        expected |= {
+            f"moe/layer{layer}/shared": 3 / hidden,
+            f"moe/layer{layer}/routed": (4 + hidden) / (4 * hidden),
+        }
         expected |= {f"moe/layer{layer}/expert_0": 4 / hidden, f"moe/layer{layer}/expert_1": 1.0}
         expected |= {f"moe/layer{layer}/expert_{expert}": 0.0 for expert in (2, 3)}
     return expected
@@ -258,11 +305,15 @@ def test_units_killed_by_hand_are_the_dormant_ones():
     units = {"encoder": 13} | {f"{name}_head": DIM * 2 for name in model.world_model.heads}
     hidden = model.world_model.transformer.blocks[0].feed_forward.experts.w_out.shape[1]
     dead = 3 + 2 * (3 + 4 + hidden)
-    assert got[f"{DORMANT}all"] == pytest.approx(dead / (sum(units.values()) + 2 * 5 * hidden), abs=1e-12)
+    assert got[f"{DORMANT}all"] == pytest.approx(
+        dead / (sum(units.values()) + 2 * 5 * hidden), abs=1e-12
+    )
 
 
 def test_the_threshold_is_a_share_of_the_layers_mean_and_itself_dormant():
-    h = torch.tensor([[4.0, -1.0, 0.0, 3.0], [-4.0, 1.0, 0.0, -3.0]])  # mean |h|: 4, 1, 0, 3; of the layer: 2
+    h = torch.tensor(
+        [[4.0, -1.0, 0.0, 3.0], [-4.0, 1.0, 0.0, -3.0]]
+    )  # mean |h|: 4, 1, 0, 3; of the layer: 2
     both = Activity.stack([h, 1000 * h])
     assert both.samples.tolist() == [2, 2]
     for tau, dormant in ((0.0, 1), (0.49, 1), (0.5, 2), (1.49, 2), (1.5, 3), (2.0, 4)):
@@ -282,7 +333,10 @@ def test_forwards_add_up():
         for rows in (slice(0, 3), slice(3, None)):
             model(observation[rows], action[rows], TaskGroups.of(groups.task_id[rows], "cpu"))
     model(observation, action, groups)
-    assert halves.activity.keys() == whole.activity.keys() and halves.entropy.keys() == whole.entropy.keys()
+    assert (
+        halves.activity.keys() == whole.activity.keys()
+        and halves.entropy.keys() == whole.entropy.keys()
+    )
     for name, activity in (whole.activity | whole.entropy).items():
         other = (halves.activity | halves.entropy)[name]
         assert torch.equal(other.samples, activity.samples)
@@ -313,7 +367,9 @@ def test_a_router_that_cannot_decide_has_the_highest_entropy():
 
 
 def hooks_of(model: UniZeroMTModel) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -348,7 +404,9 @@ def test_hooks_are_gone_after_an_error_too():
     model = make_model().train()
     observation, action, groups = make_batch(model)
     with pytest.raises(IndexError):
-        measure_plasticity(model, unit_groups(model), (observation, action + ACTIONS, groups), Distributed())
+        measure_plasticity(
+            model, unit_groups(model), (observation, action + ACTIONS, groups), Distributed()
+        )
     assert hooks_of(model) == 0 and model.training
 
 
@@ -370,31 +428,50 @@ def test_squared_norms_of_modules_add_up_to_those_of_their_parameters(name):
     model = make_model(name)
     norms = norms_by_module(modules_of(model), parameter_norms(model))
     heads = {"policy_head", "value_head", "reward_head", "latent_head"}
-    blocks = {f"layer{layer}.{part}" for layer in range(2) for part in ("attention", "feed_forward")}
+    blocks = {
+        f"layer{layer}.{part}" for layer in range(2) for part in ("attention", "feed_forward")
+    }
     assert norms.keys() == heads | blocks | {"encoder", "embeddings", "rest"}
     world_model = model.world_model
-    modules = {f"layer{i}.feed_forward": block.feed_forward for i, block in enumerate(world_model.transformer.blocks)}
+    modules = {
+        f"layer{i}.feed_forward": block.feed_forward
+        for i, block in enumerate(world_model.transformer.blocks)
+    }
     modules |= {"encoder": model.encoder, "value_head": world_model.value_head}
-    modules |= {f"layer{i}.attention": block.attention for i, block in enumerate(world_model.transformer.blocks)}
+    modules |= {
+        f"layer{i}.attention": block.attention
+        for i, block in enumerate(world_model.transformer.blocks)
+    }
     for key, module in modules.items():
         flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
         assert norms[key] == pytest.approx(flat.double().norm().item(), rel=1e-5), key
-    whole = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).double().norm().item()
+    whole = (
+        torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        .double()
+        .norm()
+        .item()
+    )
     assert math.sqrt(sum(norm**2 for norm in norms.values())) == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.parametrize("embedding", ["none", "add", "concat", "register"])
 def test_what_tells_tasks_and_actions_apart_is_an_embedding(embedding):
-    config = ModelConfig(embed_dim=DIM, num_heads=2, task_embedding=embedding, encoder={"kind": "mlp"})
+    config = ModelConfig(
+        embed_dim=DIM, num_heads=2, task_embedding=embedding, encoder={"kind": "mlp"}
+    )
     modules = modules_of(UniZeroMTModel(config, VECTOR, 2, 2))
     norms = norms_by_module(modules, torch.ones(len(modules)))
     here = {"none": 1, "add": 2, "concat": 4, "register": 2}[embedding]
     assert norms["embeddings"] == pytest.approx(here**0.5)
-    assert norms["rest"] == pytest.approx((2 * 4 + 2) ** 0.5), "two layer norms of each block and the last one"
+    assert norms["rest"] == pytest.approx((2 * 4 + 2) ** 0.5), (
+        "two layer norms of each block and the last one"
+    )
 
 
 def test_norms_that_do_not_fit_the_names_are_refused():
-    with pytest.raises(ValueError, match=r"norms has shape \(3,\) for 2 names; give one norm per parameter"):
+    with pytest.raises(
+        ValueError, match=r"norms has shape \(3,\) for 2 names; give one norm per parameter"
+    ):
         norms_by_module(["encoder", "rest"], torch.ones(3))
 
 
@@ -407,7 +484,11 @@ def run_case(name: str, dist: Distributed) -> dict[str, float]:
     observation, action, groups = make_batch(model)
     if dist.world_size > 1:
         rows = ROWS_OF_RANK[dist.rank]
-        observation, action, groups = observation[rows], action[rows], TaskGroups.of(groups.task_id[rows], "cpu")
+        observation, action, groups = (
+            observation[rows],
+            action[rows],
+            TaskGroups.of(groups.task_id[rows], "cpu"),
+        )
     return measure_plasticity(model, unit_groups(model), (observation, action, groups), dist, TAU)
 
 

@@ -42,13 +42,20 @@ def road_runner() -> tuple[list[EnvStep], list[EnvStep]]:
     """The same play seen by a training and by an evaluation env: many deaths, games over and rewards."""
     actions = random_actions(300, 2)
     return tuple(
-        list(play(make_atari_multitask_env(["RoadRunner"], [0], 2, training=training, num_threads=2), actions))
+        list(
+            play(
+                make_atari_multitask_env(["RoadRunner"], [0], 2, training=training, num_threads=2),
+                actions,
+            )
+        )
         for training in (True, False)
     )
 
 
 def test_all_26_games_make_and_step() -> None:
-    env = make_atari_multitask_env(ATARI26, range(26), 1, training=True, num_threads=2, max_episode_steps=3)
+    env = make_atari_multitask_env(
+        ATARI26, range(26), 1, training=True, num_threads=2, max_episode_steps=3
+    )
     assert env.observation_shape == (3, 64, 64) and env.observation_dtype == np.uint8
     assert env.legal_actions.shape == (26, 18) and env.legal_actions.all()
     steps = list(play(env, random_actions(5, 26)))
@@ -61,19 +68,28 @@ def test_all_26_games_make_and_step() -> None:
 
 def test_game_names() -> None:
     assert len(set(ATARI26)) == 26 and len(ATARI8) == 8 and set(ATARI8) < set(ATARI26)
-    expected = {"MsPacman": "ms_pacman", "UpNDown": "up_n_down", "Qbert": "qbert", "Jamesbond": "jamesbond"}
+    expected = {
+        "MsPacman": "ms_pacman",
+        "UpNDown": "up_n_down",
+        "Qbert": "qbert",
+        "Jamesbond": "jamesbond",
+    }
     assert {game: rom_name(game) for game in expected} == expected
     assert len({rom_name(game) for game in ATARI26}) == 26
     assert set(ATARI26) < set(all_games())
 
 
-@pytest.mark.parametrize(("wrong", "nearest"), [("pong", "Pong"), ("MsPackman", "MsPacman"), ("up_n_down", "UpNDown")])
+@pytest.mark.parametrize(
+    ("wrong", "nearest"), [("pong", "Pong"), ("MsPackman", "MsPacman"), ("up_n_down", "UpNDown")]
+)
 def test_unknown_game_names_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"'{wrong}'.*'{nearest}'"):
         make_atari_vector_env(wrong, 1)
 
 
-@pytest.mark.parametrize("field", ["num_envs", "max_episode_steps", "num_threads", "frame_skip", "noop_max", "sticky"])
+@pytest.mark.parametrize(
+    "field", ["num_envs", "max_episode_steps", "num_threads", "frame_skip", "noop_max", "sticky"]
+)
 def test_refuses_numbers_out_of_range(field: str) -> None:
     options = {"num_envs": 1, field: -1}
     with pytest.raises(ValueError, match=f"{field}=-1"):
@@ -139,7 +155,9 @@ def test_environments_of_one_task_differ(road_runner: tuple[list[EnvStep], ...])
     assert (shown[:, 0] != shown[:, 1]).any()
 
 
-def test_lost_life_ends_the_episode_for_learning_only(road_runner: tuple[list[EnvStep], ...]) -> None:
+def test_lost_life_ends_the_episode_for_learning_only(
+    road_runner: tuple[list[EnvStep], ...],
+) -> None:
     training, evaluation = road_runner
     for field in ("observation", "raw_reward", "episode_over", "reset", "truncated"):
         np.testing.assert_array_equal(columns(training, field), columns(evaluation, field))
@@ -149,7 +167,9 @@ def test_lost_life_ends_the_episode_for_learning_only(road_runner: tuple[list[En
     assert learned[over].all()
     lost_lives = learned & ~over
     # Three lives per game: two losses go on, the third is the end of the game.
-    assert (lost_lives.cumsum(axis=0)[over] % 2 == 0).all() and lost_lives.sum() >= 2 * over.sum() > 0
+    assert (
+        lost_lives.cumsum(axis=0)[over] % 2 == 0
+    ).all() and lost_lives.sum() >= 2 * over.sum() > 0
     assert (columns(training, "reset")[1:] == over[:-1]).all()
 
 
@@ -157,7 +177,8 @@ def test_actions_without_effect_can_be_masked() -> None:
     """ALE's own count tells how many actions have an effect; the others do what one of them does."""
     games = ("Pong", "MsPacman", "Boxing")
     assert [len(minimal_actions(game)) for game in games] == [
-        AtariVectorEnv(rom_name(game), 1, full_action_space=False).single_action_space.n for game in games
+        AtariVectorEnv(rom_name(game), 1, full_action_space=False).single_action_space.n
+        for game in games
     ]
     env = make_atari_multitask_env(games, range(3), 1, training=True, only_minimal_actions=True)
     assert [np.flatnonzero(legal).tolist() for legal in env.legal_actions] == [
@@ -166,14 +187,20 @@ def test_actions_without_effect_can_be_masked() -> None:
     actions = np.random.default_rng(0).choice([0, 1, 3, 4, 11, 12], 100)
     everything, masked = (
         list(
-            play(make_atari_multitask_env(["Pong"], [0], 1, training=True, only_minimal_actions=only), actions[:, None])
+            play(
+                make_atari_multitask_env(
+                    ["Pong"], [0], 1, training=True, only_minimal_actions=only
+                ),
+                actions[:, None],
+            )
         )
         for only in (False, True)
     )
     for field in ("observation", "reward"):
         np.testing.assert_array_equal(columns(masked, field), columns(everything, field))
     with pytest.raises(
-        ValueError, match=r"actions\[0\]=2 is not a legal action of task 'Pong'; allowed are 0, 1, 3, 4, 11, 12"
+        ValueError,
+        match=r"actions\[0\]=2 is not a legal action of task 'Pong'; allowed are 0, 1, 3, 4, 11, 12",
     ):
         env.reset(0)
         env.step(np.array([2, 0, 0]))
@@ -182,7 +209,9 @@ def test_actions_without_effect_can_be_masked() -> None:
 
 def test_reset_rows_ignore_the_action(road_runner: tuple[list[EnvStep], ...]) -> None:
     steps = road_runner[0]
-    first, env = next((time, e) for time, step in enumerate(steps) for e in range(2) if time and step.reset[e])
+    first, env = next(
+        (time, e) for time, step in enumerate(steps) for e in range(2) if time and step.reset[e]
+    )
     assert steps[first].raw_reward[env] == 0 and not steps[first].terminated[env]
     actions = random_actions(300, 2)[:first]
     actions[-1, env] = (actions[-1, env] + 1) % 18
@@ -201,10 +230,16 @@ def test_training_clips_the_reward(road_runner: tuple[list[EnvStep], ...]) -> No
 def test_clipping_and_lives_can_be_chosen_per_game() -> None:
     games = ["Asterix", "Pong", "Asterix"]
     options = {"clip_reward": [False, True, True], "end_on_life_loss": [True, True, False]}
-    env = make_atari_multitask_env(games, [0, 1, 2], [1, 1, 1], training=True, num_threads=2, **options)
+    env = make_atari_multitask_env(
+        games, [0, 1, 2], [1, 1, 1], training=True, num_threads=2, **options
+    )
     steps = list(play(env, random_actions(150, 3)))
     raw, reward = columns(steps, "raw_reward"), columns(steps, "reward")
-    assert (reward[:, 0] == raw[:, 0]).all() and (reward[:, 2] == np.sign(raw[:, 2])).all() and raw.max() > 1
+    assert (
+        (reward[:, 0] == raw[:, 0]).all()
+        and (reward[:, 2] == np.sign(raw[:, 2])).all()
+        and raw.max() > 1
+    )
     early = columns(steps, "terminated") & ~columns(steps, "episode_over")
     assert early[:, 0].any() and not early[:, 2].any()
 
@@ -229,7 +264,12 @@ def test_screen_is_the_maximum_of_two_frames() -> None:
 
     def screens(frame_skip: int, steps: int) -> list[np.ndarray]:
         env = make_atari_vector_env(
-            "Breakout", 1, noop_max=0, image_size=(210, 160), frame_skip=frame_skip, max_episode_steps=99
+            "Breakout",
+            1,
+            noop_max=0,
+            image_size=(210, 160),
+            frame_skip=frame_skip,
+            max_episode_steps=99,
         )
         env.reset(seed=0)
         return [env.step(np.array([1]))[0][0, 0] for _ in range(steps)]
@@ -258,13 +298,22 @@ def test_native_screen_twin_plays_the_same_episode() -> None:
     twins = [NativeScreenTwin("Asterix", max_episode_steps=limit) for _ in range(2)]
     for j, twin in enumerate(twins):
         screen = twin.reset(task_seed(5, 9) + j)
-        assert screen.shape == (210, 160, 3) and screen.dtype == np.uint8 and twin.frames_per_second == 15
+        assert (
+            screen.shape == (210, 160, 3)
+            and screen.dtype == np.uint8
+            and twin.frames_per_second == 15
+        )
     steps = list(play(env, actions, seed=5))[1:]
-    assert columns(steps, "episode_over").any(axis=0).all() and columns(steps, "raw_reward")[:, 1:].any()
+    assert (
+        columns(steps, "episode_over").any(axis=0).all()
+        and columns(steps, "raw_reward")[:, 1:].any()
+    )
     for row, step in zip(actions, steps, strict=True):
         for j, twin in enumerate(twins, start=1):
             screen = twin.step(row[j])
-            assert twin.raw_reward == step.raw_reward[j] and twin.episode_over == step.episode_over[j]
+            assert (
+                twin.raw_reward == step.raw_reward[j] and twin.episode_over == step.episode_over[j]
+            )
             # The same picture at another size: its mean colour agrees.
             small = step.observation[j].reshape(3, -1).mean(axis=1)
             np.testing.assert_allclose(screen.reshape(-1, 3).mean(axis=0), small, atol=0.5)

@@ -16,7 +16,9 @@ NAMES = list(CLASSIC_CONTROL.games)
 def make(tasks: list[int], count: int, limit: int = 500) -> MultiTaskVectorEnv:
     config = EnvConfig(max_episode_steps=limit, clip_reward=False)
     counts = [count] * len(tasks)
-    return CLASSIC_CONTROL.make(config, NAMES, tasks, counts, env_offsets=[0] * len(tasks), training=True, num_threads=1)
+    return CLASSIC_CONTROL.make(
+        config, NAMES, tasks, counts, env_offsets=[0] * len(tasks), training=True, num_threads=1
+    )
 
 
 def test_pads_features_and_actions() -> None:
@@ -49,7 +51,9 @@ def test_classic_control_time_limit_truncates(name: str) -> None:
         step, repeated = (env.step(np.full(3, time % 2)) for env in envs)
         np.testing.assert_array_equal(step.observation, repeated.observation)
         assert not step.terminated.any()
-        assert (step.truncated == (time == limit)).all() and (step.episode_over == step.truncated).all()
+        assert (step.truncated == (time == limit)).all() and (
+            step.episode_over == step.truncated
+        ).all()
         assert (step.reset == (time == limit + 1)).all()
         assert (step.raw_reward != 0).tolist() == (~step.reset).tolist()
     for env in envs:
@@ -59,7 +63,9 @@ def test_classic_control_time_limit_truncates(name: str) -> None:
 def test_reference_scores_are_the_ends_of_the_common_scale() -> None:
     for name in NAMES:
         scores = CLASSIC_CONTROL.reference_scores(name)
-        assert {label: CLASSIC_CONTROL.normalised_score(name, score) for label, score in scores.items()} == {
+        assert {
+            label: CLASSIC_CONTROL.normalised_score(name, score) for label, score in scores.items()
+        } == {
             "random": 0.0,
             "solved": 1.0,
         }

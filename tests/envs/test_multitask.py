@@ -45,7 +45,9 @@ class Episode:
 class ScriptedVectorEnv(VectorEnv):
     """n scripted episodes with autoreset NEXT_STEP."""
 
-    def __init__(self, lengths: list[int], limit: int = 6, actions: int = 3, with_lives: bool = True) -> None:
+    def __init__(
+        self, lengths: list[int], limit: int = 6, actions: int = 3, with_lives: bool = True
+    ) -> None:
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.num_envs = len(lengths)
         self.single_observation_space = Box(-np.inf, np.inf, (3,), np.float32)
@@ -100,7 +102,9 @@ class PictureVectorEnv(VectorEnv):
 
 def scripted(task_id: int = 0, *, clip: bool = False, cut: bool = False, **options) -> TaskEnv:
     env = ScriptedVectorEnv(options.pop("lengths", [3, 9]), **options)
-    return TaskEnv(env, task_id, f"scripted{task_id}", "vector", clip_reward=clip, end_on_life_loss=cut)
+    return TaskEnv(
+        env, task_id, f"scripted{task_id}", "vector", clip_reward=clip, end_on_life_loss=cut
+    )
 
 
 def pictured(task_id: int, pictures: np.ndarray, layout: str) -> TaskEnv:
@@ -112,11 +116,16 @@ def test_stream_equals_naive_reference() -> None:
     lengths, limit = [[3, 9, 6], [1, 5], [4, 6]], 6
     flags = [(True, True), (False, False), (False, True)]
     env = MultiTaskVectorEnv(
-        [scripted(t, lengths=lengths[t], limit=limit, clip=flags[t][0], cut=flags[t][1]) for t in range(3)]
+        [
+            scripted(t, lengths=lengths[t], limit=limit, clip=flags[t][0], cut=flags[t][1])
+            for t in range(3)
+        ]
     )
     rng = np.random.default_rng(0)
     step = env.reset(7)
-    assert step.reset.all() and not (step.reward.any() or step.terminated.any() or step.episode_over.any())
+    assert step.reset.all() and not (
+        step.reward.any() or step.terminated.any() or step.episode_over.any()
+    )
 
     alone = [(Episode(i, n, limit), *flags[t]) for t in range(3) for i, n in enumerate(lengths[t])]
     over = [False] * len(alone)
@@ -166,7 +175,9 @@ def test_layouts_give_the_same_picture() -> None:
     chw = rng.integers(0, 255, (2, 6, 5, 4), np.uint8)
     hwc = np.ascontiguousarray(chw.transpose(0, 2, 3, 1))
     frames = np.ascontiguousarray(hwc.reshape(2, 5, 4, 2, 3).transpose(0, 3, 1, 2, 4))
-    env = MultiTaskVectorEnv([pictured(0, chw, "chw"), pictured(1, hwc, "hwc"), pictured(2, frames, "frames_hwc")])
+    env = MultiTaskVectorEnv(
+        [pictured(0, chw, "chw"), pictured(1, hwc, "hwc"), pictured(2, frames, "frames_hwc")]
+    )
     observation = env.reset(0).observation
     assert env.observation_shape == (6, 5, 4) and env.observation_dtype == np.uint8
     for rows in env.rows:
@@ -177,7 +188,11 @@ def test_pictures_are_a_channels_last_view_with_zero_channels() -> None:
     rng = np.random.default_rng(0)
     colour = rng.integers(1, 255, (2, 3, 8, 8), np.uint8)
     grey = rng.integers(1, 255, (1, 8, 8, 1), np.uint8)
-    observation = MultiTaskVectorEnv([pictured(0, colour, "chw"), pictured(1, grey, "hwc")]).reset(0).observation
+    observation = (
+        MultiTaskVectorEnv([pictured(0, colour, "chw"), pictured(1, grey, "hwc")])
+        .reset(0)
+        .observation
+    )
     assert observation.shape == (3, 3, 8, 8)
     np.testing.assert_array_equal(observation[2, 0], grey[0, :, :, 0])
     assert not observation[2, 1:].any()
@@ -259,7 +274,9 @@ def test_refuses_actions_outside_the_task_s_set(actions: list[int]) -> None:
         env.step(np.array(actions))
 
 
-@pytest.mark.parametrize("actions", [np.zeros(2, np.int32), np.zeros(3, np.int64), np.zeros((2, 1), np.int64)])
+@pytest.mark.parametrize(
+    "actions", [np.zeros(2, np.int32), np.zeros(3, np.int64), np.zeros((2, 1), np.int64)]
+)
 def test_refuses_actions_of_wrong_shape_or_dtype(actions: np.ndarray) -> None:
     env = MultiTaskVectorEnv([scripted()])
     env.reset(0)
@@ -313,14 +330,24 @@ def strange_actions(space: gymnasium.Space) -> TaskEnv:
         ([picture(0, 8, 8, 3, layout="hcw")], {}, "unknown layout 'hcw'"),
         ([strange_actions(Discrete(3, start=1))], {}, "Discrete from 0"),
         ([strange_actions(MultiDiscrete([2, 2]))], {}, "Discrete from 0"),
-        ([replace(scripted(0), legal_actions=())], {}, r"legal_actions \(\); give at least one of 0 to 2"),
-        ([replace(scripted(0), legal_actions=(1, 3))], {}, r"legal_actions \(1, 3\); give at least one of 0 to 2"),
+        (
+            [replace(scripted(0), legal_actions=())],
+            {},
+            r"legal_actions \(\); give at least one of 0 to 2",
+        ),
+        (
+            [replace(scripted(0), legal_actions=(1, 3))],
+            {},
+            r"legal_actions \(1, 3\); give at least one of 0 to 2",
+        ),
         ([scripted(0, actions=3)], {"num_actions": 2}, "num_actions=2.*'scripted0'.*3 or more"),
         ([scripted(0)], {"observation_shape": (2,)}, r"observation_shape\[0\]=2.*3 or more"),
         ([picture(0, 8, 8, 3)], {"observation_shape": (3, 9, 8)}, r"\(8, 8\), allowed is \(9, 8\)"),
     ],
 )
-def test_refuses_tasks_that_cannot_be_joined(tasks: list[TaskEnv], options: dict, message: str) -> None:
+def test_refuses_tasks_that_cannot_be_joined(
+    tasks: list[TaskEnv], options: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         MultiTaskVectorEnv(tasks, **options)
 

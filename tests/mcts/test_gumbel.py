@@ -45,10 +45,15 @@ class Node:
         return {a: len(self.children[a].returns) if a in self.children else 0 for a in self.prior}
 
     def completed_q(self) -> dict[int, float]:
-        known = {a: c.reward + DISCOUNT * sum(c.returns) / len(c.returns) for a, c in self.children.items()}
+        known = {
+            a: c.reward + DISCOUNT * sum(c.returns) / len(c.returns)
+            for a, c in self.children.items()
+        }
         mixed = self.network_value
         if known:
-            expected = sum(self.prior[a] * q for a, q in known.items()) / sum(self.prior[a] for a in known)
+            expected = sum(self.prior[a] * q for a, q in known.items()) / sum(
+                self.prior[a] for a in known
+            )
             total = sum(self.visits.values())
             mixed = (self.network_value + total * expected) / (1 + total)
         return {a: known.get(a, mixed) for a in self.prior}
@@ -69,7 +74,9 @@ class Node:
 def new_node(seed: int, path: tuple[int, ...], legal: np.ndarray) -> Node:
     reward, value, prior = model(seed, path, len(legal))
     allowed = {int(a): float(prior[a]) for a in np.flatnonzero(legal)}
-    return Node(reward, value, {a: float(np.float32(p / sum(allowed.values()))) for a, p in allowed.items()})
+    return Node(
+        reward, value, {a: float(np.float32(p / sum(allowed.values()))) for a, p in allowed.items()}
+    )
 
 
 def simulate(node: Node, action: int, path: tuple[int, ...], seed: int, legal: np.ndarray) -> float:
@@ -101,7 +108,9 @@ def reference_search(
     num_phases = math.ceil(math.log2(num_considered)) if num_considered > 1 else 1
     left = num_simulations
     while left:
-        rounds = left if len(running) <= 2 else max(1, num_simulations // (num_phases * len(running)))
+        rounds = (
+            left if len(running) <= 2 else max(1, num_simulations // (num_phases * len(running)))
+        )
         for action in (running * rounds)[:left]:
             simulate(root, action, (), seed, legal)
             left -= 1
@@ -192,12 +201,18 @@ def test_equals_recursive_reference(num_actions, max_considered, num_simulations
     run(tree, seeds, legal)
     actions, policy, values = chosen(tree), tree.improved_policy(), tree.root_values()
     for root, seed in enumerate(seeds):
-        expected, action = reference_search(seed, legal[root], num_simulations, max_considered, noise[root])
+        expected, action = reference_search(
+            seed, legal[root], num_simulations, max_considered, noise[root]
+        )
         assert {a: tree.visit_counts()[root, a] for a in expected.visits} == expected.visits
         assert actions[root] == action
         expected_policy, q = expected.improved_policy(), expected.completed_q()
-        np.testing.assert_allclose(policy[root, list(expected_policy)], list(expected_policy.values()), atol=1e-6)
-        assert values[root] == pytest.approx(sum(p * q[a] for a, p in expected_policy.items()), rel=1e-5, abs=1e-5)
+        np.testing.assert_allclose(
+            policy[root, list(expected_policy)], list(expected_policy.values()), atol=1e-6
+        )
+        assert values[root] == pytest.approx(
+            sum(p * q[a] for a, p in expected_policy.items()), rel=1e-5, abs=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -271,12 +286,16 @@ def test_rounds_and_single_simulations_may_alternate():
 def test_batch_equals_single_roots_and_memory_is_reused():
     seeds, legal = list(range(20, 26)), random_legal(np.random.default_rng(3), 6, 18)
     batch = GumbelTree(6, 30, 18, discount=DISCOUNT, rng=np.random.default_rng(2))
-    run(batch, list(range(6)), np.ones((6, 18), bool))  # leftovers of an earlier search must not show
+    run(
+        batch, list(range(6)), np.ones((6, 18), bool)
+    )  # leftovers of an earlier search must not show
     run(batch, seeds, legal)
     rng = np.random.default_rng(2)
     rng.gumbel(size=(6, 18))
     for root, seed in enumerate(seeds):
-        single = run(GumbelTree(1, 30, 18, discount=DISCOUNT, rng=rng), [seed], legal[root : root + 1])
+        single = run(
+            GumbelTree(1, 30, 18, discount=DISCOUNT, rng=rng), [seed], legal[root : root + 1]
+        )
         np.testing.assert_array_equal(single.visit_counts()[0], batch.visit_counts()[root])
         np.testing.assert_array_equal(single.improved_policy()[0], batch.improved_policy()[root])
         assert chosen(single)[0] == chosen(batch)[root]
@@ -306,13 +325,20 @@ def test_every_budget_is_used_up_by_halving():
         for considered in range(1, max_considered + 1):
             actions, used = zip(*halving_phases(considered, num_simulations), strict=True)
             assert sum(used) == num_simulations and actions[0] == considered
-            assert all(after == -(-before // 2) for before, after in zip(actions, actions[1:], strict=False))
-            assert all(count % kept == 0 for kept, count in zip(actions[:-1], used[:-1], strict=True))
+            assert all(
+                after == -(-before // 2)
+                for before, after in zip(actions, actions[1:], strict=False)
+            )
+            assert all(
+                count % kept == 0 for kept, count in zip(actions[:-1], used[:-1], strict=True)
+            )
             starts = np.cumsum((0, *used[:-1]))
             np.testing.assert_array_equal(np.flatnonzero(schedule.kept[considered]), starts)
             assert schedule.kept[considered, starts].tolist() == list(actions)
             for start, kept, count in zip(starts, actions, used, strict=True):
-                visits = np.bincount(schedule.rank[considered, start : start + count], minlength=kept)
+                visits = np.bincount(
+                    schedule.rank[considered, start : start + count], minlength=kept
+                )
                 assert len(visits) == kept and np.ptp(visits) <= 1
             ends = schedule.round_end[considered]
             first, rounds = 0, []
@@ -351,12 +377,16 @@ def test_visits_go_to_the_better_half_phase_by_phase(legal_actions, num_simulati
     assert chosen(tree)[0] == 0
 
 
-def search_flat(tree: BatchTree, prior: np.ndarray, legal: np.ndarray, root_q: np.ndarray, root_value: float) -> None:
+def search_flat(
+    tree: BatchTree, prior: np.ndarray, legal: np.ndarray, root_q: np.ndarray, root_value: float
+) -> None:
     """Search where a root action is worth ``root_q (A,)`` and nothing happens afterwards."""
     tree.reset(prior, legal, np.full(len(prior), root_value))
     for _ in range(tree.num_simulations):
         parent, action = tree.select()
-        tree.expand_and_backup(np.where(parent == 0, root_q[action], 0.0), np.zeros(len(prior)), prior)
+        tree.expand_and_backup(
+            np.where(parent == 0, root_q[action], 0.0), np.zeros(len(prior)), prior
+        )
 
 
 def test_the_prior_is_recovered_where_all_q_are_equal():
@@ -386,7 +416,9 @@ def test_actions_whose_prior_vanished_are_harmless():
     """A softmax can underflow to zero on legal actions, even on the best one."""
     prior = np.array([[1.0, 0.0, 0.0, 0.0]])
     tree = GumbelTree(1, 12, 4, discount=1.0, c_scale=100.0, rng=np.random.default_rng(0))
-    search_flat(tree, prior, np.array([[True, True, True, False]]), np.array([0.0, 1.0, 0.5, 9.0]), 0.0)
+    search_flat(
+        tree, prior, np.array([[True, True, True, False]]), np.array([0.0, 1.0, 0.5, 9.0]), 0.0
+    )
     np.testing.assert_array_equal(tree.improved_policy(), prior)
     assert tree.visit_counts().sum() == 12 and not tree.visit_counts()[0, 3]
 
@@ -399,7 +431,9 @@ def test_sigma_adds_its_scale_times_the_rescaled_q_to_the_logits(gap, share, c_v
     tree = GumbelTree(1, 12, 2, discount=1.0, c_visit=c_visit, c_scale=c_scale)
     search_flat(tree, prior, np.ones((1, 2), bool), np.array([0.0, gap]), 0.0)
     gained = np.log(tree.improved_policy()[0] / prior[0])
-    assert gained[1] - gained[0] == pytest.approx((c_visit + tree.visit_counts().max()) * c_scale * share, rel=1e-4)
+    assert gained[1] - gained[0] == pytest.approx(
+        (c_visit + tree.visit_counts().max()) * c_scale * share, rel=1e-4
+    )
 
 
 def test_unvisited_actions_are_worth_the_mixed_value():
@@ -451,7 +485,12 @@ def test_misuse_is_refused():
     for select in (tree.select, tree.select_round):
         with pytest.raises(RuntimeError, match="simulations are done"):
             select()
-    for arguments in ({"max_considered_actions": 0}, {"c_visit": -1.0}, {"c_scale": 0.0}, {"min_max_epsilon": 0.0}):
+    for arguments in (
+        {"max_considered_actions": 0},
+        {"c_visit": -1.0},
+        {"c_scale": 0.0},
+        {"min_max_epsilon": 0.0},
+    ):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             GumbelTree(1, 2, 3, discount=0.9, **arguments)
 
@@ -462,7 +501,12 @@ def test_an_actor_decides_by_the_configured_search_and_tells_the_networks_own_op
     config = ExperimentConfig.model_validate(
         {
             "env": {"games": ("Pong", "Boxing")},
-            "model": {"embed_dim": 16, "num_heads": 2, "moe": {"enabled": False}, "encoder": {"kind": "mlp", "hidden": [8]}},
+            "model": {
+                "embed_dim": 16,
+                "num_heads": 2,
+                "moe": {"enabled": False},
+                "encoder": {"kind": "mlp", "hidden": [8]},
+            },
             "policy": {"search": {"kind": kind, "num_simulations": 8}},
         }
     )
@@ -481,7 +525,10 @@ def test_an_actor_decides_by_the_configured_search_and_tells_the_networks_own_op
 
     quiet = actor(None)
     decision = quiet.act(observation)
-    assert decision.prior.shape == decision.policy.shape == (6, 5) and decision.network_value.shape == (6,)
+    assert decision.prior.shape == decision.policy.shape == (
+        6,
+        5,
+    ) and decision.network_value.shape == (6,)
     np.testing.assert_allclose(decision.prior.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(decision.prior, quiet.tree.arrays.prior[:, 0], rtol=1e-5)
     np.testing.assert_array_equal(decision.network_value, quiet.tree.arrays.network_value[:, 0])
@@ -498,7 +545,9 @@ def test_an_actor_decides_by_the_configured_search_and_tells_the_networks_own_op
         assert legal[np.arange(6), explored.action].all()
         seen.add(tuple(explored.action))
     assert len(seen) > 5
-    np.testing.assert_array_equal(actor(1).act(observation).action, actor(1).act(observation).action)
+    np.testing.assert_array_equal(
+        actor(1).act(observation).action, actor(1).act(observation).action
+    )
 
     at_random = loud.act_randomly()
     np.testing.assert_allclose(at_random.prior, legal / legal.sum(axis=1, keepdims=True), rtol=1e-6)

@@ -90,7 +90,9 @@ class ScalarValues:
         return values
 
 
-def run(kind: str, mdps: Mdps, logits: np.ndarray, value: np.ndarray, num_simulations: int) -> SearchResult:
+def run(
+    kind: str, mdps: Mdps, logits: np.ndarray, value: np.ndarray, num_simulations: int
+) -> SearchResult:
     model = KnownModel(mdps, logits, value)
     tree = KINDS[kind](N, num_simulations, A, discount=DISCOUNT)
     return search(model, ScalarValues(), model.root(num_simulations), np.ones((N, A), bool), tree)
@@ -155,7 +157,9 @@ def test_enough_simulations_find_the_best_root_action(kind, value, wanted, prior
 
 @pytest.mark.parametrize("prior", ["uniform", "random", "misleading"])
 @pytest.mark.parametrize("value", ["zero", "noisy"])
-def test_the_improved_policy_is_better_than_the_prior_and_gumbels_needs_fewer_simulations(prior, value):
+def test_the_improved_policy_is_better_than_the_prior_and_gumbels_needs_fewer_simulations(
+    prior, value
+):
     logits, values = make_logits(prior, MDPS), make_value(value, MDPS)
     lost = {}
     for kind, num_simulations in (("puct", 25), ("gumbel", 8), ("gumbel", 16)):

@@ -32,7 +32,9 @@ class Stream:
         shape, rings, rng = self.buffer.observation_shape, self.buffer.num_rings, self.rng
         for _ in range(steps):
             frame = 1000 * len(self.rows) + np.arange(rings)
-            content = np.arange(np.prod(shape)).reshape(shape) + frame.reshape(-1, *[1] * len(shape))
+            content = np.arange(np.prod(shape)).reshape(shape) + frame.reshape(
+                -1, *[1] * len(shape)
+            )
             row = {
                 "observation": content.astype(self.buffer._frames.dtype),
                 "action": rng.integers(0, A, rings),
@@ -67,7 +69,9 @@ def assert_windows_equal_rows(stream: Stream, batch_sizes: dict[int, int], seed:
 
 
 @pytest.mark.parametrize("priority", [None, PriorityConfig()])
-@pytest.mark.parametrize(("shape", "dtype"), [((3,), np.float32), ((3, 5, 4), np.uint8), ((2, 3), np.int64)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((3,), np.float32), ((3, 5, 4), np.uint8), ((2, 3), np.int64)]
+)
 def test_windows_equal_the_last_rows_of_a_plain_list(priority, shape, dtype):
     stream = Stream(make(shape=shape, dtype=dtype, priority=priority))
     # Collect calls of odd lengths: windows run across their borders and across the end of the ring.
@@ -116,7 +120,9 @@ def eligible_rows(stream: Stream, task: int) -> list[tuple[int, int]]:
 def sampled_counts(stream: Stream, task: int, draws: int, seed: int) -> dict[tuple[int, int], int]:
     """How often each row that may start a window was drawn."""
     counts = dict.fromkeys(eligible_rows(stream, task), 0)
-    for ring, step in stream.buffer.sample({task: draws}, np.random.default_rng(seed)).index.tolist():
+    for ring, step in stream.buffer.sample(
+        {task: draws}, np.random.default_rng(seed)
+    ).index.tolist():
         counts[ring, step] += 1  # a KeyError here is a window that must not be drawn
     return counts
 
@@ -144,7 +150,10 @@ def test_prioritised_sampling_is_proportional_and_weights_follow_the_formula(ste
     expected = np.array([mass[row] for row in counts]) / total * 40_000
     frequent = expected > 5
     observed = np.array(list(counts.values()))
-    merged = [np.append(values[frequent], values[~frequent].sum() + 1e-9) for values in (observed, expected)]
+    merged = [
+        np.append(values[frequent], values[~frequent].sum() + 1e-9)
+        for values in (observed, expected)
+    ]
     assert stats.chisquare(merged[0], merged[1] * merged[0].sum() / merged[1].sum()).pvalue > 1e-3
 
     windows = stream.buffer.sample({3: 7, 5: 50}, rng)
@@ -208,7 +217,11 @@ def test_too_few_rows_and_wrong_requests_are_refused():
     stream.append(1)
     assert stream.buffer.can_sample
     assert stream.buffer.sample({3: 1}, rng).index[0, 1] == 0
-    for request, message in (({4: 1}, "no ring holds task"), ({3: 0}, "not all 0"), ({3: -1, 5: 2}, ">= 0")):
+    for request, message in (
+        ({4: 1}, "no ring holds task"),
+        ({3: 0}, "not all 0"),
+        ({3: -1, 5: 2}, ">= 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             stream.buffer.sample(request, rng)
     with pytest.raises(RuntimeError, match="PriorityConfig"):
@@ -320,7 +333,9 @@ def test_a_loaded_buffer_equals_the_saved_one(tmp_path, priority, steps):
         index = stream.buffer.sample({3: 30, 5: 30}, np.random.default_rng(0)).index
         stream.buffer.update_priorities(index, np.random.default_rng(1).gamma(1, 1, 60))
     stream.buffer.save(tmp_path, suffix="rank0")
-    loaded = Stream(make(**options), seed=99).append(55).buffer  # what was in it before does not matter
+    loaded = (
+        Stream(make(**options), seed=99).append(55).buffer
+    )  # what was in it before does not matter
     loaded.load(tmp_path, suffix="rank0")
     after = contents(loaded)
     for name, array in contents(stream.buffer).items():
@@ -365,7 +380,9 @@ def test_full_chunks_are_linked_and_the_rest_is_written(tmp_path):
 
 
 def test_a_resumed_run_links_what_it_loaded_and_nothing_of_another_past(tmp_path):
-    first, second, third, fourth = (tmp_path / name for name in ("first", "second", "third", "fourth"))
+    first, second, third, fourth = (
+        tmp_path / name for name in ("first", "second", "third", "fourth")
+    )
     for directory in (first, second, third, fourth):
         directory.mkdir()
     stream = Stream(make(chunk_steps=8)).append(16)
@@ -405,7 +422,12 @@ def test_file_systems_without_hard_links_get_copies(tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_buffer_is_refused(tmp_path):
     Stream(make()).append(10).buffer.save(tmp_path, suffix="rank0")
-    for change in ({"length": 41}, {"window": 7}, {"tasks": np.arange(6)}, {"priority": PriorityConfig()}):
+    for change in (
+        {"length": 41},
+        {"window": 7},
+        {"tasks": np.arange(6)},
+        {"priority": PriorityConfig()},
+    ):
         with pytest.raises(ValueError, match=r"was saved with"):
             make(**change).load(tmp_path, suffix="rank0")
     with pytest.raises(FileNotFoundError):
@@ -413,12 +435,16 @@ def test_a_checkpoint_of_another_buffer_is_refused(tmp_path):
 
 
 def test_bytes_per_row_at_atari_sizes():
-    buffer = ReplayBuffer(np.zeros(8, int), 12_500, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig())
+    buffer = ReplayBuffer(
+        np.zeros(8, int), 12_500, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig()
+    )
     assert buffer.frame_bytes == 12_288
     assert buffer.bookkeeping_bytes < 200
     arrays = [buffer._frames, buffer._rows, buffer._priorities.tree._nodes]
     rows = buffer.num_rings * buffer.ring_length
-    assert sum(array.nbytes for array in arrays) == rows * (buffer.frame_bytes + buffer.bookkeeping_bytes)
+    assert sum(array.nbytes for array in arrays) == rows * (
+        buffer.frame_bytes + buffer.bookkeeping_bytes
+    )
 
 
 def test_memory_is_constant_once_the_ring_is_full():
@@ -443,13 +469,17 @@ def test_memory_is_constant_once_the_ring_is_full():
     assert later - full < 64 * 1024  # one more row of every ring per step would be 1.8 MB
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc"
+)
 def test_a_large_ring_takes_no_memory_before_it_is_used():
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()
-    buffer = ReplayBuffer(np.zeros(4, int), 20_000, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig())
+    buffer = ReplayBuffer(
+        np.zeros(4, int), 20_000, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig()
+    )
     Stream(buffer).append(20)
     assert buffer._frames.nbytes > 900 * 2**20
     assert resident() - before < 64 * 2**20
