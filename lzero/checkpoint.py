@@ -7,9 +7,9 @@ A checkpoint is a directory ``step_000123``::
     rank_{r}/state.json   what each rank needs for itself, such as its random number generators
     rank_{r}/…            any files of that rank, such as its replay
 
-It is written under a hidden name and renamed when all of it is on the disk, so whatever is called ``step_…``
-is complete; for the same reason directories are hidden before they are deleted. Several machines need a
-shared file system.
+It is written under a hidden name and renamed when all of it is on the disk, so whatever is called
+``step_…`` is complete; for the same reason directories are hidden before they are deleted. Several
+machines need a shared file system.
 """
 
 import base64
@@ -50,13 +50,15 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointManager:
-    """Writes the checkpoints of a run and deletes old ones. A process that only reads needs no manager.
+    """Writes the checkpoints of a run and deletes old ones. A process that only reads needs no
+    manager.
 
-    Constructing and saving are collective: every rank does both. The constructor clears away what a killed
-    write left behind.
+    Constructing and saving are collective: every rank does both. The constructor clears away what a
+    killed write left behind.
 
     Args:
-        directory: directory of the checkpoints, ``runs/{exp_name}/checkpoints``; made when it is missing.
+        directory: directory of the checkpoints, ``runs/{exp_name}/checkpoints``; made when it is
+            missing.
         keep: number of newest checkpoints that stay, at least 1.
         distributed: place of this process in the run.
 
@@ -95,11 +97,12 @@ class CheckpointManager:
 
         Args:
             train_iter: updates done so far; names the checkpoint.
-            tensors: groups of named tensors, read on rank 0 only; those that share memory are written each.
+            tensors: groups of named tensors, read on rank 0 only; those that share memory are
+                written each.
             state: JSON values of the whole run, read on rank 0 only.
             rank_state: JSON values of this rank.
-            write_rank_files: called on every rank with its directory and the previous checkpoint, from which
-                unchanged files may be hard-linked.
+            write_rank_files: called on every rank with its directory and the previous checkpoint,
+                from which unchanged files may be hard-linked.
 
         Returns:
             Path of the checkpoint.
@@ -149,7 +152,9 @@ class CheckpointManager:
             shutil.rmtree(replaced)
 
     def _clear_hidden(self) -> None:
-        """Remove leftovers of a killed write; a checkpoint that was being replaced gets its name back."""
+        """Remove leftovers of a killed write; a checkpoint that was being replaced gets its name
+        back.
+        """
         for replaced in self.directory.glob(f"{REPLACED}*"):
             original = self.directory / replaced.name.removeprefix(REPLACED)
             if not original.exists():
@@ -190,7 +195,8 @@ def load_state(path: Path, rank: int | None = None) -> dict[str, Any]:
     """State of the whole run in the checkpoint ``path``, or that of one rank.
 
     Raises:
-        CheckpointError: if the checkpoint or the rank is missing or damaged, or of another format version.
+        CheckpointError: if the checkpoint or the rank is missing or damaged, or of another format
+            version.
     """
     name = STATE_FILE if rank is None else f"rank_{rank}/{STATE_FILE}"
     file = Path(path) / name
@@ -211,10 +217,11 @@ def load_state(path: Path, rank: int | None = None) -> dict[str, Any]:
 def optimizer_state_to_tensors(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]]
 ) -> dict[str, Tensor]:
-    """State of an optimizer as tensors called ``{key}/{parameter name}``, such as ``exp_avg/head.weight``.
+    """State of an optimizer as tensors called ``{key}/{parameter name}``, such as
+    ``exp_avg/head.weight``.
 
-    Parameters that were never updated have no entry. Learning rates and other settings are not part of it:
-    they follow from the config and the counters.
+    Parameters that were never updated have no entry. Learning rates and other settings are not part
+    of it: they follow from the config and the counters.
 
     Raises:
         ValueError: if a parameter of the optimizer is not among ``named_parameters``.
@@ -252,7 +259,8 @@ def load_optimizer_state_(
             raise CheckpointError(
                 f"optimizer state {full_name!r} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
             )
-        # a copy on the CPU: the file may be memory-mapped, and load_state_dict moves what belongs on the GPU
+        # a copy on the CPU: the file may be memory-mapped, and load_state_dict moves what belongs
+        # on the GPU
         value = value.to("cpu", copy=True)
         state.setdefault(index, {})[key] = (
             value if key == "step" else in_memory_order_of(parameter, value)
@@ -263,7 +271,9 @@ def load_optimizer_state_(
 
 
 def rng_state(generators: Mapping[str, np.random.Generator]) -> dict[str, Any]:
-    """Random state of this process as JSON values: torch's CPU and, where in use, CUDA generator; numpy's."""
+    """Random state of this process as JSON values: torch's CPU and, where in use, CUDA generator;
+    numpy's.
+    """
     of_numpy = {}
     for name, generator in generators.items():  # the state of some bit generators holds arrays
         of_numpy[name] = json.loads(
@@ -356,7 +366,9 @@ def _fsync(path: Path) -> None:
 
 
 def _unreadable(path: Path, problem: str) -> CheckpointError:
-    """The error for a checkpoint that cannot be read, with the checkpoints that exist near its path."""
+    """The error for a checkpoint that cannot be read, with the checkpoints that exist near its
+    path.
+    """
     path = Path(path)
     problem = problem if path.is_dir() else "no such directory"
     nearby: list[Path] = []

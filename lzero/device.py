@@ -1,4 +1,6 @@
-"""Where to compute, how precisely, and how tensors lie in memory: device, precision and threads of a run."""
+"""Where to compute, how precisely, and how tensors lie in memory: device, precision and threads of
+a run.
+"""
 
 import functools
 import logging
@@ -57,11 +59,12 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Number format of matrix products and convolutions.
 
-    ``auto`` takes bf16 only where the processor or GPU has bf16 matrix units. Elsewhere bf16 is emulated: on
-    a processor with AVX2 alone it is several times slower than fp32.
+    ``auto`` takes bf16 only where the processor or GPU has bf16 matrix units. Elsewhere bf16 is
+    emulated: on a processor with AVX2 alone it is several times slower than fp32.
 
     Args:
-        name: ``auto``, ``fp32`` or ``bf16``; the last is obeyed everywhere, with a warning where it is slow.
+        name: ``auto``, ``fp32`` or ``bf16``; the last is obeyed everywhere, with a warning where it
+            is slow.
         device: device of the run.
 
     Returns:
@@ -79,15 +82,20 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_bf16_matrix_units(device: torch.device) -> bool:
-    """Whether bf16 matrix products run in hardware: AMX tiles on a CPU, compute capability ≥ 8.0 on CUDA."""
+    """Whether bf16 matrix products run in hardware: AMX tiles on a CPU, compute capability ≥ 8.0 on
+    CUDA.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= CUDA_CAPABILITY_WITH_BF16
-    # the kernel's list is the same for every torch version and leaves out units that it keeps from programs
+    # the kernel's list is the same for every torch version and leaves out units that it keeps from
+    # programs
     return CPU_INFO.is_file() and "amx_bf16" in CPU_INFO.read_text(encoding="utf-8").split()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Context in which the model's forward runs: torch's autocast for bf16, nothing at all for fp32."""
+    """Context in which the model's forward runs: torch's autocast for bf16, nothing at all for
+    fp32.
+    """
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
@@ -112,10 +120,12 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def in_memory_order_of(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """``tensor``, or a copy of it, whose numbers lie in memory as those of ``parameter``, which has its shape.
+    """``tensor``, or a copy of it, whose numbers lie in memory as those of ``parameter``, which has
+    its shape.
 
-    Fused optimizers walk through memory and never ask for strides. A gradient or moment of a ``channels_last`` weight
-    that lies in the order of its axes would move other weights than its own, without an error.
+    Fused optimizers walk through memory and never ask for strides. A gradient or moment of a
+    ``channels_last`` weight that lies in the order of its axes would move other weights than its
+    own, without an error.
     """
     if tensor.stride() == parameter.stride():
         return tensor

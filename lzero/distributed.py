@@ -1,7 +1,7 @@
 """Process group of a run, and which rank plays which task.
 
-Every collective is called by all ranks in the same order. A run of one process needs no process group: the
-collectives then return at once.
+Every collective is called by all ranks in the same order. A run of one process needs no process
+group: the collectives then return at once.
 """
 
 import datetime
@@ -47,10 +47,11 @@ class Distributed:
 
     @property
     def threads(self) -> int:
-        """Threads of this process: its share of the cores that this machine lends to the run, at least 1.
+        """Threads of this process: its share of the cores that this machine lends to the run, at
+        least 1.
 
-        A run of one process started by hand takes no more than ``OMP_NUM_THREADS``; torchrun sets that variable to 1
-        for everybody, so there it says nothing.
+        A run of one process started by hand takes no more than ``OMP_NUM_THREADS``; torchrun sets
+        that variable to 1 for everybody, so there it says nothing.
         """
         share = max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
         wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -74,13 +75,14 @@ class Distributed:
     def all_reduce_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum ``.grad`` over ranks in place.
 
-        A missing gradient counts as zero, and exists afterwards on every rank, also where there is one rank only: an
+        A missing gradient counts as zero, and exists afterwards on every rank, also where there is
+            one rank only: an
         optimizer treats zero and missing gradients differently. Gradients travel in flat
         buckets whose borders depend on the parameters alone, so all ranks run the same collectives.
 
         Args:
-            parameters: the same parameters in the same order on every rank; those that require no gradient
-                are passed over.
+            parameters: the same parameters in the same order on every rank; those that require no
+                gradient are passed over.
         """
         # without repeats: a parameter listed twice in different buckets would be summed twice
         gradients: list[Tensor] = []
@@ -147,15 +149,17 @@ def local_rank_from_environment() -> int:
 def init_distributed(
     device: torch.device | str, timeout: datetime.timedelta = datetime.timedelta(hours=1)
 ) -> Distributed:
-    """Join the process group that torchrun describes in the environment, and take a share of the cores.
+    """Join the process group that torchrun describes in the environment, and take a share of the
+    cores.
 
-    Without torchrun, or with one process, there is no process group. The number of torch threads is set in
-    either case: torchrun's ``OMP_NUM_THREADS=1`` would leave cores idle, torch's default would let the ranks
-    of a machine fight for them.
+    Without torchrun, or with one process, there is no process group. The number of torch threads is
+    set in either case: torchrun's ``OMP_NUM_THREADS=1`` would leave cores idle, torch's default
+    would let the ranks of a machine fight for them.
 
     Args:
         device: device of this process; ``cpu`` means gloo, ``cuda`` means nccl.
-        timeout: how long a rank waits in a collective for the others; must cover the longest evaluation.
+        timeout: how long a rank waits in a collective for the others; must cover the longest
+            evaluation.
 
     Raises:
         LaunchError: if the environment names more than one process but not how to reach the others.
@@ -193,7 +197,8 @@ class RankShare:
         task_ids: tasks, ascending.
         num_envs: environments of each task on this rank.
         batch_sizes: samples of each task in this rank's part of an update.
-        env_offset: number of the rank's first environment within each task; keeps seeds of ranks apart.
+        env_offset: number of the rank's first environment within each task; keeps seeds of ranks
+            apart.
     """
 
     task_ids: tuple[int, ...]
@@ -210,8 +215,9 @@ def assign_tasks(
 ) -> tuple[RankShare, ...]:
     """Split the tasks of a run over its ranks.
 
-    Each rank gets a contiguous block of tasks. Where there are more ranks than tasks, each task gets a
-    contiguous block of ranks, which split its environments and its batch. All sizes differ by at most one.
+    Each rank gets a contiguous block of tasks. Where there are more ranks than tasks, each task
+    gets a contiguous block of ranks, which split its environments and its batch. All sizes differ
+    by at most one.
 
     Args:
         num_tasks: T.
@@ -282,7 +288,9 @@ def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
-    """Group tensors of one dtype into buckets of at most ``limit`` bytes; a larger tensor has its own."""
+    """Group tensors of one dtype into buckets of at most ``limit`` bytes; a larger tensor has its
+    own.
+    """
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         by_dtype.setdefault(tensor.dtype, []).append(tensor)

@@ -38,8 +38,8 @@ LEAST_SECONDS = 1e-9  # a clock that has not moved between two looks must not di
 def setup_logging(is_main: bool, packages: tuple[str, ...] = ("lzero", "zoo")) -> None:
     """Show log records: this project's from INFO on rank 0, all else from WARNING.
 
-    Rich draws them in a terminal; elsewhere each record is one plain line, which rich would wrap. A program
-    that has configured the root logger already keeps its handlers.
+    Rich draws them in a terminal; elsewhere each record is one plain line, which rich would wrap. A
+    program that has configured the root logger already keeps its handlers.
     """
     console = rich.get_console()
     if console.is_terminal:
@@ -60,7 +60,8 @@ def setup_logging(is_main: bool, packages: tuple[str, ...] = ("lzero", "zoo")) -
 class RunLogger:
     """Curves of a run: ``metrics.jsonl`` and TensorBoard's ``tb/``; appends to what is there.
 
-    A killed process loses at most one JSONL line; a torn line is removed when the file is opened again.
+    A killed process loses at most one JSONL line; a torn line is removed when the file is opened
+    again.
 
     Args:
         directory: directory of the run, ``runs/{exp_name}``.
@@ -95,7 +96,8 @@ class RunLogger:
             self._tensorboard.add_scalar(tag, float(value), env_step)
 
     def arrays(self, arrays: Mapping[str, np.ndarray], env_step: int, train_iter: int) -> None:
-        """Log whole arrays, such as the scores of an evaluation's episodes, to the JSONL file alone.
+        """Log whole arrays, such as the scores of an evaluation's episodes, to the JSONL file
+        alone.
 
         Args:
             arrays: by tag; NaN and infinities become ``null``.
@@ -118,7 +120,8 @@ class RunLogger:
             self._tensorboard.add_text(tag, text, env_step)
 
     def truncate_after(self, train_iter: int, env_step: int) -> None:
-        """Forget what was logged after a checkpoint, so that the curves of a resumed run never fold back.
+        """Forget what was logged after a checkpoint, so that the curves of a resumed run never fold
+        back.
 
         Call it before anything else is logged.
 
@@ -198,8 +201,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``, oldest first, without an unfinished last one.
 
     Returns:
-        Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970), ``metrics``, and in lines of
-        :meth:`RunLogger.arrays` also ``arrays``.
+        Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970),
+        ``metrics``, and in lines of :meth:`RunLogger.arrays` also ``arrays``.
 
     Raises:
         ValueError: if another line is no JSON, with its number.
@@ -275,9 +278,11 @@ class RateMeter:
 
 
 class TrainingProgress:
-    """Progress of a run: a bar with phase times and last returns below it, or a log line now and then.
+    """Progress of a run: a bar with phase times and last returns below it, or a log line now and
+    then.
 
-    The bar needs a terminal; without one (a log file, a CI page) the same facts are logged now and then.
+    The bar needs a terminal; without one (a log file, a CI page) the same facts are logged now and
+    then.
 
     Args:
         total_env_steps: environment steps of the whole run.
@@ -337,7 +342,8 @@ class TrainingProgress:
             train_iter: updates so far.
             phase_times: seconds per phase of the last loop, as :meth:`PhaseTimer.pop` gives them.
             returns: last return per game.
-            reward_rates: reward per 1,000 env steps per game; there is one long before an episode ends.
+            reward_rates: reward per 1,000 env steps per game; there is one long before an episode
+                ends.
         """
         if self._live is None and not self._shows_lines:
             return

@@ -1,7 +1,8 @@
 """Where the time goes in detail, on request: line by line, and operator by operator.
 
-Off, this module imports nothing and wraps nothing. On, the methods of a few objects are wrapped while the run lasts, on
-rank 0 alone; both files are also written when the run ends by an error or Ctrl-C.
+Off, this module imports nothing and wraps nothing. On, the methods of a few objects are wrapped
+while the run lasts, on rank 0 alone; both files are also written when the run ends by an error or
+Ctrl-C.
 """
 
 import functools
@@ -30,7 +31,8 @@ TRACE_BYTES = 50e6  # viewers open this at once; an update takes 2 MB, one that 
 
 
 class Profilers:
-    """The profilers that a run was asked for; a context manager that writes their files when it closes.
+    """The profilers that a run was asked for; a context manager that writes their files when it
+    closes.
 
     Args:
         config: which profilers are on.
@@ -38,7 +40,8 @@ class Profilers:
         is_main: whether this process measures; on the others :meth:`watch` does nothing.
 
     Raises:
-        ImportError: if the line profiler is wanted and its package is missing, on every rank; says what to install.
+        ImportError: if the line profiler is wanted and its package is missing, on every rank; says
+            what to install.
     """
 
     def __init__(self, config: ProfileConfig, run_dir: Path, *, is_main: bool) -> None:
@@ -64,9 +67,11 @@ class Profilers:
         Args:
             owner: whose method it is; its class stays as it is.
             method: name of the method. The line profiler counts while it runs.
-            inner: functions, and classes for their methods, whose lines are timed besides those of ``owner``'s class.
-            is_update: each call is an update of the network, which the trace may show. A watched method that is none,
-                called between updates, ends a trace that has begun: collecting would fill many times its size.
+            inner: functions, and classes for their methods, whose lines are timed besides those of
+                ``owner``'s class.
+            is_update: each call is an update of the network, which the trace may show. A watched
+                method that is none, called between updates, ends a trace that has begun: collecting
+                    would fill many times its size.
 
         Raises:
             AttributeError: if ``owner`` has no such method.
@@ -133,17 +138,20 @@ class LineTimes:
             self._profiler.disable_by_count()
 
     def write(self) -> None:
-        """Write the table: functions that ran, with hits, time and share of each line, in milliseconds."""
+        """Write the table: functions that ran, with hits, time and share of each line, in
+        milliseconds.
+        """
         with self._path.open("w", encoding="utf-8") as file:
             self._profiler.print_stats(file, output_unit=1e-3, stripzeros=True, summarize=True)
         logger.info("times of lines: %s", self._path)
 
 
 class UpdateTrace:
-    """A trace of a few consecutive updates after a warm-up, in the format that chrome://tracing and Perfetto read.
+    """A trace of a few consecutive updates after a warm-up, in the format that chrome://tracing and
+    Perfetto read.
 
-    The last update of the warm-up is traced too, and replaced: the first trace of a process is slow to begin, and its size
-    tells how many updates fit.
+    The last update of the warm-up is traced too, and replaced: the first trace of a process is slow
+    to begin, and its size tells how many updates fit.
     """
 
     def __init__(self, path: Path) -> None:
@@ -216,7 +224,9 @@ class UpdateTrace:
 
 
 def _functions_of(cls: type) -> Iterator[Callable]:
-    """The functions that a class defines: methods of any kind, and getters of properties; decorators peeled off."""
+    """The functions that a class defines: methods of any kind, and getters of properties;
+    decorators peeled off.
+    """
     for member in vars(cls).values():
         if isinstance(member, staticmethod | classmethod):
             member = member.__func__

@@ -1,4 +1,6 @@
-"""The collectives run on two real gloo processes: this file is also the program that torchrun starts."""
+"""The collectives run on two real gloo processes: this file is also the program that torchrun
+starts.
+"""
 
 import os
 import subprocess
@@ -27,7 +29,9 @@ SMALL_BUCKET_BYTES = 100  # several buckets for the small module below
 
 
 class Net(nn.Module):
-    """Parameters of several dtypes and memory formats, a frozen one, and integer and boolean buffers."""
+    """Parameters of several dtypes and memory formats, a frozen one, and integer and boolean
+    buffers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +46,9 @@ class Net(nn.Module):
 
 
 def set_gradients(net: Net, rank: int) -> None:
-    """Gradients that differ between ranks; ``linear.bias`` has none on rank 1, ``unused`` none anywhere."""
+    """Gradients that differ between ranks; ``linear.bias`` has none on rank 1, ``unused`` none
+    anywhere.
+    """
     generator = torch.Generator().manual_seed(100 + rank)
     for name, parameter in net.named_parameters():
         if name in ("unused", "frozen") or (name == "linear.bias" and rank == 1):

@@ -19,7 +19,8 @@ def log_gradient_conflicts(
     is_main: bool = True,
     drawing: DrawingBudget | None = None,
 ) -> None:
-    """Log conflicts: scores as scalars, cosines and gradient norms whole (JSONL), heatmaps (TensorBoard).
+    """Log conflicts: scores as scalars, cosines and gradient norms whole (JSONL), heatmaps
+    (TensorBoard).
 
     Args:
         logger: of the run.

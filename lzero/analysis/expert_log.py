@@ -1,7 +1,8 @@
 """Expert selection in the logs: how each task uses the experts, and how far the tasks are apart.
 
-Shape legend: L = layers, W = windows, T = tasks, E = experts. A task without data in a window is NaN there and left out of
-every average. The exact tag of a number holds its mean over layers, ``{tag}/layer{l}`` that of one layer.
+Shape legend: L = layers, W = windows, T = tasks, E = experts. A task without data in a window is
+NaN there and left out of every average. The exact tag of a number holds its mean over layers,
+``{tag}/layer{l}`` that of one layer.
 """
 
 import math
@@ -39,7 +40,8 @@ def js_divergence_matrix(p: np.ndarray) -> np.ndarray:
 
 
 def total_variation_matrix(p: np.ndarray) -> np.ndarray:
-    """Total variation distance between distributions, 0 … 1: the share of selections in which they differ.
+    """Total variation distance between distributions, 0 … 1: the share of selections in which they
+    differ.
 
     Renumbering the experts does not change it. Shapes as in :func:`js_divergence_matrix`.
     """
@@ -49,8 +51,9 @@ def total_variation_matrix(p: np.ndarray) -> np.ndarray:
 def wasserstein_matrix(p: np.ndarray) -> np.ndarray:
     """Wasserstein-1 distance between distributions with the experts' numbers as a line, 0 … E − 1.
 
-    Experts have no order: it changes when they are renumbered. Jensen–Shannon and total variation are the primary
-    measures; this one is for comparison with studies that report it. Shapes as in :func:`js_divergence_matrix`.
+    Experts have no order: it changes when they are renumbered. Jensen–Shannon and total variation
+    are the primary measures; this one is for comparison with studies that report it. Shapes as in
+    :func:`js_divergence_matrix`.
     """
     cumulative = p.cumsum(axis=-1)
     return np.abs(cumulative[..., :, None, :] - cumulative[..., None, :, :]).sum(axis=-1)
@@ -58,7 +61,9 @@ def wasserstein_matrix(p: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A way to compare tasks: its function, its name in tags of scalars, and its largest value for E experts."""
+    """A way to compare tasks: its function, its name in tags of scalars, and its largest value for
+    E experts.
+    """
 
     matrix: Callable[[np.ndarray], np.ndarray]
     quantity: str
@@ -173,8 +178,8 @@ def log_expert_selection(
 
     Args:
         logger: of the run.
-        selection: by layer, over all ranks, see ``Transformer.reduce_expert_selection_stats``; nothing is logged where
-            no layer routes.
+        selection: by layer, over all ranks, see ``Transformer.reduce_expert_selection_stats``;
+            nothing is logged where no layer routes.
         task_names: T names.
         env_step: env steps per game so far.
         train_iter: updates so far.
@@ -282,7 +287,9 @@ def _tagged(
 
 
 def _extreme_experts(load: np.ndarray) -> dict[str, np.ndarray]:
-    """Numbers of the most and the least used expert under ``load (…, E)``; NaN where nothing was selected."""
+    """Numbers of the most and the least used expert under ``load (…, E)``; NaN where nothing was
+    selected.
+    """
     has_data = load.any(axis=-1)
     return {
         "MostUsedExpert": np.where(has_data, load.argmax(axis=-1), np.nan),
@@ -291,7 +298,9 @@ def _extreme_experts(load: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _over_pairs(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and maximum of ``matrices (L, T, T)`` over pairs of tasks with data, ``(L,)`` each; NaN where there is no pair."""
+    """Mean and maximum of ``matrices (L, T, T)`` over pairs of tasks with data, ``(L,)`` each; NaN
+    where there is no pair.
+    """
     pairs = matrices[:, *np.triu_indices(matrices.shape[-1], k=1)]
     valid = ~np.isnan(pairs)
     count = valid.sum(axis=-1)

@@ -1,7 +1,8 @@
 """How often each task chose each expert, in sliding windows over the last updates.
 
-Shape legend: G = tasks, E = routed experts, W = windows, B = buckets of a window. Tensors of width E + 1 hold the selections of
-the E experts and behind them the data points: updates in which the task took part.
+Shape legend: G = tasks, E = routed experts, W = windows, B = buckets of a window. Tensors of width
+E + 1 hold the selections of the E experts and behind them the data points: updates in which the
+task took part.
 """
 
 import copy
@@ -19,8 +20,8 @@ NUM_BUCKETS = 100
 
 
 class WindowStatistics(TypedDict):
-    """One task in one window: ``frequencies (E,)`` (NaN without data) and ``total_counts (E,)`` of its selections, their sum,
-    and ``data_points``, the task's own updates in the window."""
+    """One task in one window: ``frequencies (E,)`` (NaN without data) and ``total_counts (E,)`` of
+    its selections, their sum, and ``data_points``, the task's own updates in the window."""
 
     frequencies: np.ndarray
     total_counts: np.ndarray
@@ -44,7 +45,9 @@ class ExpertSelection:
 
     @property
     def frequencies(self) -> np.ndarray:
-        """Share of a task's selections that each expert has, ``(W, G, E)``; NaN for a task without data."""
+        """Share of a task's selections that each expert has, ``(W, G, E)``; NaN for a task without
+        data.
+        """
         total = self.counts.sum(axis=-1, keepdims=True)
         return np.divide(
             self.counts, total, out=np.full(self.counts.shape, np.nan), where=total > 0
@@ -78,9 +81,10 @@ class ExpertSelection:
 class ExpertSelectionStatistics:
     """Sliding windows over the selections of one layer.
 
-    A window is a ring of B buckets of window/B updates, and their running sum. It covers the last ``window`` updates exactly
-    whenever the number of updates is a multiple of the bucket; in between it is the last B − 1 full buckets and the
-    one under way. An update costs O(G·E) per window and nothing reaches the host.
+    A window is a ring of B buckets of window/B updates, and their running sum. It covers the last
+    ``window`` updates exactly whenever the number of updates is a multiple of the bucket; in
+    between it is the last B − 1 full buckets and the one under way. An update costs O(G·E) per
+    window and nothing reaches the host.
 
     Args:
         num_tasks: G.
@@ -111,7 +115,8 @@ class ExpertSelectionStatistics:
         self.windows = dict(windows)
         self.updates = 0
         self._bucket_sizes = [length // num_buckets for length in windows.values()]
-        # int64: half of it would overflow in silence, and all of it is below 1 MiB for 26 tasks and 8 experts
+        # int64: half of it would overflow in silence, and all of it is below 1 MiB for 26 tasks and
+        # 8 experts
         shape = len(windows), num_buckets, num_tasks, num_experts + 1
         self._ring = torch.zeros(shape, dtype=torch.int64, device=device)
         self._sums = self._ring.sum(dim=1)
@@ -127,8 +132,8 @@ class ExpertSelectionStatistics:
 
         Args:
             counts: selections ``(G, E)`` int64 of this rank in the update.
-            present: tasks ``(G,)`` bool that took part in the update on any rank, on the device of ``counts``; None takes
-                those with selections.
+            present: tasks ``(G,)`` bool that took part in the update on any rank, on the device of
+                ``counts``; None takes those with selections.
         """
         if self._ring.device != counts.device:
             self._ring, self._sums = self._ring.to(counts.device), self._sums.to(counts.device)
@@ -137,7 +142,8 @@ class ExpertSelectionStatistics:
         update = torch.cat([counts, present[:, None].to(counts.dtype)], dim=1)
         num_buckets = self._ring.shape[1]
         for window, size in enumerate(self._bucket_sizes):
-            # indexed by plain integers: an index tensor would have to be copied to the device, which waits
+            # indexed by plain integers: an index tensor would have to be copied to the device,
+            # which waits
             bucket = self._ring[window, self.updates // size % num_buckets]
             if self.updates % size == 0:
                 self._sums[window].sub_(bucket)
@@ -157,7 +163,8 @@ class ExpertSelectionStatistics:
         return self._as_selection(self._sums)
 
     def reduced(self, group: distributed.ProcessGroup | None = None) -> Self:
-        """A copy that holds the selections of all ranks, ring included; for a checkpoint. Collective.
+        """A copy that holds the selections of all ranks, ring included; for a checkpoint.
+        Collective.
 
         Data points are the largest of all ranks in each bucket.
         """
@@ -167,7 +174,9 @@ class ExpertSelectionStatistics:
         return result
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors for a checkpoint: ``ring (W, B, G, E + 1)``, ``windows (W,)`` and ``updates``, a scalar."""
+        """Tensors for a checkpoint: ``ring (W, B, G, E + 1)``, ``windows (W,)`` and ``updates``, a
+        scalar.
+        """
         return {
             "ring": self._ring,
             "windows": torch.tensor(list(self.windows.values())),
@@ -179,8 +188,9 @@ class ExpertSelectionStatistics:
 
         Args:
             state: reduced over the ranks that wrote it.
-            is_main: whether this rank takes over the selections. The others start without any, so that the ranks still add
-                up; data points and the number of updates are the same everywhere.
+            is_main: whether this rank takes over the selections. The others start without any, so
+                that the ranks still add up; data points and the number of updates are the same
+                everywhere.
 
         Raises:
             ValueError: if the windows, tasks or experts are others.
@@ -206,7 +216,9 @@ class ExpertSelectionStatistics:
 
 
 class CountsSelections(Protocol):
-    """A layer that counts in ``selection_counts (G, E)`` int64 which experts each task chose, such as ``MoELayer``."""
+    """A layer that counts in ``selection_counts (G, E)`` int64 which experts each task chose, such
+    as ``MoELayer``.
+    """
 
     selection_counts: Tensor
 
@@ -228,11 +240,12 @@ class ExpertSelectionRecorder:
             )
 
     def record(self, present: Tensor | None = None) -> None:
-        """Move the layers' counts of the update that ends into the windows; once per update, without a host sync.
+        """Move the layers' counts of the update that ends into the windows; once per update,
+        without a host sync.
 
         Args:
-            present: tasks ``(G,)`` bool that took part in the update on any rank, the same on every rank; None takes those
-                that this rank has counted.
+            present: tasks ``(G,)`` bool that took part in the update on any rank, the same on every
+                rank; None takes those that this rank has counted.
         """
         for index, layer in self.layers.items():
             self.statistics[index].record(layer.selection_counts, present)
@@ -241,7 +254,8 @@ class ExpertSelectionRecorder:
     def stats(
         self, task_id: int | None = None
     ) -> dict[int, dict[int, dict[str, WindowStatistics]]]:
-        """Selections that this rank recorded, ``{layer: {task: {window: {...}}}}``, of one task or of all.
+        """Selections that this rank recorded, ``{layer: {task: {window: {...}}}}``, of one task or
+        of all.
 
         Waits for the device.
         """
@@ -294,9 +308,11 @@ class ExpertSelectionRecorder:
 def reduce_selections(
     statistics: Sequence[ExpertSelectionStatistics], group: distributed.ProcessGroup | None = None
 ) -> list[ExpertSelection]:
-    """Expert selection of several layers over all ranks: selections are added, data points are the largest of all ranks.
+    """Expert selection of several layers over all ranks: selections are added, data points are the
+    largest of all ranks.
 
-    Collective; only the sums travel, not the rings, those of all layers together. Nothing local changes. Waits for the device.
+    Collective; only the sums travel, not the rings, those of all layers together. Nothing local
+    changes. Waits for the device.
 
     Args:
         statistics: of the layers, all of the same shape.

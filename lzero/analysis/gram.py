@@ -1,9 +1,11 @@
-"""Gram matrices of task gradients that are spread over ranks, without any rank holding all gradients.
+"""Gram matrices of task gradients that are spread over ranks, without any rank holding all
+gradients.
 
-Every rank multiplies its share of the columns for all tasks, so what travels and what is held is a part of T·D, not all of it.
+Every rank multiplies its share of the columns for all tasks, so what travels and what is held is a
+part of T·D, not all of it.
 
-Shape legend: L = rows of this rank, R = rows of all ranks, P = tasks that have a row somewhere, T = tasks, D = columns,
-S = segments of columns, C = columns in hand.
+Shape legend: L = rows of this rank, R = rows of all ranks, P = tasks that have a row somewhere, T =
+tasks, D = columns, S = segments of columns, C = columns in hand.
 """
 
 from bisect import bisect_right
@@ -19,7 +21,8 @@ from torch import Tensor, distributed
 from lzero.distributed import split_evenly
 
 Gradients = Sequence[Tensor | None] | Tensor
-"""A tensor ``(L, D)``, or L tensors of one shape; ``None`` and zeros mark a task without gradient."""
+"""A tensor ``(L, D)``, or L tensors of one shape; ``None`` and zeros mark a task without gradient.
+"""
 
 # at a time
 BUFFER_NUMBERS = 2**20  # sent, and received: hides the latency of a collective
@@ -36,7 +39,8 @@ class Ranks:
 
     @classmethod
     def of(cls, group: distributed.ProcessGroup | None) -> Self:
-        """Those of a process group (``None``: all of the run); one process alone where none was started.
+        """Those of a process group (``None``: all of the run); one process alone where none was
+        started.
 
         Raises:
             ValueError: if this process is not in the group.
@@ -60,19 +64,22 @@ def gram_matrices(
 ) -> Tensor:
     """Scalar products of all tasks' gradients, for several components at once.
 
-    A collective: all ranks of the group call it together, also those without rows. Rows of one task are summed first.
-    Besides its rows a rank holds two buffers of ``BUFFER_NUMBERS`` numbers and a few of ``BLOCK_NUMBERS``. Products and
-    sums are in float64.
+    A collective: all ranks of the group call it together, also those without rows. Rows of one task
+    are summed first. Besides its rows a rank holds two buffers of ``BUFFER_NUMBERS`` numbers and a
+    few of ``BLOCK_NUMBERS``. Products and sums are in float64.
 
     Args:
         rows: gradients of this rank ``(L, D)``, L ≥ 0; D is the same on all ranks.
         lengths: S numbers of columns, one per component; they sum to D.
-        task_ids: the task ``(L,)`` of each row; a task may have rows on several ranks, or several on one.
+        task_ids: the task ``(L,)`` of each row; a task may have rows on several ranks, or several
+            on one.
         num_tasks: T.
-        group: process group; ``None`` for all ranks, or for this process alone where there is no process group.
+        group: process group; ``None`` for all ranks, or for this process alone where there is no
+            process group.
 
     Returns:
-        ``(S, T, T)`` float64 on the device of ``rows``, the same on every rank; zero for tasks without a row.
+        ``(S, T, T)`` float64 on the device of ``rows``, the same on every rank; zero for tasks
+        without a row.
 
     Raises:
         ValueError: if arguments do not fit each other or those of the other ranks.
@@ -92,7 +99,8 @@ def gram_of_segments(
 ) -> Tensor:
     """:func:`gram_matrices` of S components ``(L, D_s)``, which are never joined.
 
-    A component without any gradient on this rank may be wider on others: their columns are zero here.
+    A component without any gradient on this rank may be wider on others: their columns are zero
+    here.
     """
     segments: list[Tensor] = []
     ids: list[int] = []
@@ -131,7 +139,8 @@ def gram_of_segments(
 
 
 def as_rows(gradients: Gradients) -> Tensor:
-    """The gradients as one tensor ``(L, D)``; zeros for those that are absent, ``(L, 0)`` if all in a list are.
+    """The gradients as one tensor ``(L, D)``; zeros for those that are absent, ``(L, 0)`` if all in
+    a list are.
 
     Raises:
         ValueError: if they have no common shape, or a tensor is no ``(L, D)`` with D ≥ 1.
@@ -161,7 +170,9 @@ def as_rows(gradients: Gradients) -> Tensor:
 def _add_products_(
     gram_PP: Tensor, shard_RC: Tensor, places: Tensor | None, ends: Sequence[int], start: int
 ) -> None:
-    """Add the scalar products of the columns from ``start`` on to the Gram matrices of their segments."""
+    """Add the scalar products of the columns from ``start`` on to the Gram matrices of their
+    segments.
+    """
     for block_RC in shard_RC.split(max(1, BLOCK_NUMBERS // len(shard_RC)), dim=1):
         sum_PC = block_RC.double()
         if places is not None:
@@ -212,10 +223,12 @@ def _announce(
     """Tell all ranks what this one brings, or that it has a ``problem``.
 
     Returns:
-        The tasks of each rank's rows, numbers of columns of the segments, and whether any rank has float64 rows.
+        The tasks of each rank's rows, numbers of columns of the segments, and whether any rank has
+        float64 rows.
 
     Raises:
-        ValueError: on every rank, if one has a problem or they do not bring the same number of tasks and the same segments.
+        ValueError: on every rank, if one has a problem or they do not bring the same number of
+            tasks and the same segments.
     """
     widths = [segment.shape[1] for segment in segments]
     wide = any(segment.dtype == torch.float64 for segment in segments)
@@ -250,7 +263,9 @@ def _announce(
 
 
 def _common_width(component: int, widths: Sequence[int]) -> int:
-    """Columns of a component from those on each rank, 0 where it has no gradient; 1 where no rank has any."""
+    """Columns of a component from those on each rank, 0 where it has no gradient; 1 where no rank
+    has any.
+    """
     first = int(np.flatnonzero(widths)[0]) if any(widths) else 0
     for rank, width in enumerate(widths):
         if width not in (0, widths[first]):
@@ -276,7 +291,8 @@ def _shards(
     wide: bool,
     ranks: Ranks,
 ) -> Iterator[tuple[int, Tensor]]:
-    """This rank's share of the columns, some at a time: where they start, and all ranks' rows of them ``(R, C)``.
+    """This rank's share of the columns, some at a time: where they start, and all ranks' rows of
+    them ``(R, C)``.
 
     A share lies in a buffer that the next one overwrites. One process alone has all rows already.
     """
@@ -314,7 +330,9 @@ def _copy_columns(
 
 
 def _overlaps(ends: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """The segments that share columns with ``start:stop``: their number, and the first and last column shared."""
+    """The segments that share columns with ``start:stop``: their number, and the first and last
+    column shared.
+    """
     index = bisect_right(ends, start)
     while start < stop:
         end = min(ends[index], stop)

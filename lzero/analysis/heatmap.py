@@ -1,8 +1,9 @@
 """Matrices as pictures: panels of cells with a name on every row and column.
 
-matplotlib is loaded when something is drawn; pyplot, its global state and its windows are not used. Places are computed
-from measured text widths, and the numbers of all cells are one shape: matplotlib's layout engines, its ticks and a text
-object per cell each take longer than the rest of the picture.
+matplotlib is loaded when something is drawn; pyplot, its global state and its windows are not used.
+Places are computed from measured text widths, and the numbers of all cells are one shape:
+matplotlib's layout engines, its ticks and a text object per cell each take longer than the rest of
+the picture.
 """
 
 import functools
@@ -48,7 +49,8 @@ def heatmap_figure(
 ) -> "Figure":
     """One figure with a panel per matrix and one colour bar for all.
 
-    Values stand in the cells where there are at most ten rows. Cells that are not finite are hatched.
+    Values stand in the cells where there are at most ten rows. Cells that are not finite are
+    hatched.
 
     Args:
         panels: matrices ``(R, C)`` by the title of their panel.
@@ -61,7 +63,8 @@ def heatmap_figure(
         column_label: what the columns are.
 
     Raises:
-        ValueError: if there is no panel or no cell, a matrix does not fit the names, or the limits do not ascend.
+        ValueError: if there is no panel or no cell, a matrix does not fit the names, or the limits
+            do not ascend.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -213,7 +216,9 @@ def _text_width(text: str, size: float, bold: bool) -> float:
 
 
 def _widest(texts: Iterable[str], size: float = NAME_SIZE, *, bold: bool = False) -> float:
-    """Inches that the widest text takes, in whole pixels: cells then start on pixels and have sharp edges."""
+    """Inches that the widest text takes, in whole pixels: cells then start on pixels and have sharp
+    edges.
+    """
     return math.ceil(DPI * max(_text_width(text, size, bold) for text in texts)) / DPI
 
 
@@ -293,7 +298,8 @@ def _is_dark(axes: "Axes") -> np.ndarray:
     assert values is not None, "a panel has cells"
     color = image.to_rgba(values)
     rgb = color[..., :3]
-    # The relative luminance of WCAG 2: sRGB made linear, then weighted by how bright the eye sees each channel.
+    # The relative luminance of WCAG 2: sRGB made linear, then weighted by how bright the eye sees
+    # each channel.
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return (linear @ [0.2126, 0.7152, 0.0722] < DARK) & (color[..., 3] > 0)
 

@@ -1,11 +1,12 @@
-"""Can the network still learn? Dormant units, how sharply routers decide, lengths of weights and gradients.
+"""Can the network still learn? Dormant units, how sharply routers decide, lengths of weights and
+gradients.
 
-A network under a changing target may lose units for good (Sokar et al., arXiv 2302.12902). One forward with hooks looks
-at the units; between two looks nothing is hooked.
+A network under a changing target may lose units for good (Sokar et al., arXiv 2302.12902). One
+forward with hooks looks at the units; between two looks nothing is hooked.
 
-Shape legend: B = windows of this rank, S = steps, R = rows of a head, L = tokens of a row, T = tokens, D = model width,
-E = routed experts, K = experts per token, N = sets of weights of a module, such as experts or the tasks' heads,
-U = units of a set, P = parameters.
+Shape legend: B = windows of this rank, S = steps, R = rows of a head, L = tokens of a row, T =
+tokens, D = model width, E = routed experts, K = experts per token, N = sets of weights of a module,
+such as experts or the tasks' heads, U = units of a set, P = parameters.
 """
 
 import math
@@ -48,7 +49,8 @@ class Activity:
 
     Attributes:
         total: sum of |h| of every unit ``(N, U)`` float64.
-        samples: what it is summed over ``(N,)`` float64; 0 for a set of weights that nothing went through.
+        samples: what it is summed over ``(N,)`` float64; 0 for a set of weights that nothing went
+            through.
     """
 
     total: Tensor
@@ -76,8 +78,9 @@ class Activity:
     def dormant_ratios(self, tau: float) -> Tensor:
         """Share of dormant units of every set ``(N,)``; NaN where nothing went through.
 
-        A unit is dormant if its mean |h| is at most ``tau`` of the mean over the set's units. The number of samples is
-        the same for all of them and drops out. Where every unit is silent, all are dormant.
+        A unit is dormant if its mean |h| is at most ``tau`` of the mean over the set's units. The
+        number of samples is the same for all of them and drops out. Where every unit is silent, all
+        are dormant.
         """
         dormant = self.total <= tau * self.total.mean(dim=1, keepdim=True)
         return torch.where(self.samples > 0, dormant.double().mean(dim=1), torch.nan)
@@ -92,7 +95,9 @@ class Recorder:
         """Router entropies of the tokens, as those of a single unit."""
 
     def hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        """Watch a mixture-of-experts layer, a head, anything with a method ``activations(x)``, or an activation function."""
+        """Watch a mixture-of-experts layer, a head, anything with a method ``activations(x)``, or
+        an activation function.
+        """
         if isinstance(module, MoELayer):
             return module.register_forward_pre_hook(partial(self.mixture, name), with_kwargs=True)
         if isinstance(module, Head):
@@ -102,7 +107,9 @@ class Recorder:
         return module.register_forward_hook(partial(self.output, name))
 
     def output(self, name: str, module: nn.Module, arguments: Inputs, h: Tensor) -> None:
-        """Forward hook: features ``(B, U)``, patches ``(B, P, U)`` or maps ``(B, U, H, W)``, whose units are channels."""
+        """Forward hook: features ``(B, U)``, patches ``(B, P, U)`` or maps ``(B, U, H, W)``, whose
+        units are channels.
+        """
         _add(self.activity, name, Activity.of(h.movedim(1, -1) if h.ndim == 4 else h))
 
     def hidden(
@@ -150,7 +157,8 @@ def _add(sums: dict[str, Activity], name: str, activity: Activity) -> None:
 
 
 def routed_activity(experts: SwiGLU, x_TD: Tensor, chosen_TK: Tensor) -> Activity:
-    """Activity of the routed experts, each over the tokens that chose it; their numbers reach the host.
+    """Activity of the routed experts, each over the tokens that chose it; their numbers reach the
+    host.
 
     Args:
         experts: all of a layer, stacked.
@@ -172,13 +180,16 @@ def measure_plasticity(
     dist: Distributed,
     tau: float = TAU,
 ) -> dict[str, float]:
-    """Dormant units of every module and entropy of every router, from one forward without dropout; waits for the device.
+    """Dormant units of every module and entropy of every router, from one forward without dropout;
+    waits for the device.
 
-    Collective: one reduction makes the numbers those of the windows of all ranks together. Call it at the run's precision.
+    Collective: one reduction makes the numbers those of the windows of all ranks together. Call it
+    at the run's precision.
 
     Args:
         model: any network; its mode is the same afterwards, and it counts no expert selection.
-        units: modules of it to look at, by name, as a policy's ``unit_groups()`` gives them; see :meth:`Recorder.hook`.
+        units: modules of it to look at, by name, as a policy's ``unit_groups()`` gives them; see
+            :meth:`Recorder.hook`.
         arguments: what the model is called with.
         dist: process group of the run.
         tau: share of a layer's mean activity up to which a unit is dormant.
@@ -186,11 +197,14 @@ def measure_plasticity(
     Returns:
         Scalars by tag; what no token went through on any rank is left out.
 
-        - ``plasticity/dormant_ratio/{name}``: dormant units over all units, 0 to 1, after the activation function: of
-          ``all``; of ``encoder``, what is named ``encoder/…``; of every name in ``units``, where maps have channels as
-          units, a mixture ``{name}/shared``, ``{name}/routed`` (all routed experts) and ``{name}/expert_{e}`` (over the
-          tokens that chose it), and separate heads are each over the rows of their task.
-        - ``plasticity/router_entropy/{name}``: mean over tokens in nats; a leading ``moe/`` of the name is left out.
+        - ``plasticity/dormant_ratio/{name}``: dormant units over all units, 0 to 1, after the
+          activation function: of ``all``; of ``encoder``, what is named ``encoder/…``; of every
+              name in ``units``, where maps have channels as
+          units, a mixture ``{name}/shared``, ``{name}/routed`` (all routed experts) and
+          ``{name}/expert_{e}`` (over the tokens that chose it), and separate heads are each over
+          the rows of their task.
+        - ``plasticity/router_entropy/{name}``: mean over tokens in nats; a leading ``moe/`` of the
+          name is left out.
 
     Source: Sokar et al., "The dormant neuron phenomenon" (arXiv 2302.12902), definition 3.1.
     """
@@ -227,7 +241,9 @@ def recording(units: Mapping[str, nn.Module]) -> Iterator[Recorder]:
 def _over_ranks(
     groups: Sequence[Mapping[str, Activity]], dist: Distributed
 ) -> list[dict[str, Activity]]:
-    """Sums over all ranks, on the host. Shapes depend on the model alone, so one flat reduction serves all."""
+    """Sums over all ranks, on the host. Shapes depend on the model alone, so one flat reduction
+    serves all.
+    """
     flat = []
     for group in groups:
         for mine in group.values():
@@ -244,7 +260,9 @@ def _over_ranks(
 
 
 def _dormant_ratios(activity: Mapping[str, Activity], tau: float) -> dict[str, float]:
-    """Ratios of the modules, of the single routed experts, and of several modules together; those of nothing are left out."""
+    """Ratios of the modules, of the single routed experts, and of several modules together; those
+    of nothing are left out.
+    """
     counts: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
     for name, one in activity.items():
         ratios_N, width = one.dormant_ratios(tau), one.total.shape[1]
@@ -262,12 +280,15 @@ def _dormant_ratios(activity: Mapping[str, Activity], tau: float) -> dict[str, f
 
 
 def _sum_of_absolute(h: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """Sum of |h| over ``dim``, in float64: single precision would round differently on one rank and on several."""
+    """Sum of |h| over ``dim``, in float64: single precision would round differently on one rank and
+    on several.
+    """
     return torch.linalg.vector_norm(h, 1, dim=dim, dtype=torch.float64)
 
 
 def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
-    """Lengths of modules from those of their parameters: root of the sum of squares; waits for the device.
+    """Lengths of modules from those of their parameters: root of the sum of squares; waits for the
+    device.
 
     Args:
         modules: name of the module that every parameter belongs to.
@@ -293,10 +314,11 @@ def parameter_norms(model: nn.Module) -> Tensor:
 
 
 def effective_rank(rows: Tensor) -> Tensor:
-    """Number of directions in which ``rows (R, D)`` vary: the exponential of the entropy of their singular values.
+    """Number of directions in which ``rows (R, D)`` vary: the exponential of the entropy of their
+    singular values.
 
-    Rows are centred first. Returns a scalar between 1 and min(R − 1, D), 0 where all rows are the same, NaN where one of
-    them is not finite.
+    Rows are centred first. Returns a scalar between 1 and min(R − 1, D), 0 where all rows are the
+    same, NaN where one of them is not finite.
 
     Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007).
     """

@@ -1,9 +1,11 @@
-"""Where gradient conflict between tasks is measured, and how a task's gradient is laid out as one row.
+"""Where gradient conflict between tasks is measured, and how a task's gradient is laid out as one
+row.
 
-A point is a set of parameters, or what enters or leaves a module. A policy names its own in ``measuring_points()``;
-research code adds to them.
+A point is a set of parameters, or what enters or leaves a module. A policy names its own in
+``measuring_points()``; research code adds to them.
 
-Shape legend: N = tasks of this rank, P = shared parameters as one vector, F = columns of a row, D = width of an activation.
+Shape legend: N = tasks of this rank, P = shared parameters as one vector, F = columns of a row, D =
+width of an activation.
 """
 
 import inspect
@@ -26,7 +28,8 @@ class ParameterPoint:
     """Gradient with respect to parameters.
 
     Attributes:
-        parameters: each whole, or with the number of a slice along its first axis (one expert of a stack).
+        parameters: each whole, or with the number of a slice along its first axis (one expert of a
+            stack).
     """
 
     parameters: tuple[tuple[nn.Parameter, int | None], ...]
@@ -40,7 +43,8 @@ class ParameterPoint:
 
 @dataclass(frozen=True)
 class ActivationPoint:
-    """Gradient with respect to what enters (``input``) or leaves (``output``) a module, averaged over tokens: a vector D.
+    """Gradient with respect to what enters (``input``) or leaves (``output``) a module, averaged
+    over tokens: a vector D.
 
     Of several inputs or outputs it is the first.
     """
@@ -69,13 +73,16 @@ def expert_points(layer: MoELayer) -> dict[str, ParameterPoint]:
 def inputs_of(
     forward: Callable[..., object], arguments: tuple[Any, ...], keywords: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """What a module was called with, in the order of its ``forward``, whether it was passed by place or by name."""
+    """What a module was called with, in the order of its ``forward``, whether it was passed by
+    place or by name.
+    """
     return inspect.signature(forward).bind(*arguments, **keywords).args
 
 
 @contextmanager
 def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what passes the activation points while the context is open: a tensor for every call of a point's module.
+    """Collect what passes the activation points while the context is open: a tensor for every call
+    of a point's module.
 
     Raises:
         ValueError: at the end, if no tensor with a gradient has passed a point.
@@ -128,7 +135,8 @@ class RowLayout:
     Attributes:
         parameters: shared by all tasks, in the order of their columns.
         activations: names of the activation points, in the order of their columns.
-        lengths: columns of consecutive segments; a stack of experts that is measured one by one has a segment for each.
+        lengths: columns of consecutive segments; a stack of experts that is measured one by one has
+            a segment for each.
         components: segments of every point, by name.
     """
 
@@ -189,7 +197,9 @@ class RowLayout:
     def write_(
         self, row: Tensor, gradients: Sequence[Tensor | None], activations: Sequence[Tensor]
     ) -> None:
-        """Fill ``row (F,)`` with gradients of the parameters (None is zero) and vectors of the activations, in order."""
+        """Fill ``row (F,)`` with gradients of the parameters (None is zero) and vectors of the
+        activations, in order.
+        """
         parts = []
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
@@ -205,11 +215,15 @@ class RowLayout:
             start += parameter.numel()
 
     def whole_gram(self, grams: Tensor) -> Tensor:
-        """Gram matrix ``(T, T)`` of all shared parameters from those of the segments ``(segments, T, T)``."""
+        """Gram matrix ``(T, T)`` of all shared parameters from those of the segments ``(segments,
+        T, T)``.
+        """
         return grams[: len(self.lengths) - len(self.activations)].sum(dim=0)
 
     def component_grams(self, grams: Tensor) -> dict[str, Tensor]:
-        """Gram matrices ``(T, T)`` of the points from those of the segments ``(segments, T, T)``: they add up."""
+        """Gram matrices ``(T, T)`` of the points from those of the segments ``(segments, T, T)``:
+        they add up.
+        """
         return {
             name: grams[list(segments)].sum(dim=0) for name, segments in self.components.items()
         }

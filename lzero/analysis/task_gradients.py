@@ -1,6 +1,8 @@
-"""The gradient of every task on its own, in the time of one update: each task's rows go through the network alone.
+"""The gradient of every task on its own, in the time of one update: each task's rows go through the
+network alone.
 
-Shape legend: N = tasks of this rank, F = columns of a row (see ``points.RowLayout``), P = shared parameters.
+Shape legend: N = tasks of this rank, F = columns of a row (see ``points.RowLayout``), P = shared
+parameters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +24,8 @@ class TaskLoss:
         task: whose loss it is.
         loss: a scalar with the graph of this task's rows alone.
         activations: tensors that passed the activation points, by point.
-        share: part of the task's rows, over all ranks, that are this rank's; a scalar, by which activations' gradients are
-            averaged.
+        share: part of the task's rows, over all ranks, that are this rank's; a scalar, by which
+            activations' gradients are averaged.
     """
 
     task: int
@@ -58,7 +60,8 @@ class TaskGradients:
 
         Args:
             shared: parameters that all tasks share.
-            own: parameters of single tasks; their gradients are added to ``.grad`` and have no columns.
+            own: parameters of single tasks; their gradients are added to ``.grad`` and have no
+                columns.
             points: where to measure.
             losses: of the tasks of this rank, ascending.
         """
@@ -94,7 +97,9 @@ class TaskGradients:
         return cls(layout, rows, tuple(part.task for part in losses))
 
     def combine_(self, weights: Tensor) -> None:
-        """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights (T,)``."""
+        """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights
+        (T,)``.
+        """
         flat = (
             weights[list(self.tasks)].to(self.rows.dtype)
             @ self.rows[:, : self.layout.num_parameters]
@@ -103,7 +108,9 @@ class TaskGradients:
 
 
 def _mean_token(gradient: Tensor | None, activation: Tensor) -> Tensor:
-    """Mean over tokens of the gradient with respect to an activation ``(…, D)``, ``(D,)``; zero where the loss has none."""
+    """Mean over tokens of the gradient with respect to an activation ``(…, D)``, ``(D,)``; zero
+    where the loss has none.
+    """
     if gradient is None:
         return activation.new_zeros(activation.shape[-1], dtype=torch.float32)
     return gradient.float().flatten(0, -2).mean(dim=0)

@@ -1,11 +1,12 @@
 """Joins one gymnasium vector env per task into a single batch that steps in lockstep.
 
-Shape legend: T tasks, n environments of one task, N environments of all tasks, A actions (the largest set),
-C channels, H × W pixels, F features. Task t owns ``rows[t]`` of every ``(N, ...)`` array; rows never move.
+Shape legend: T tasks, n environments of one task, N environments of all tasks, A actions (the
+largest set), C channels, H × W pixels, F features. Task t owns ``rows[t]`` of every ``(N, ...)``
+array; rows never move.
 
 Time in one environment reads: reset row, step rows, ..., final row (``episode_over``), reset row, ...  The
-final observation of an episode is an ordinary row, which is what bootstrapping at a time limit needs. This is
-gymnasium's ``AutoresetMode.NEXT_STEP``, the only mode accepted.
+final observation of an episode is an ordinary row, which is what bootstrapping at a time limit
+needs. This is gymnasium's ``AutoresetMode.NEXT_STEP``, the only mode accepted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from lzero.envs.task import (
 
 
 VectorAnswer = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
-"""What a gymnasium vector env answers: observations, rewards, terminated, truncated, and infos, which may be anything."""
+"""What a gymnasium vector env answers: observations, rewards, terminated, truncated, and infos,
+which may be anything.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,16 @@ class EnvStep:
     """What N environments answered. Its arrays are never written again: keep them freely."""
 
     observation: np.ndarray
-    """``(N, *observation_shape)``; images are a channel-first view of channel-last memory, which torch calls
-    channels_last."""
+    """``(N, *observation_shape)``; images are a channel-first view of channel-last memory, which
+    torch calls channels_last."""
     reward: np.ndarray
-    """``(N,)`` float32, the reward to learn from: the sign of ``raw_reward`` where the task clips."""
+    """``(N,)`` float32, the reward to learn from: the sign of ``raw_reward`` where the task clips.
+    """
     raw_reward: np.ndarray
     """``(N,)`` float32, the reward of the environment: sum it for the score."""
     terminated: np.ndarray
-    """``(N,)`` bool, no value beyond this row: the episode ended, or lost a life where that counts."""
+    """``(N,)`` bool, no value beyond this row: the episode ended, or lost a life where that counts.
+    """
     truncated: np.ndarray
     """``(N,)`` bool, cut by the time limit and not terminated: bootstrap from ``observation``."""
     episode_over: np.ndarray
@@ -55,10 +60,12 @@ class EnvStep:
 
 
 def task_seed(seed: int, task_id: int) -> int:
-    """Seed of a task's first environment; environment j takes ``task_seed + j`` (gymnasium's convention).
+    """Seed of a task's first environment; environment j takes ``task_seed + j`` (gymnasium's
+    convention).
 
-    Hashed, so that runs with neighbouring seeds share no environment seed; a function of the task alone, so
-    that any rank may play the task. Below 2³¹ − 2²⁰: ALE keeps seeds in signed 32-bit integers.
+    Hashed, so that runs with neighbouring seeds share no environment seed; a function of the task
+    alone, so that any rank may play the task. Below 2³¹ − 2²⁰: ALE keeps seeds in signed 32-bit
+    integers.
 
     Raises:
         ValueError: if ``seed`` or ``task_id`` is negative.
@@ -79,12 +86,14 @@ class MultiTaskVectorEnv:
         num_envs_per_task: n of each task.
         rows: one slice of the N rows per task.
         task_id: ``(N,)`` int64.
-        legal_actions: ``(N, A)`` bool, False where A exceeds the task's own action set or the task excludes an action.
+        legal_actions: ``(N, A)`` bool, False where A exceeds the task's own action set or the task
+            excludes an action.
         observation_shape: ``(C, H, W)`` or ``(F,)``; missing channels and features are zero.
         observation_dtype: uint8 or float32 for images, float32 for vectors.
 
     Raises:
-        ValueError: if tasks cannot be joined; the message names the task, what was found and what to do.
+        ValueError: if tasks cannot be joined; the message names the task, what was found and what
+            to do.
     """
 
     def __init__(
@@ -123,8 +132,8 @@ class MultiTaskVectorEnv:
     def reset(self, seed: int) -> EnvStep:
         """Begin a new episode everywhere; all rows of the answer are reset rows.
 
-        Environment j of a task is seeded with ``task_seed(seed, task_id) + env_offset + j``. Later episodes
-        continue from there, so the same seed and the same actions give the same stream.
+        Environment j of a task is seeded with ``task_seed(seed, task_id) + env_offset + j``. Later
+        episodes continue from there, so the same seed and the same actions give the same stream.
         """
         self._check_open()
         answers = []
@@ -147,13 +156,16 @@ class MultiTaskVectorEnv:
         """
         self._check_open()
         self._check_actions(actions)
-        # All tasks start before the first one is awaited, so that thread pools and worker processes overlap.
+        # All tasks start before the first one is awaited, so that thread pools and worker processes
+        # overlap.
         for (send, _), rows in zip(self._ports, self.rows, strict=True):
             send(actions[rows])
         return self._join([receive() for _, receive in self._ports])
 
     def close(self) -> None:
-        """Close the environments and let go of them, which ends their threads. Calling it twice is fine."""
+        """Close the environments and let go of them, which ends their threads. Calling it twice is
+        fine.
+        """
         for task in self._tasks:
             task.env.close()
         self._tasks, self._ports = (), []
@@ -189,7 +201,9 @@ class MultiTaskVectorEnv:
         )
 
     def _blank_observations(self) -> np.ndarray:
-        """``(N, F)`` or channel-last ``(N, H, W, C)``; new each time, so that no caller sees it change."""
+        """``(N, F)`` or channel-last ``(N, H, W, C)``; new each time, so that no caller sees it
+        change.
+        """
         shape = self.observation_shape
         stored = shape if len(shape) == 1 else (*shape[1:], shape[0])
         return np.zeros((self.num_envs, *stored), self.observation_dtype)
@@ -200,7 +214,8 @@ class MultiTaskVectorEnv:
                 f"actions: got shape {actions.shape} and dtype {actions.dtype}, "
                 f"allowed is shape ({self.num_envs},) and dtype int64"
             )
-        # Left unchecked, an action that ALE does not know kills its worker and the step never returns.
+        # Left unchecked, an action that ALE does not know kills its worker and the step never
+        # returns.
         known = (actions >= 0) & (actions < self.num_actions)
         legal = known & self.legal_actions[np.arange(self.num_envs), np.where(known, actions, 0)]
         if not legal.all():
@@ -216,7 +231,8 @@ class MultiTaskVectorEnv:
 def _port(env: VectorEnv) -> tuple[Callable[[np.ndarray], object], Callable[[], VectorAnswer]]:
     """``send(actions)`` and ``receive()`` of an env.
 
-    Looked up on the class, not the instance: a wrapper that forwards unknown attributes must not be bypassed.
+    Looked up on the class, not the instance: a wrapper that forwards unknown attributes must not be
+    bypassed.
     """
     for send, receive in (("send", "recv"), ("step_async", "step_wait")):
         if hasattr(type(env), send) and hasattr(type(env), receive):
@@ -226,7 +242,9 @@ def _port(env: VectorEnv) -> tuple[Callable[[np.ndarray], object], Callable[[], 
 
 
 def _write(target: np.ndarray, native: np.ndarray, layout: Layout) -> None:
-    """Copy observations into the leading channels (features) of ``target`` ``(n, H, W, C)`` or ``(n, F)``."""
+    """Copy observations into the leading channels (features) of ``target`` ``(n, H, W, C)`` or
+    ``(n, F)``.
+    """
     source = channels_last(native, layout)
     target[..., : source.shape[-1]] = source
 

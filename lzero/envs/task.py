@@ -11,8 +11,8 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 Layout = Literal["vector", "hwc", "chw", "frames_hwc"]
-"""How a vector env lays out one observation: ``vector`` (F,), ``hwc`` (H, W, C), ``chw`` (C, H, W), or
-``frames_hwc`` (S, H, W, C), whose S stacked frames become S·C channels."""
+"""How a vector env lays out one observation: ``vector`` (F,), ``hwc`` (H, W, C), ``chw`` (C, H, W),
+or ``frames_hwc`` (S, H, W, C), whose S stacked frames become S·C channels."""
 
 _DIMENSIONS: dict[Layout, int] = {"vector": 1, "hwc": 3, "chw": 3, "frames_hwc": 4}
 _IMAGE_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
@@ -35,14 +35,16 @@ class TaskEnv:
     end_on_life_loss: bool = False
     """A lost life (``info["lives"]`` decreases) ends the episode for learning; the game goes on."""
     env_offset: int = 0
-    """Number of the first environment within the task; differs where several ranks share a task, so that no
-    two of them play the same episodes."""
+    """Number of the first environment within the task; differs where several ranks share a task, so
+    that no two of them play the same episodes."""
     legal_actions: tuple[int, ...] | None = None
     """Actions that may be chosen; None for all of its environments' actions."""
 
 
 def channels_last(native: np.ndarray, layout: Layout) -> np.ndarray:
-    """Observations ``(n, ...)`` as ``(n, H, W, C)``, a view where possible; vectors stay ``(n, F)``."""
+    """Observations ``(n, ...)`` as ``(n, H, W, C)``, a view where possible; vectors stay ``(n,
+    F)``.
+    """
     if layout == "chw":
         return native.transpose(0, 2, 3, 1)
     if layout == "frames_hwc":
@@ -52,12 +54,16 @@ def channels_last(native: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def box_of(task: TaskEnv) -> Box:
-    """What one of its environments observes, once :func:`check_tasks` has refused all that is no ``Box``."""
+    """What one of its environments observes, once :func:`check_tasks` has refused all that is no
+    ``Box``.
+    """
     return cast("Box", task.env.single_observation_space)
 
 
 def num_actions_of(task: TaskEnv) -> int:
-    """Number of actions of one of its environments, once :func:`check_tasks` has refused all but ``Discrete``."""
+    """Number of actions of one of its environments, once :func:`check_tasks` has refused all but
+    ``Discrete``.
+    """
     return int(cast("Discrete", task.env.single_action_space).n)
 
 
@@ -79,7 +85,8 @@ def padded_size(
 
 
 def common_observation_dtype(tasks: Sequence[TaskEnv]) -> np.dtype:
-    """The dtype in which all tasks' observations are stored: float32 for vectors, their own for images.
+    """The dtype in which all tasks' observations are stored: float32 for vectors, their own for
+    images.
 
     Raises:
         ValueError: if images differ in dtype, or are neither uint8 nor float32.
@@ -100,7 +107,8 @@ def common_observation_dtype(tasks: Sequence[TaskEnv]) -> np.dtype:
 def common_observation_shape(
     tasks: Sequence[TaskEnv], wanted: tuple[int, ...] | None
 ) -> tuple[int, ...]:
-    """``(C, H, W)`` or ``(F,)`` that holds every task's observation; ``wanted`` asks for a larger C or F.
+    """``(C, H, W)`` or ``(F,)`` that holds every task's observation; ``wanted`` asks for a larger C
+    or F.
 
     Raises:
         ValueError: if pictures differ in height or width, or ``wanted`` is too small.
@@ -127,9 +135,9 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
     """Refuse tasks that cannot share a batch.
 
     Raises:
-        ValueError: for a repeated task id, images beside vectors, observations that do not have the stated
-            layout, actions that are not ``Discrete`` from 0, legal actions that are none of them, or an autoreset
-            mode other than NEXT_STEP.
+        ValueError: for a repeated task id, images beside vectors, observations that do not have the
+            stated layout, actions that are not ``Discrete`` from 0, legal actions that are none of
+            them, or an autoreset mode other than NEXT_STEP.
     """
     if not tasks:
         raise ValueError("tasks: got none, at least one is needed")
@@ -175,7 +183,8 @@ def _check_spaces(task: TaskEnv, where: str) -> None:
 def _check_autoreset(task: TaskEnv, where: str) -> None:
     env = task.env.unwrapped
     mode = getattr(env, "autoreset_mode", None)
-    # The dictionary that all VectorEnv classes share proves nothing: ale_py writes its latest mode into it.
+    # The dictionary that all VectorEnv classes share proves nothing: ale_py writes its latest mode
+    # into it.
     if mode is None and env.metadata is not VectorEnv.metadata:
         mode = env.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:

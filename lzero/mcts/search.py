@@ -1,4 +1,5 @@
-"""Tree search over latent space: the array tree asks, the model answers, for all roots of all tasks at once.
+"""Tree search over latent space: the array tree asks, the model answers, for all roots of all tasks
+at once.
 
 Shape legend: N = roots, A = actions, M = simulations, R = rows of a round.
 """
@@ -92,9 +93,12 @@ class SearchResult:
 
     Attributes:
         visits: visit counts of the root's actions ``(N, A)``.
-        improved: what the network's policy should be ``(N, A)``: the visit distribution of pUCT, Gumbel's π'.
-        action_weights: by which to choose actions ``(N, A)``: the visits of pUCT, one at the winner of Gumbel search.
-        value: of the search ``(N,)``: the mean of the backed-up returns of pUCT, Gumbel's Q averaged over π'.
+        improved: what the network's policy should be ``(N, A)``: the visit distribution of pUCT,
+            Gumbel's π'.
+        action_weights: by which to choose actions ``(N, A)``: the visits of pUCT, one at the winner
+            of Gumbel search.
+        value: of the search ``(N,)``: the mean of the backed-up returns of pUCT, Gumbel's Q
+            averaged over π'.
         prior: the network's own policy over legal actions, without noise ``(N, A)``.
         network_value: the network's own value ``(N,)``.
     """
@@ -111,7 +115,9 @@ class SearchResult:
         return self.improved.astype(np.float32)
 
     def actions(self, temperature: float, rng: np.random.Generator | None) -> np.ndarray:
-        """Actions to take ``(N,)``: drawn from ``action_weights^(1/temperature)``, without ``rng`` those of most weight."""
+        """Actions to take ``(N,)``: drawn from ``action_weights^(1/temperature)``, without ``rng``
+        those of most weight.
+        """
         if rng is None:
             return self.action_weights.argmax(axis=1)
         return sample_actions(self.action_weights, temperature, rng)
@@ -126,7 +132,9 @@ def make_tree(
     discount: float,
     rng: np.random.Generator | None = None,
 ) -> BatchTree:
-    """The tree of the configured kind of search; with ``rng`` it explores, as an actor does that collects."""
+    """The tree of the configured kind of search; with ``rng`` it explores, as an actor does that
+    collects.
+    """
     if config.kind == "gumbel":
         return GumbelTree(
             num_roots,
@@ -166,7 +174,8 @@ def search(
         root: the same model's inference at the roots.
         legal: ``(N, A)`` bool.
         tree: reused between calls; its sizes are the search's, its kind (:class:`BatchTree` or
-            :class:`~lzero.mcts.gumbel.GumbelTree`) decides which actions are tried and what is made of them.
+            :class:`~lzero.mcts.gumbel.GumbelTree`) decides which actions are tried and what is made
+            of them.
         noise: root noise of pUCT; None searches with the plain prior, as Gumbel search must.
 
     Source: MuZero (arXiv 1911.08265), with all roots in one batch.
@@ -199,7 +208,8 @@ def search(
 def add_noise(prior: np.ndarray, legal: np.ndarray, noise: RootNoise) -> np.ndarray:
     """Mix Dirichlet noise over each root's legal actions into ``prior (N, A)``.
 
-    A Dirichlet draw is a normalised draw of gamma variates, which batches over roots with different legal sets.
+    A Dirichlet draw is a normalised draw of gamma variates, which batches over roots with different
+    legal sets.
     """
     gamma = noise.rng.standard_gamma(noise.alpha, size=prior.shape) * legal
     gamma += legal * np.finfo(np.float64).tiny  # small alphas can underflow to zero everywhere

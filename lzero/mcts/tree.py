@@ -1,4 +1,5 @@
-"""Array tree of the Monte-Carlo tree search: one tree per root, all roots in one batch, no model inside.
+"""Array tree of the Monte-Carlo tree search: one tree per root, all roots in one batch, no model
+inside.
 
 Shape legend: N = roots, M = simulations, A = actions, R = rows of a round; ``n`` is one root. Node
 0 is the root of a tree, and simulation i (from 0) of a tree creates its node i + 1.
@@ -6,9 +7,11 @@ Shape legend: N = roots, M = simulations, A = actions, R = rows of a round; ``n`
 Simulations that do not depend on each other form a round, which the model answers in one forward.
 Its rows are flat, because trees differ in how many they contribute.
 
-The kernels are serial: the processor's threads belong to the network, the tree is a small part of a search.
+The kernels are serial: the processor's threads belong to the network, the tree is a small part of a
+search.
 
-Sources: MuZero (arXiv 1911.08265) for pUCT, EfficientZero (arXiv 2111.00210) for Q of unvisited children.
+Sources: MuZero (arXiv 1911.08265) for pUCT, EfficientZero (arXiv 2111.00210) for Q of unvisited
+children.
 """
 
 from typing import NamedTuple
@@ -34,15 +37,20 @@ class TreeArrays(NamedTuple):
     reward: np.ndarray
     """float32 ``(N, M+1)``: predicted reward on the edge into the node."""
     discount: np.ndarray
-    """float64 ``(N, M+1)``: γ times the probability that the episode goes on after the edge into the node."""
+    """float64 ``(N, M+1)``: γ times the probability that the episode goes on after the edge into
+    the node.
+    """
     visits: np.ndarray
-    """int32 ``(N, M+1)``: returns backed up through the node; below the root its own evaluation is one."""
+    """int32 ``(N, M+1)``: returns backed up through the node; below the root its own evaluation is
+    one.
+    """
     value_sum: np.ndarray
     """float64 ``(N, M+1)``: sum of those returns; ``value_sum / visits`` is the node's value V."""
     q: np.ndarray
     """float64 ``(N, M+1)``: current r + γV of the node, γ times the survival probability."""
     network_value: np.ndarray
-    """float32 ``(N, M+1)``: the network's own value of the node; 0 at roots that were given none."""
+    """float32 ``(N, M+1)``: the network's own value of the node; 0 at roots that were given none.
+    """
     legal: np.ndarray
     """bool ``(N, A)``: legal actions, the same in every node of a tree."""
 
@@ -205,12 +213,14 @@ class BatchTree:
     root; both lead to the same trees. A round of pUCT is one simulation for every root: where the
     next one goes depends on what this one finds.
 
-    Score of action a at node s, with ``c(s) = pb_c_init + log((n(s) + pb_c_base + 1) / pb_c_base)``::
+    Score of action a at node s, with
+    ``c(s) = pb_c_init + log((n(s) + pb_c_base + 1) / pb_c_base)``::
 
         Q̄(s, a) + P(s, a) · c(s) · √n(s) / (1 + n(s, a)),    n(s) = 1 + Σ_a n(s, a)
 
-    n(s) counts the node's own evaluation, so the prior decides the first choice at a new node. Q is r + γV of
-    a visited child, else the mean over the path; Q̄ is Q rescaled by the range of r + γV in the whole tree.
+    n(s) counts the node's own evaluation, so the prior decides the first choice at a new node. Q is
+    r + γV of a visited child, else the mean over the path; Q̄ is Q rescaled by the range of r + γV
+    in the whole tree.
 
     Args:
         num_roots: N, trees in the batch.
@@ -219,7 +229,8 @@ class BatchTree:
         discount: γ per search step.
         pb_c_init, pb_c_base: exploration constants.
         min_max_epsilon: smallest range of Q by which Q is rescaled.
-        deterministic: ties (scores within 1e-6) go to the lowest action; otherwise to one of them at random.
+        deterministic: ties (scores within 1e-6) go to the lowest action; otherwise to one of them
+            at random.
         rng: source of the random ties; required with ``deterministic=False``, unused otherwise.
 
     Raises:
@@ -267,7 +278,8 @@ class BatchTree:
             float(min_max_epsilon),
             bool(deterministic),
         )
-        # One compiled signature needs a Generator either way; a deterministic tree never draws from it.
+        # One compiled signature needs a Generator either way; a deterministic tree never draws from
+        # it.
         self._rng = rng if rng is not None else np.random.default_rng(0)
         nodes, edges = (
             (num_roots, num_simulations + 1),
@@ -301,13 +313,14 @@ class BatchTree:
         """Start a new search in the same memory.
 
         Args:
-            prior: ``(N, A)`` probabilities at the roots; illegal actions' are dropped, the rest renormalised.
+            prior: ``(N, A)`` probabilities at the roots; illegal actions' are dropped, the rest
+                renormalised.
             legal: ``(N, A)`` bool; an illegal action is never selected in any node of its tree.
             network_value: ``(N,)`` values of the roots; pUCT has no use for them.
 
         Raises:
-            ValueError: for wrong shapes, a root without legal action, a prior that is no distribution, or values that
-                are not finite.
+            ValueError: for wrong shapes, a root without legal action, a prior that is no
+                distribution, or values that are not finite.
         """
         legal = np.asarray(legal)
         self._check_shape("legal", legal, (self.num_roots, self.num_actions))
@@ -333,11 +346,12 @@ class BatchTree:
         """Choose in every tree the edge to expand next: one simulation for every root.
 
         Args:
-            root_action: int ``(N,)``, the action to take at each root instead of the best score there; below
-                the root the score decides as always.
+            root_action: int ``(N,)``, the action to take at each root instead of the best score
+                there; below the root the score decides as always.
 
         Returns:
-            ``(parent, action)``, both int64 ``(N,)``: the node to expand from and the action to take there.
+            ``(parent, action)``, both int64 ``(N,)``: the node to expand from and the action to
+            take there.
 
         Raises:
             RuntimeError: before :meth:`reset` or where a root has done its M simulations.
@@ -386,7 +400,8 @@ class BatchTree:
 
         Raises:
             RuntimeError: without a preceding :meth:`select` or :meth:`select_round`.
-            ValueError: for wrong shapes, numbers that are not finite, or a prior that is no distribution.
+            ValueError: for wrong shapes, numbers that are not finite, or a prior that is no
+                distribution.
         """
         if self._selected is None:
             raise RuntimeError("no edge is selected; call select() or select_round() first")
@@ -408,7 +423,9 @@ class BatchTree:
         return np.where(children > 0, np.take_along_axis(self.arrays.visits, children, axis=1), 0)
 
     def root_values(self) -> np.ndarray:
-        """float32 ``(N,)``: mean of the returns backed up to the root; RuntimeError before a simulation."""
+        """float32 ``(N,)``: mean of the returns backed up to the root; RuntimeError before a
+        simulation.
+        """
         if self.simulation == 0:
             raise RuntimeError(
                 "root values need at least one simulation; call select, expand_and_backup"
@@ -416,7 +433,9 @@ class BatchTree:
         return (self.arrays.value_sum[:, 0] / self.arrays.visits[:, 0]).astype(np.float32)
 
     def improved_policy(self) -> np.ndarray:
-        """float64 ``(N, A)``: what the search would have the network do, here the visit distribution."""
+        """float64 ``(N, A)``: what the search would have the network do, here the visit
+        distribution.
+        """
         visits = self.visit_counts()
         return visits / visits.sum(axis=1, keepdims=True)
 
@@ -425,7 +444,9 @@ class BatchTree:
         return self.visit_counts()
 
     def root_rewards(self, action: np.ndarray) -> np.ndarray:
-        """float32 ``(N,)``: predicted reward of ``action (N,)`` at each root; 0 where the search never tried it."""
+        """float32 ``(N,)``: predicted reward of ``action (N,)`` at each root; 0 where the search
+        never tried it.
+        """
         child = self.arrays.children[np.arange(self.num_roots), 0, action]
         return np.where(
             child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0

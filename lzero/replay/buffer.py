@@ -1,15 +1,17 @@
 """Replay ring of all environments of a rank, and the windows drawn from it.
 
-Shape legend: R = rings (one per environment), L = ring length, A = actions, B = windows of a batch, K = rows
-of a window (unroll steps + td steps + 1), ``(…)`` = shape of one observation.
+Shape legend: R = rings (one per environment), L = ring length, A = actions, B = windows of a batch,
+K = rows of a window (unroll steps + td steps + 1), ``(…)`` = shape of one observation.
 
-A row is one environment step: observation s_t, action a_t taken there, reward r_t, flags, visit distribution
-and root value of the search at s_t. Environments step in lockstep, so one write head serves all rings; rows
-are named by absolute step (0 is the first row ever written) and live in slot ``step % L``.
+A row is one environment step: observation s_t, action a_t taken there, reward r_t, flags, visit
+distribution and root value of the search at s_t. Environments step in lockstep, so one write head
+serves all rings; rows are named by absolute step (0 is the first row ever written) and live in slot
+``step % L``.
 
-Flags follow gymnasium's ``AutoresetMode.NEXT_STEP``: a row with ``reset`` holds an observation at which no
-action counts, the final one of an ended episode, and the next row is the first of a new episode. A lost life
-sets ``terminated`` with no reset row behind it: the game goes on in the next row.
+Flags follow gymnasium's ``AutoresetMode.NEXT_STEP``: a row with ``reset`` holds an observation at
+which no action counts, the final one of an ended episode, and the next row is the first of a new
+episode. A lost life sets ``terminated`` with no reset row behind it: the game goes on in the next
+row.
 """
 
 import json
@@ -35,7 +37,9 @@ class ReplayWindows:
     """B windows of K consecutive rows, sorted by task id."""
 
     observation: Tensor
-    """``(B, K, …)`` in the buffer's dtype; images ``(B, K, C, H, W)`` as views of channels-last memory."""
+    """``(B, K, …)`` in the buffer's dtype; images ``(B, K, C, H, W)`` as views of channels-last
+    memory.
+    """
     action: Tensor
     """int64 ``(B, K)``."""
     reward: Tensor
@@ -61,12 +65,14 @@ class ReplayWindows:
 
 
 class ReplayBuffer:
-    """The last L rows of every environment of a rank; memory grows with the rows and stays put after L steps.
+    """The last L rows of every environment of a rank; memory grows with the rows and stays put
+    after L steps.
 
     Args:
         task_id_of_ring: int ``(R,)``, not decreasing.
         ring_length: L, rows kept per environment.
-        observation_shape: channel-first shape of one observation; three axes are an image, kept as HWC.
+        observation_shape: channel-first shape of one observation; three axes are an image, kept as
+            HWC.
         observation_dtype: of the observations; they are stored as they are.
         num_actions: A.
         window: K, at least 2.
@@ -74,7 +80,8 @@ class ReplayBuffer:
         chunk_steps: steps per frame file of a checkpoint.
 
     Raises:
-        ValueError: for rings not sorted by task, a ring shorter than a window, or sizes below the minimum.
+        ValueError: for rings not sorted by task, a ring shorter than a window, or sizes below the
+            minimum.
     """
 
     def __init__(
@@ -172,14 +179,16 @@ class ReplayBuffer:
         """Write one row per ring over the oldest one.
 
         Args:
-            observation: ``(R, …)`` in the buffer's dtype; channel-first views of HWC memory copy fastest.
+            observation: ``(R, …)`` in the buffer's dtype; channel-first views of HWC memory copy
+                fastest.
             action: int ``(R,)`` taken at the observation.
             reward, root_value: ``(R,)``.
             terminated, truncated, reset: bool ``(R,)``, see the head of this file.
             visits: ``(R, A)`` visit distribution.
 
         Raises:
-            ValueError: for a wrong shape, another dtype of the observation, or an action out of range.
+            ValueError: for a wrong shape, another dtype of the observation, or an action out of
+                range.
         """
         observation, action = np.asarray(observation), np.asarray(action)
         row = {"action": action, "reward": reward, "visits": visits, "root_value": root_value}
@@ -197,10 +206,11 @@ class ReplayBuffer:
             self._admit((self._head - self.window) % self.ring_length)
 
     def cut(self) -> None:
-        """Seal the rings after environments were restarted in mid-episode: no episode runs across the seam.
+        """Seal the rings after environments were restarted in mid-episode: no episode runs across
+        the seam.
 
-        The last row becomes a final observation (reset) and the row before it a truncation; a ring whose last
-        row ends an episode by itself stays as it is.
+        The last row becomes a final observation (reset) and the row before it a truncation; a ring
+        whose last row ends an episode by itself stays as it is.
         """
         if self._head == 0:
             return
@@ -214,7 +224,8 @@ class ReplayBuffer:
     def sample(
         self, batch_size_of_task: Mapping[int, int], rng: np.random.Generator
     ) -> ReplayWindows:
-        """Draw windows of live rows that do not cross the write head and do not start at a final observation.
+        """Draw windows of live rows that do not cross the write head and do not start at a final
+        observation.
 
         Args:
             batch_size_of_task: windows to draw per task id; a task that is not named gets none.
@@ -224,7 +235,8 @@ class ReplayBuffer:
             Windows sorted by task id, independent within a task.
 
         Raises:
-            ValueError: for a task that has no ring here, or a batch size that is negative or zero in total.
+            ValueError: for a task that has no ring here, or a batch size that is negative or zero
+                in total.
             RuntimeError: if a task has no window yet.
         """
         task = self._task_of_draw(batch_size_of_task)
@@ -261,7 +273,8 @@ class ReplayBuffer:
         Args:
             directory: where to write.
             suffix: ends the stem of every file, to tell ranks apart.
-            previous: directory of an earlier checkpoint; full frame files that it holds are hard-linked.
+            previous: directory of an earlier checkpoint; full frame files that it holds are
+                hard-linked.
         """
         chunks = self._chunks.save(
             self._frames, self.oldest, self._head, directory, suffix, previous
@@ -380,8 +393,8 @@ class ReplayBuffer:
         slots = (step[:, None] + np.arange(self.window)) % self.ring_length
         index = ring[:, None] * self.ring_length + slots
         rows = self._rows.reshape(-1).take(index)
-        # numpy, not torch.index_select: its large results come on huge pages, which spares most page faults,
-        # and a memory copy gains nothing from threads that others may be holding.
+        # numpy, not torch.index_select: its large results come on huge pages, which spares most
+        # page faults, and a memory copy gains nothing from threads that others may be holding.
         frames = torch.from_numpy(
             self._frames.reshape(-1, *self._frames.shape[2:]).take(index, axis=0)
         )

@@ -1,4 +1,5 @@
-"""Frames of a replay ring in files that never change, so that the next checkpoint links them instead of writing them again.
+"""Frames of a replay ring in files that never change, so that the next checkpoint links them
+instead of writing them again.
 
 Shape legend: R = rings, L = ring length; the frame of absolute step t stands in slot ``t % L``.
 """
@@ -13,7 +14,9 @@ from safetensors.numpy import save_file
 
 
 class FrameChunks:
-    """Files of ``chunk_steps`` absolute steps each; remembers those to which no frame will be added."""
+    """Files of ``chunk_steps`` absolute steps each; remembers those to which no frame will be
+    added.
+    """
 
     def __init__(self, chunk_steps: int) -> None:
         self.chunk_steps = chunk_steps
@@ -28,7 +31,8 @@ class FrameChunks:
         suffix: str,
         previous: Path | None,
     ) -> list[str]:
-        """Write or link the live frames; names carry a random token, so equal names mean equal content.
+        """Write or link the live frames; names carry a random token, so equal names mean equal
+        content.
 
         Args:
             frames: the ring ``(R, L, …)``.
@@ -58,7 +62,9 @@ class FrameChunks:
     def load(
         self, frames: np.ndarray, oldest: int, head: int, directory: Path, names: list[str]
     ) -> None:
-        """Read the live frames of ``names`` into the ring ``frames (R, L, …)``; the other arguments as in :meth:`save`."""
+        """Read the live frames of ``names`` into the ring ``frames (R, L, …)``; the other arguments
+        as in :meth:`save`.
+        """
         for name in names:
             with safe_open(directory / name, framework="numpy") as file:
                 first, rows = int(file.metadata()["first_step"]), file.get_tensor("frames")

@@ -1,4 +1,5 @@
-"""Acting in environments: encode, search, choose. One actor serves all environments of all tasks of a rank.
+"""Acting in environments: encode, search, choose. One actor serves all environments of all tasks of
+a rank.
 
 Shape legend: N = environments, A = actions, C = context steps.
 """
@@ -47,8 +48,8 @@ class Actor:
         policy: whose online model acts, with the search settings of its config.
         task_id: ``(N,)`` int64.
         legal: legal actions ``(N, A)`` bool.
-        rng: with it the actor explores: root or Gumbel noise, random ties, sampled actions (collecting); None has none
-            of that (evaluating).
+        rng: with it the actor explores: root or Gumbel noise, random ties, sampled actions
+            (collecting); None has none of that (evaluating).
     """
 
     def __init__(
@@ -110,7 +111,8 @@ class Actor:
             return search(self.model, self.support, root, self.legal, self.tree, self.noise)
 
     def act_randomly(self) -> Decision:
-        """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an empty context.
+        """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an
+        empty context.
 
         Policy and prior are the uniform policy that was followed, values and reward are zero.
 

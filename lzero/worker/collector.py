@@ -1,4 +1,5 @@
-"""Collecting: all environments of all tasks of a rank act together, every step goes to the replay ring.
+"""Collecting: all environments of all tasks of a rank act together, every step goes to the replay
+ring.
 
 Shape legend: N = environments, A = actions.
 """
@@ -46,7 +47,8 @@ class Collected:
     steps: np.ndarray
 
     def sums(self, task_id: np.ndarray, num_tasks: int) -> np.ndarray:
-        """Per task ``(5, T)``: reward, env steps, and of the ended episodes score, length and number.
+        """Per task ``(5, T)``: reward, env steps, and of the ended episodes score, length and
+        number.
 
         Args:
             task_id: of the N environments.
@@ -132,7 +134,8 @@ class Collector:
         self._store(decision, step)
         if self.health is not None and not random:
             self.health.add(decision, step)
-        # A cleared context is the start of an episode: after an end, and after the row that only reset.
+        # A cleared context is the start of an episode: after an end, and after the row that only
+        # reset.
         self.actor.forget(step.terminated | step.episode_over | step.reset)
         self.observation = step.observation
         return step

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 class EnvContext:
-    """Last C−1 (latent, action) pairs of N environments; each is cleared when its own episode ends, no other's."""
+    """Last C−1 (latent, action) pairs of N environments; each is cleared when its own episode ends,
+    no other's.
+    """
 
     def __init__(
         self, num_envs: int, context_steps: int, embed_dim: int, device: torch.device

@@ -65,13 +65,14 @@ def evaluate(
 ) -> Evaluation:
     """Play ``num_episodes`` episodes of every task.
 
-    Every environment plays its own fixed share of the episodes, so that short episodes are not counted more often than
-    long ones. The actor's context is cleared where an episode ends.
+    Every environment plays its own fixed share of the episodes, so that short episodes are not
+    counted more often than long ones. The actor's context is cleared where an episode ends.
 
     Args:
         env: evaluation environments, neither clipping rewards nor cutting at lost lives.
         actor: not exploring, with as many roots as ``env`` has environments.
-        num_episodes: E; rounded up to a multiple of each task's environments, the surplus is dropped.
+        num_episodes: E; rounded up to a multiple of each task's environments, the surplus is
+            dropped.
         seed: of the environments.
         screens: by task id; their first episode is recorded.
         on_step: told (episodes finished, episodes wanted) after every step.
@@ -116,7 +117,9 @@ def evaluate(
 def _first_episodes(
     values: np.ndarray, per_env: np.ndarray, env: MultiTaskVectorEnv, num_episodes: int
 ) -> np.ndarray:
-    """``(tasks, E)``: of every task, the environments' first episodes, then their second ones, and so on."""
+    """``(tasks, E)``: of every task, the environments' first episodes, then their second ones, and
+    so on.
+    """
     by_task = []
     for rows in env.rows:
         by_task.append(values[rows, : per_env[rows.start]].T.flatten()[:num_episodes])

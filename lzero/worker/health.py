@@ -1,6 +1,8 @@
-"""Health of acting: does the search improve on the network, and does the network predict what then happens?
+"""Health of acting: does the search improve on the network, and does the network predict what then
+happens?
 
-All sums run over env steps as they are played, in numpy over all environments at once; nothing is stored per step.
+All sums run over env steps as they are played, in numpy over all environments at once; nothing is
+stored per step.
 
 Shape legend: N = environments, T = tasks of the run, A = actions.
 """
@@ -17,7 +19,8 @@ from lzero.worker.actor import Decision
 class HealthSums:
     """Sums per task ``(T,)`` since they were last taken; they add up over ranks.
 
-    ``returns`` count steps of finished segments alone, see :class:`HealthMonitor`; the rest counts every step.
+    ``returns`` count steps of finished segments alone, see :class:`HealthMonitor`; the rest counts
+    every step.
     """
 
     steps: np.ndarray
@@ -65,9 +68,10 @@ class HealthSums:
 class HealthMonitor:
     """Watches N environments while they are played.
 
-    A segment is what the value predicts: it ends where the value ends, at a death (or at a lost life, where that ends
-    an episode for learning). For finished segments the mean of the network's values is compared with the mean of
-    the discounted returns that followed. Segments that a time limit cuts have no known return and are left out.
+    A segment is what the value predicts: it ends where the value ends, at a death (or at a lost
+    life, where that ends an episode for learning). For finished segments the mean of the network's
+    values is compared with the mean of the discounted returns that followed. Segments that a time
+    limit cuts have no known return and are left out.
 
     Args:
         task_id: ``(N,)`` int64.
@@ -103,7 +107,9 @@ class HealthMonitor:
         return taken
 
     def _follow_segments(self, value: np.ndarray, step: EnvStep, acted: np.ndarray) -> None:
-        """Σ_t G_t of a segment grows with each reward r_k by r_k·Σ_{t≤k} γ^{k−t}: no step needs to be kept."""
+        """Σ_t G_t of a segment grows with each reward r_k by r_k·Σ_{t≤k} γ^{k−t}: no step needs to
+        be kept.
+        """
         self._length += acted
         self._weight = np.where(acted, 1 + self.discount * self._weight, self._weight)
         self._value += np.where(acted, value, 0.0)

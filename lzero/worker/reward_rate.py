@@ -1,4 +1,5 @@
-"""How much reward a game gives per env step while it is collected: a number that moves long before an episode ends.
+"""How much reward a game gives per env step while it is collected: a number that moves long before
+an episode ends.
 
 Shape legend: T = tasks of the run.
 """
@@ -14,7 +15,8 @@ UNIT = 1000  # env steps to which the rate refers, and over which it is averaged
 class RewardRate:
     """The games' own reward per 1,000 env steps, over the last 1,000 or a little more of each game.
 
-    The first number of a game comes after its first ``UNIT`` env steps at the latest, earlier ones are means over fewer.
+    The first number of a game comes after its first ``UNIT`` env steps at the latest, earlier ones
+    are means over fewer.
 
     Args:
         games: names by task id.
@@ -27,7 +29,9 @@ class RewardRate:
         ]  # (reward, env steps) of each game
 
     def add(self, reward: np.ndarray, steps: np.ndarray) -> None:
-        """Count one round: its reward ``(T,)`` and env steps ``(T,)``, summed over all environments and ranks."""
+        """Count one round: its reward ``(T,)`` and env steps ``(T,)``, summed over all environments
+        and ranks.
+        """
         for rounds, earned, taken in zip(self._rounds, reward, steps, strict=True):
             rounds.append((float(earned), float(taken)))
             while _total(rounds)[1] - rounds[0][1] >= UNIT:

@@ -90,7 +90,8 @@ def measure(
     )
 
 
-# The reference: every sample of every layer by itself. A sample is a list of numbers, one for each unit.
+# The reference: every sample of every layer by itself. A sample is a list of numbers, one for each
+# unit.
 
 
 def naive_ratio(samples: list[Tensor], tau: float) -> tuple[int, int]:

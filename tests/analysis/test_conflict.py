@@ -161,7 +161,9 @@ def test_lists_tensors_and_number_formats_give_the_same():
 
 
 def test_a_long_sum_keeps_its_digits():
-    """Two gradients whose products nearly cancel over a million columns; float32 sums would be off by 1e-4."""
+    """Two gradients whose products nearly cancel over a million columns; float32 sums would be off
+    by 1e-4.
+    """
     first = torch.rand(1_000_000, generator=torch.Generator().manual_seed(4)) + 1
     second = first * torch.tensor([1.0, -1.0]).repeat(500_000)
     gram = gram_matrices(torch.stack([first, second]), [1_000_000], [0, 1], 2)[0].numpy()
@@ -216,7 +218,9 @@ def test_what_does_not_fit_is_refused(call, message):
 
 
 def test_row_i_of_the_picture_is_task_i():
-    """Tasks are told apart by the ink of their names and, in the same row, by the colours of their cosines."""
+    """Tasks are told apart by the ink of their names and, in the same row, by the colours of their
+    cosines.
+    """
     names = ["mmmm", "m", "mmmmmmmmm"]
     angles = np.deg2rad([0.0, 40.0, 180.0])
     conflict = compute_gradient_conflicts(

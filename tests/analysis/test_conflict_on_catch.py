@@ -1,4 +1,6 @@
-"""Conflict where its cause is known: the two Catch tasks show the same pictures and ask for opposite moves."""
+"""Conflict where its cause is known: the two Catch tasks show the same pictures and ask for
+opposite moves.
+"""
 
 import numpy as np
 import torch
@@ -36,9 +38,11 @@ def best_action(picture: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
 
 
 def conflicts(config: ExperimentConfig) -> list[dict[str, GradientConflict]]:
-    """Of the last three measured updates, on games played at random with the best moves as policy targets.
+    """Of the last three measured updates, on games played at random with the best moves as policy
+    targets.
 
-    The first updates learn what the tasks have in common, such as how often the ball is straight above.
+    The first updates learn what the tasks have in common, such as how often the ball is straight
+    above.
     """
     env = load_domain(config.env.domain).make(
         config.env,

@@ -35,7 +35,9 @@ BUFFERS = (
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of each rank, the task of each row, numbers of columns of the components, number of tasks."""
+    """Rows of each rank, the task of each row, numbers of columns of the components, number of
+    tasks.
+    """
 
     rows: tuple[Tensor, ...]
     task_ids: tuple[list[int], ...]
@@ -50,7 +52,8 @@ class Case:
 
 
 def make_case(seed: int, ranks: int) -> Case:
-    """Any split: ranks without rows, tasks on several ranks or twice on one, zero rows, absent tasks, sums of zero.
+    """Any split: ranks without rows, tasks on several ranks or twice on one, zero rows, absent
+    tasks, sums of zero.
 
     Number formats vary, also between ranks.
     """
@@ -90,7 +93,9 @@ def reference_gram(case: Case) -> np.ndarray:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the bytes of the largest storage that operations make, those of ``known`` tensors left out."""
+    """Notes the bytes of the largest storage that operations make, those of ``known`` tensors left
+    out.
+    """
 
     def __init__(self, *known: Tensor) -> None:
         super().__init__()
@@ -196,7 +201,9 @@ ABSENT = {  # gradients of task i on rank i; rank 3 has no task
 
 
 def absent(rank: int) -> dict:
-    """Conflicts of ``ABSENT``: ranks that know no width say None, a rank without a task gives nothing at all."""
+    """Conflicts of ``ABSENT``: ranks that know no width say None, a rank without a task gives
+    nothing at all.
+    """
     mine = {
         name: [None if tasks[rank] is None else torch.tensor(tasks[rank])] if rank < 3 else []
         for name, tasks in ABSENT.items()
@@ -253,7 +260,9 @@ def outcomes(tmp_path_factory) -> list[dict]:
 
 
 def assert_same_gram(actual: Tensor, expected: np.ndarray) -> None:
-    """To 1e-6 of the product of lengths, as cosines want it; exactly zero for tasks whose rows are or sum to zero."""
+    """To 1e-6 of the product of lengths, as cosines want it; exactly zero for tasks whose rows are
+    or sum to zero.
+    """
     norms = np.sqrt(np.diagonal(expected, axis1=1, axis2=2))
     scale = norms[:, :, None] * norms[:, None]
     assert actual.shape == expected.shape and actual.dtype == torch.float64
@@ -350,7 +359,9 @@ def test_ranks_without_a_gradient_need_not_know_its_length(outcomes):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_no_rank_holds_more_than_small_buffers(monkeypatch, count):
-    """A rank's share of 8 tasks x 20 000 columns is 160 kB on 4 ranks; buffers here have 1000 numbers."""
+    """A rank's share of 8 tasks x 20 000 columns is 160 kB on 4 ranks; buffers here have 1000
+    numbers.
+    """
     monkeypatch.setattr(gram_module, "BUFFER_NUMBERS", 1000)
     monkeypatch.setattr(gram_module, "BLOCK_NUMBERS", 500)
     # one process plays rank 2, and hears its own numbers from everybody

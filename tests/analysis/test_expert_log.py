@@ -1,4 +1,6 @@
-"""Expert selection in the logs: divergences equal scipy's, every tag reaches the event file with the right number."""
+"""Expert selection in the logs: divergences equal scipy's, every tag reaches the event file with
+the right number.
+"""
 
 import itertools
 import math
@@ -86,7 +88,9 @@ def test_only_wasserstein_depends_on_the_experts_numbers():
 
 
 def make_selection(num_tasks: int = len(TASKS), seed: int = 0) -> dict[int, ExpertSelection]:
-    """Selections of two layers; the last expert of layer 0 is dead in the first window, the last task has no data there."""
+    """Selections of two layers; the last expert of layer 0 is dead in the first window, the last
+    task has no data there.
+    """
     rng = np.random.default_rng(seed)
     selection = {}
     for layer in LAYERS:
@@ -120,7 +124,9 @@ def expected_tags(num_tasks: int) -> set[str]:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory) -> tuple[EventAccumulator, dict[str, float | None], dict[str, list]]:
-    """Event file, scalars of the JSONL file and its arrays after one look at :func:`make_selection`."""
+    """Event file, scalars of the JSONL file and its arrays after one look at
+    :func:`make_selection`.
+    """
     directory = tmp_path_factory.mktemp("run")
     with RunLogger(directory, is_main=True) as logger:
         log_expert_selection(logger, make_selection(), TASKS, 160, 40)

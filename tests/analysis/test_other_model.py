@@ -1,4 +1,5 @@
-"""The analysis of a model that is none of ours: an actor-critic with our mixture of experts, and nothing patched.
+"""The analysis of a model that is none of ours: an actor-critic with our mixture of experts, and
+nothing patched.
 
 Every number is compared with an independent computation that walks through the tokens one by one.
 """
@@ -35,7 +36,9 @@ TAU = 0.5  # high enough that units of a fresh network are dormant
 
 
 class ActorCritic(nn.Module):
-    """A linear encoder, a mixture of experts around which the input goes too, policy and value on top."""
+    """A linear encoder, a mixture of experts around which the input goes too, policy and value on
+    top.
+    """
 
     def __init__(self) -> None:
         super().__init__()

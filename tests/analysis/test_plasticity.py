@@ -1,4 +1,6 @@
-"""Dormant units and router entropy against loops over units, tokens and experts; one rank against two."""
+"""Dormant units and router entropy against loops over units, tokens and experts; one rank against
+two.
+"""
 
 import math
 from collections.abc import Mapping
@@ -58,7 +60,9 @@ def test_what_is_measured_of_which_model():
 
 
 def test_the_tasks_sets_of_weights_are_judged_one_by_one():
-    """What is dead for one task and alive for another counts for half; the task without rows does not count."""
+    """What is dead for one task and alive for another counts for half; the task without rows does
+    not count.
+    """
     model = make_model()
     head = model.world_model.policy_head
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""The update task by task: the same step as a plain one, and gradients of tasks that equal an independent computation."""
+"""The update task by task: the same step as a plain one, and gradients of tasks that equal an
+independent computation.
+"""
 
 import builtins
 import copy

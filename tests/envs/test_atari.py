@@ -1,4 +1,6 @@
-"""Atari semantics: frame skip, no-ops, determinism, lives, rewards, time limits, and the twin for videos."""
+"""Atari semantics: frame skip, no-ops, determinism, lives, rewards, time limits, and the twin for
+videos.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def columns(steps: list[EnvStep], field: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def road_runner() -> tuple[list[EnvStep], list[EnvStep]]:
-    """The same play seen by a training and by an evaluation env: many deaths, games over and rewards."""
+    """The same play seen by a training and by an evaluation env: many deaths, games over and
+    rewards.
+    """
     actions = random_actions(300, 2)
     return tuple(
         list(
@@ -114,7 +118,9 @@ def test_exactly_one_component_skips_frames(frame_skip: int) -> None:
 
 @pytest.mark.parametrize(("noop_max", "allowed"), [(5, set(range(6))), (0, {0})])
 def test_no_ops_are_random_bounded_and_seeded(noop_max: int, allowed: set[int]) -> None:
-    """ALE counts no frame for its own start-up: the frame number of a reset row is the number of no-ops."""
+    """ALE counts no frame for its own start-up: the frame number of a reset row is the number of
+    no-ops.
+    """
 
     def counts() -> np.ndarray:
         env = make_atari_vector_env("Pong", 1, noop_max=noop_max, max_episode_steps=1)
@@ -127,7 +133,9 @@ def test_no_ops_are_random_bounded_and_seeded(noop_max: int, allowed: set[int]) 
 
 
 def test_actions_are_not_sticky() -> None:
-    """Two environments with one seed and the same actions stay together; sticky ones would drift apart."""
+    """Two environments with one seed and the same actions stay together; sticky ones would drift
+    apart.
+    """
 
     def same(sticky: float, seeds: list[int]) -> bool:
         env = make_atari_vector_env("Breakout", 2, noop_max=0, sticky=sticky)
@@ -260,7 +268,9 @@ def test_time_limit_truncates() -> None:
 
 
 def test_screen_is_the_maximum_of_two_frames() -> None:
-    """One step of 4 frames shows the maximum of frames 3 and 4 (at native size, where nothing is resized)."""
+    """One step of 4 frames shows the maximum of frames 3 and 4 (at native size, where nothing is
+    resized).
+    """
 
     def screens(frame_skip: int, steps: int) -> list[np.ndarray]:
         env = make_atari_vector_env(
@@ -282,7 +292,9 @@ def test_screen_is_the_maximum_of_two_frames() -> None:
 
 
 def test_mode_is_read_from_the_env_itself() -> None:
-    """ale_py writes the latest mode into a dictionary that all vector envs share; that must not mislead."""
+    """ale_py writes the latest mode into a dictionary that all vector envs share; that must not
+    mislead.
+    """
     right = make_atari_vector_env("Pong", 1)
     wrong = AtariVectorEnv("pong", 1, grayscale=False, autoreset_mode=AutoresetMode.SAME_STEP)
     MultiTaskVectorEnv([TaskEnv(right, 0, "right", "frames_hwc")])

@@ -42,7 +42,9 @@ def test_a_rank_with_one_task_has_the_shapes_of_all() -> None:
 
 @pytest.mark.parametrize("name", TIME_LIMIT)
 def test_classic_control_time_limit_truncates(name: str) -> None:
-    """At the limit truncated, not terminated; the next row only resets; the same seed repeats the stream."""
+    """At the limit truncated, not terminated; the next row only resets; the same seed repeats the
+    stream.
+    """
     limit = 5
     envs = [make([NAMES.index(name)], 3, limit) for _ in range(2)]
     for step in (env.reset(3) for env in envs):

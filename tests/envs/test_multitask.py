@@ -18,7 +18,9 @@ from lzero.envs import MultiTaskVectorEnv, TaskEnv, task_seed
 
 @dataclass
 class Episode:
-    """One scripted environment. Life losses and the end depend on the step number, rewards on the action."""
+    """One scripted environment. Life losses and the end depend on the step number, rewards on the
+    action.
+    """
 
     index: int
     length: int
@@ -112,7 +114,9 @@ def pictured(task_id: int, pictures: np.ndarray, layout: str) -> TaskEnv:
 
 
 def test_stream_equals_naive_reference() -> None:
-    """Every field of every row, over ends, time limits, both at once, lost lives, and both learning flags."""
+    """Every field of every row, over ends, time limits, both at once, lost lives, and both learning
+    flags.
+    """
     lengths, limit = [[3, 9, 6], [1, 5], [4, 6]], 6
     flags = [(True, True), (False, False), (False, True)]
     env = MultiTaskVectorEnv(
@@ -292,7 +296,9 @@ def test_refuses_other_autoreset_modes(mode: AutoresetMode) -> None:
 
 
 def test_refuses_an_env_that_does_not_state_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when another env wrote its mode into the dictionary shared by all classes, as ale_py does."""
+    """Also when another env wrote its mode into the dictionary shared by all classes, as ale_py
+    does.
+    """
     monkeypatch.setitem(VectorEnv.metadata, "autoreset_mode", AutoresetMode.NEXT_STEP)
     task = scripted()
     del task.env.metadata

@@ -11,7 +11,8 @@ from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.tree import BatchTree, Edges
 
 DISCOUNT, C_VISIT, C_SCALE, EPSILON = 0.95, 50.0, 0.1, 0.01
-# Offset and spread of a model's rewards and values, by seed; in the last one Q differs by less than EPSILON.
+# Offset and spread of a model's rewards and values, by seed; in the last one Q differs by less than
+# EPSILON.
 REGIMES = ((0.0, 1.0), (5.0, 30.0), (1.0, 1e-3))
 
 
@@ -26,7 +27,9 @@ def model(seed: int, path: tuple[int, ...], num_actions: int) -> tuple[float, fl
 
 @dataclass
 class Node:
-    """A node of the reference search; ``returns`` starts with the network's value, except at the root."""
+    """A node of the reference search; ``returns`` starts with the network's value, except at the
+    root.
+    """
 
     reward: float
     network_value: float
@@ -74,7 +77,9 @@ def new_node(seed: int, path: tuple[int, ...], legal: np.ndarray) -> Node:
 
 
 def simulate(node: Node, action: int, path: tuple[int, ...], seed: int, legal: np.ndarray) -> float:
-    """Take ``action`` at ``node`` and go on below; returns the return that the node's parent backs up."""
+    """Take ``action`` at ``node`` and go on below; returns the return that the node's parent backs
+    up.
+    """
     path = (*path, action)
     if action in node.children:
         child = node.children[action]

@@ -1,4 +1,6 @@
-"""What Gumbel search makes of Q and prior: the improved policy, its draws, and an actor that follows it."""
+"""What Gumbel search makes of Q and prior: the improved policy, its draws, and an actor that
+follows it.
+"""
 
 import numpy as np
 import pytest
@@ -73,7 +75,9 @@ def test_sigma_adds_its_scale_times_the_rescaled_q_to_the_logits(gap, share, c_v
 
 
 def test_unvisited_actions_are_worth_the_mixed_value():
-    """Of three actions two are tried, Q 1 and -1; the network's own value of the root counts as one of 13 visits."""
+    """Of three actions two are tried, Q 1 and -1; the network's own value of the root counts as one
+    of 13 visits.
+    """
     prior, q = np.array([[0.5, 0.2, 0.3]]), np.array([1.0, -1.0, 77.0])
     tree = GumbelTree(1, 12, 3, discount=1.0, max_considered_actions=2, c_visit=0.0, c_scale=1 / 6)
     tree.reset(prior, np.ones((1, 3), bool), np.array([5.0]))

@@ -1,4 +1,6 @@
-"""The array tree against a plain recursive search over node objects, and properties of the search itself."""
+"""The array tree against a plain recursive search over node objects, and properties of the search
+itself.
+"""
 
 import hashlib
 import math
@@ -10,8 +12,8 @@ import pytest
 from lzero.mcts.tree import BatchTree
 
 DISCOUNT = 0.997
-# Offset and spread of a model's rewards and values, by seed: mixed signs, all positive, nearly flat (a range
-# of Q below the smallest one the search rescales by).
+# Offset and spread of a model's rewards and values, by seed: mixed signs, all positive, nearly flat
+# (a range of Q below the smallest one the search rescales by).
 REGIMES = ((0.0, 1.0), (5.0, 1.0), (0.0, 5e-4))
 
 
@@ -184,7 +186,9 @@ def test_full_softmax_and_legal_softmax_give_the_same_search():
 
 
 def test_finds_the_best_first_step_of_a_small_mdp():
-    """Action 1 pays 0.1 at once; action 0 pays nothing, but only behind it, at 0, 1, 1, lies the reward 1."""
+    """Action 1 pays 0.1 at once; action 0 pays nothing, but only behind it, at 0, 1, 1, lies the
+    reward 1.
+    """
 
     def reward_of(path: tuple[int, ...]) -> float:
         if len(path) == 1:
@@ -311,8 +315,9 @@ def test_root_value_is_the_mean_of_backed_up_returns():
 def test_rescaling_follows_the_current_range_of_q():
     """A Q that was the highest once but is not any more must not stretch the range.
 
-    Node 1 falls from 10 to 0.5, so Q ranges over -9…0.5 and action 0 leads by 0.053 after rescaling, more
-    than the 0.04 by which the prior favours action 1. Over the stale range -9…10 it would lead by 0.026 only.
+    Node 1 falls from 10 to 0.5, so Q ranges over -9…0.5 and action 0 leads by 0.053 after
+    rescaling, more than the 0.04 by which the prior favours action 1. Over the stale range -9…10 it
+    would lead by 0.026 only.
     """
     tree = BatchTree(1, 4, 2, discount=1.0)
     prior = np.array([[0.5808, 0.4192]])

@@ -13,7 +13,9 @@ def make(length=40, window=6, shape=(1,), dtype=np.float32, tasks=TASKS, **optio
 
 
 class Stream:
-    """Random rows for a buffer, also kept in a list; ring r's observation at step t starts at 1000·t + r."""
+    """Random rows for a buffer, also kept in a list; ring r's observation at step t starts at
+    1000·t + r.
+    """
 
     def __init__(self, buffer: ReplayBuffer, seed: int = 0, reset_share: float = 0.2) -> None:
         self.buffer, self.rng, self.reset_share = buffer, np.random.default_rng(seed), reset_share

@@ -43,7 +43,9 @@ def test_draws_are_proportional_within_the_range(first, stop):
 
 
 def test_no_rounding_ever_draws_a_leaf_without_mass_or_out_of_range():
-    """Masses over 30 orders of magnitude next to empty leaves, and random numbers at both ends of [0, 1)."""
+    """Masses over 30 orders of magnitude next to empty leaves, and random numbers at both ends of
+    [0, 1).
+    """
     rng = np.random.default_rng(2)
     tree = SumTree(200)
     mass = 10.0 ** rng.uniform(-15, 15, 200) * (rng.random(200) < 0.5)

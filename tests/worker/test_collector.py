@@ -48,7 +48,9 @@ CONFIG = ExperimentConfig.model_validate(
 
 
 class LivesVectorEnv(VectorEnv):
-    """n games that observe (game, episode, time), lose a life at time 3, die or are cut at their own length."""
+    """n games that observe (game, episode, time), lose a life at time 3, die or are cut at their
+    own length.
+    """
 
     def __init__(self, lengths: Sequence[int], cut_from: int = 10) -> None:
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -80,7 +82,9 @@ class LivesVectorEnv(VectorEnv):
 
 
 def make_env() -> MultiTaskVectorEnv:
-    """CartPole with two actions and short episodes; games with lives, clipped rewards and three actions."""
+    """CartPole with two actions and short episodes; games with lives, clipped rewards and three
+    actions.
+    """
     poles = [lambda: gymnasium.make("CartPole-v1", max_episode_steps=7)] * 2
     cartpole = SyncVectorEnv(poles, autoreset_mode=AutoresetMode.NEXT_STEP)
     return MultiTaskVectorEnv(
@@ -109,7 +113,9 @@ def make_policy(env: MultiTaskVectorEnv) -> UniZeroMTPolicy:
 
 
 class Recorded:
-    """A collector beside which every answer of the environments and every decision of the actor is written down."""
+    """A collector beside which every answer of the environments and every decision of the actor is
+    written down.
+    """
 
     def __init__(self, ring_length: int = 200, seed: int = 5, **actor_options) -> None:
         self.env, self.timer = make_env(), PhaseTimer()
@@ -143,7 +149,9 @@ class Recorded:
         setattr(target, name, spying)
 
     def own_steps(self, ring: int) -> int:
-        """Steps of the episode or life that environment ``ring`` is in, walked through the recording."""
+        """Steps of the episode or life that environment ``ring`` is in, walked through the
+        recording.
+        """
         steps = 0
         for answer in self.answers[1:]:
             over = answer.terminated[ring] or answer.episode_over[ring] or answer.reset[ring]

@@ -123,7 +123,8 @@ def test_a_surplus_of_rounding_up_is_dropped():
 def test_scores_are_sums_of_the_true_rewards():
     """Reset rows count neither as a step nor for the score."""
     result = evaluate(counting_env([2, 5]), CountingActor(), 4, 0)
-    # env 0 acts at calls 0 1, resets at 2, acts at 3 4; env 1 acts at calls 0 … 4, resets at 5, acts at 6 … 10
+    # env 0 acts at calls 0 1, resets at 2, acts at 3 4; env 1 acts at calls 0 … 4, resets at 5,
+    # acts at 6 … 10
     expected = [[0 + 1, 0 + 1 + 2 + 0 + 1 + 5 * 0.01, 0 + 1, 0 + 1 + 2 + 0 + 1 + 5 * 0.01]]
     np.testing.assert_allclose(result.score, expected, rtol=1e-5)
 
