@@ -113,7 +113,8 @@ class CheckpointManager:
         previous = self.latest()
         if previous is not None and _train_iter(previous) > train_iter:
             raise CheckpointError(
-                f"cannot save train_iter={train_iter}: {previous} is ahead of it and may belong to another "
+                f"cannot save train_iter={train_iter}: {previous} is ahead of it and may belong to "
+                "another "
                 "run; choose another exp_name, resume from that checkpoint, or delete it"
             )
         final = self.directory / f"step_{train_iter:06d}"
@@ -165,7 +166,7 @@ class CheckpointManager:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints in a directory, by number of updates; empty where the directory does not exist."""
+    """Checkpoints in a directory, by number of updates; none where it does not exist."""
     if not directory.is_dir():
         return []
     found = [
@@ -257,7 +258,8 @@ def load_optimizer_state_(
         parameter = optimized[index][1]
         if key != "step" and value.shape != parameter.shape:
             raise CheckpointError(
-                f"optimizer state {full_name!r} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                f"optimizer state {full_name!r} has shape {tuple(value.shape)}, its parameter "
+                f"{tuple(parameter.shape)}"
             )
         # a copy on the CPU: the file may be memory-mapped, and load_state_dict moves what belongs
         # on the GPU
@@ -294,7 +296,8 @@ def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, np.random.G
     """
     if state["numpy"].keys() != generators.keys():
         raise CheckpointError(
-            f"random generators {sorted(generators)} expected, the checkpoint has {sorted(state['numpy'])}"
+            f"random generators {sorted(generators)} expected, the checkpoint has "
+            f"{sorted(state['numpy'])}"
         )
     for name, generator in generators.items():
         generator.bit_generator.state = state["numpy"][name]
@@ -305,7 +308,8 @@ def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, np.random.G
         torch.cuda.set_rng_state(_decode(state["torch_cuda"]))
     else:
         logger.warning(
-            "the checkpoint was written on CUDA: its CUDA random stream does not continue on this device"
+            "the checkpoint was written on CUDA: its CUDA random stream does not continue on this "
+            "device"
         )
 
 
@@ -327,7 +331,8 @@ def _optimized(
                 unnamed.append(tuple(parameter.shape))
     if unnamed:
         raise ValueError(
-            f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes {unnamed}"
+            f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes "
+            f"{unnamed}"
         )
     return named
 

@@ -43,7 +43,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "cuda" and not available:
         raise DeviceError(
             f"device='cuda', but torch {torch.__version__} sees no CUDA GPU: "
-            "write device=auto or device=cpu, or install a CUDA build of torch on a machine with a GPU"
+            "write device=auto or device=cpu, or install a CUDA build of torch on a machine with a "
+            "GPU"
         )
     if name == "cpu" or not available:
         return torch.device("cpu")
@@ -51,7 +52,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     if local_rank >= gpus:
         raise DeviceError(
             f"device={name!r}: process {local_rank} of this machine finds only {gpus} GPU(s): "
-            f"start at most {gpus} processes per machine (--nproc_per_node={gpus}), or write device=cpu"
+            f"start at most {gpus} processes per machine (--nproc_per_node={gpus}), or write "
+            "device=cpu"
         )
     return torch.device("cuda", local_rank)
 
@@ -103,7 +105,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def _warn_slow_bf16(device_type: str) -> None:
     """Log the warning; cached, so that it is written once per process and device type."""
     logger.warning(
-        "precision=bf16, but this %s has no bf16 matrix units: expect it to be slower than precision=fp32",
+        "precision=bf16, but this %s has no bf16 matrix units: expect it to be slower than "
+        "precision=fp32",
         device_type,
     )
 

@@ -172,8 +172,10 @@ def init_distributed(
         missing = [name for name in ENVIRONMENT if name not in os.environ]
         if missing:
             raise LaunchError(
-                f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: start the "
-                "processes with python -m torch.distributed.run --nproc_per_node=N, or unset WORLD_SIZE"
+                f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: "
+                "start the "
+                "processes with python -m torch.distributed.run --nproc_per_node=N, or unset "
+                "WORLD_SIZE"
             )
         rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
         local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -276,7 +278,8 @@ def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int
     for task, (value, ranks) in enumerate(zip(values, ranks_per_task, strict=True)):
         if value < ranks:
             raise LaunchError(
-                f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at least one; "
+                f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at "
+                "least one; "
                 f"raise {field} of task {task} to at least {ranks}"
                 + (f", or start fewer than {sum(ranks_per_task)} processes" if ranks > 1 else "")
             )

@@ -47,7 +47,8 @@ class Profilers:
     def __init__(self, config: ProfileConfig, run_dir: Path, *, is_main: bool) -> None:
         if config.line_profiler and importlib.util.find_spec("line_profiler") is None:
             raise ImportError(
-                "policy.profile.line_profiler=true needs the package line_profiler, an optional extra. Install it:\n"
+                "policy.profile.line_profiler=true needs the package line_profiler, an optional "
+                "extra. Install it:\n"
                 "pip install line_profiler\n"
                 "or, in a checkout of this project: pip install -e .[profile]"
             )

@@ -43,7 +43,8 @@ class Aggregator:
             self._weighting = makers[kind]()
         except ImportError as error:
             raise AggregationError(
-                f"policy.gradient_aggregator={kind!r} needs the package torchjd ({error}): {INSTALL}; or use "
+                f"policy.gradient_aggregator={kind!r} needs the package torchjd ({error}): "
+                f"{INSTALL}; or use "
                 "policy.gradient_aggregator='mean'"
             ) from error
         # PCGrad adds the projected gradients up; divided by T it is the mean where nothing

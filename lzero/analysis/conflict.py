@@ -186,7 +186,8 @@ def compute_gradient_conflicts_batch(
     ranks = Ranks.of(group)
     if ranks.count > 1 and (task_ids is None or num_tasks is None):
         raise ValueError(
-            f"task_ids={task_ids}, num_tasks={num_tasks} with {ranks.count} ranks: say which tasks this rank's rows "
+            f"task_ids={task_ids}, num_tasks={num_tasks} with {ranks.count} ranks: say which tasks "
+            "this rank's rows "
             "are, and how many tasks there are on all ranks"
         )
     names = sorted(groups)  # ranks may have met the components in different orders

@@ -195,7 +195,8 @@ def log_expert_selection(
     num_tasks = stacked.counts.shape[2]
     if len(task_names) != num_tasks:
         raise ValueError(
-            f"task_names={list(task_names)} are {len(task_names)} names for {num_tasks} tasks; give one per task"
+            f"task_names={list(task_names)} are {len(task_names)} names for {num_tasks} tasks; "
+            "give one per task"
         )
     similarity = stacked.between_tasks()
     logger.scalars(dict(_scalars(stacked, similarity)), env_step, train_iter)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 
 WINDOWS = {"immediate": 100, "short": 1_000, "medium": 10_000, "long": 100_000}
 """Lengths of the sliding windows in updates."""
-NUM_BUCKETS = 100
+NUM_BUCKETS = 100  # the shortest window then has buckets of one update; longer ones are 1 % coarse
 
 
 class WindowStatistics(TypedDict):
@@ -198,8 +198,10 @@ class ExpertSelectionStatistics:
         ring, lengths = state["ring"], state["windows"].tolist()
         if ring.shape != self._ring.shape or lengths != list(self.windows.values()):
             raise ValueError(
-                f"the expert statistics have ring {tuple(ring.shape)} (windows, buckets, tasks, experts + 1) and windows of "
-                f"{lengths} updates, this layer {tuple(self._ring.shape)} and {list(self.windows.values())}; "
+                f"the expert statistics have ring {tuple(ring.shape)} (windows, buckets, tasks, "
+                "experts + 1) and windows of "
+                f"{lengths} updates, this layer {tuple(self._ring.shape)} and "
+                f"{list(self.windows.values())}; "
                 "load them into a model of the same tasks and experts, or start without them"
             )
         self._ring.copy_(ring)
@@ -262,7 +264,7 @@ class ExpertSelectionRecorder:
         return {index: layer.selection().stats(task_id) for index, layer in self.statistics.items()}
 
     def reduced(self, group: distributed.ProcessGroup | None = None) -> dict[int, ExpertSelection]:
-        """Selections that all ranks recorded, by layer; collective, see :func:`reduce_selections`."""
+        """Selections that all ranks recorded, by layer; collective: :func:`reduce_selections`."""
         return dict(
             zip(
                 self.statistics,
@@ -278,7 +280,7 @@ class ExpertSelectionRecorder:
             layer.selection_counts.zero_()
 
     def state(self, group: distributed.ProcessGroup | None = None) -> dict[str, Tensor]:
-        """Windows of all layers over all ranks for a checkpoint, ``layer{l}.{name}``; collective."""
+        """Windows of all layers and ranks for a checkpoint, ``layer{l}.{name}``; collective."""
         state = {}
         for index, layer in self.statistics.items():
             for name, tensor in layer.reduced(group).state().items():
@@ -294,7 +296,8 @@ class ExpertSelectionRecorder:
         saved = {name.partition(".")[0] for name in state}
         if saved != {f"layer{index}" for index in self.layers}:
             raise ValueError(
-                f"the expert statistics are of {sorted(saved)}, this model routes in layers {list(self.layers)}; "
+                f"the expert statistics are of {sorted(saved)}, this model routes in layers "
+                f"{list(self.layers)}; "
                 "load them into a model of the same layers, or start without them"
             )
         for index, layer in self.statistics.items():

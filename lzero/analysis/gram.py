@@ -31,7 +31,7 @@ BLOCK_NUMBERS = 2**16  # multiplied: fits into a cache in float64
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that exchange gradients, and which of them this one is; by default it is alone."""
+    """The processes that exchange gradients, and which of them this is; by default it is alone."""
 
     rank: int = 0
     count: int = 1
@@ -88,7 +88,8 @@ def gram_matrices(
         raise ValueError(f"rows has shape {tuple(rows.shape)}: give (L, D), a row per task")
     if sum(lengths) != rows.shape[1] or min(lengths, default=0) < 1:
         raise ValueError(
-            f"lengths={list(lengths)} for {rows.shape[1]} columns: give at least one, all positive, that sum to them"
+            f"lengths={list(lengths)} for {rows.shape[1]} columns: give at least one, all "
+            "positive, that sum to them"
         )
     return gram_of_segments(rows.split(list(lengths), dim=1), task_ids, num_tasks, Ranks.of(group))
 
@@ -148,7 +149,8 @@ def as_rows(gradients: Gradients) -> Tensor:
     if isinstance(gradients, Tensor):
         if gradients.dim() != 2 or gradients.shape[1] == 0:
             raise ValueError(
-                f"gradients have shape {tuple(gradients.shape)}: give (L, D) with at least one column"
+                f"gradients have shape {tuple(gradients.shape)}: give (L, D) with at least one "
+                "column"
             )
         return gradients.detach()
     present = [gradient.detach() for gradient in gradients if gradient is not None]
@@ -158,7 +160,8 @@ def as_rows(gradients: Gradients) -> Tensor:
     zeros = torch.zeros_like(present[0])
     if len(shapes) > 1 or zeros.numel() == 0:
         raise ValueError(
-            f"gradients of {len(gradients)} tasks with shapes {sorted(shapes)}: give tensors of one shape that is not "
+            f"gradients of {len(gradients)} tasks with shapes {sorted(shapes)}: give tensors of "
+            "one shape that is not "
             "empty, and None for a task without gradient"
         )
     rows = []
@@ -240,11 +243,13 @@ def _announce(
     for rank, (failed, *theirs) in enumerate(headers):
         if failed:
             raise ValueError(
-                f"rank {rank} was given gradients or tasks that do not fit each other; its own error says which"
+                f"rank {rank} was given gradients or tasks that do not fit each other; its own "
+                "error says which"
             )
         if theirs[:2] != headers[0][1:3]:
             raise ValueError(
-                f"rank 0 has {headers[0][1]} tasks and {headers[0][2]} components, rank {rank} has {theirs[0]} and "
+                f"rank 0 has {headers[0][1]} tasks and {headers[0][2]} components, rank {rank} has "
+                f"{theirs[0]} and "
                 f"{theirs[1]}: all ranks must pass the same number of tasks and the same components"
             )
     _, _, _, num_rows, is_wide = zip(*headers, strict=True)
@@ -270,7 +275,8 @@ def _common_width(component: int, widths: Sequence[int]) -> int:
     for rank, width in enumerate(widths):
         if width not in (0, widths[first]):
             raise ValueError(
-                f"component {component}: rank {first} has {widths[first]} columns, rank {rank} has {width}; all ranks must "
+                f"component {component}: rank {first} has {widths[first]} columns, rank {rank} has "
+                f"{width}; all ranks must "
                 "pass the same components of the same sizes in the same order"
             )
     return widths[first] or 1

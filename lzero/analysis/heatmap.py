@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
-MOST_ROWS_WITH_VALUES = 10
+MOST_ROWS_WITH_VALUES = 10  # beyond, the numbers would make a picture too large to take in at once
 NAME_SIZE, VALUE_SIZE, TITLE_SIZE = 9.0, 8.0, 12.0  # points
 # inches
 CELL_WITH_VALUE, CELL_WITHOUT_VALUE = 0.42, 0.22
@@ -104,7 +104,7 @@ def heatmap_image(
     row_label: str = "",
     column_label: str = "",
 ) -> np.ndarray:
-    """:func:`heatmap_figure` as a picture ``(3, H, W)`` uint8, with the same arguments and errors."""
+    """:func:`heatmap_figure` as a picture ``(3, H, W)`` uint8; the same arguments and errors."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = heatmap_figure(
@@ -183,7 +183,8 @@ def _checked(
     """The matrices in float64, or an error."""
     if not panels or not len(rows) or not len(columns):
         raise ValueError(
-            f"{len(panels)} panels of {len(rows)} rows x {len(columns)} columns: give at least one of each"
+            f"{len(panels)} panels of {len(rows)} rows x {len(columns)} columns: give at least one "
+            "of each"
         )
     if not limits[0] < limits[1]:
         raise ValueError(f"limits={limits}: the first must be below the second")
@@ -192,7 +193,8 @@ def _checked(
         matrix = np.asarray(panel, np.float64)
         if matrix.shape != (len(rows), len(columns)):
             raise ValueError(
-                f"panel {name!r} has shape {matrix.shape} for {len(rows)} row and {len(columns)} column names: "
+                f"panel {name!r} has shape {matrix.shape} for {len(rows)} row and {len(columns)} "
+                "column names: "
                 "give one name per row and one per column"
             )
         matrices.append(matrix)

@@ -299,7 +299,8 @@ def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
     """
     if norms.shape != (len(modules),):
         raise ValueError(
-            f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per parameter"
+            f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per "
+            "parameter"
         )
     squares: dict[str, float] = {}
     for module, norm in zip(modules, norms.double().tolist(), strict=True):

@@ -123,7 +123,8 @@ def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Te
                 reason = "no tensor with a gradient passes there"
         if reason is not None:
             raise ValueError(
-                f"measuring point {name!r}, {point.side} of a {type(point.module).__name__}: {reason}; "
+                f"measuring point {name!r}, {point.side} of a {type(point.module).__name__}: "
+                f"{reason}; "
                 "measure elsewhere"
             )
 
@@ -179,8 +180,10 @@ class RowLayout:
             for parameter, part in pairs:
                 if id(parameter) not in segments:
                     raise ValueError(
-                        f"measuring point {name!r} names a parameter that is not trained, or that belongs to single "
-                        "tasks (such as per-task heads): no two tasks share its gradient; leave it out, or share the heads"
+                        f"measuring point {name!r} names a parameter that is not trained, or that "
+                        "belongs to single "
+                        "tasks (such as per-task heads): no two tasks share its gradient; leave it "
+                        "out, or share the heads"
                     )
                 own = segments[id(parameter)]
                 components[name] += own if part is None else (own[part],)
@@ -233,6 +236,7 @@ def _check_parts(name: str, pairs: Sequence[tuple[nn.Parameter, int | None]]) ->
     for parameter, part in pairs:
         if part is not None and not 0 <= part < len(parameter):
             raise ValueError(
-                f"measuring point {name!r} asks for slice {part} of a parameter of shape {tuple(parameter.shape)}; give one of "
+                f"measuring point {name!r} asks for slice {part} of a parameter of shape "
+                f"{tuple(parameter.shape)}; give one of "
                 f"0 to {len(parameter) - 1}, or None for all of it"
             )

@@ -4,7 +4,8 @@ Shape legend: T tasks, n environments of one task, N environments of all tasks, 
 largest set), C channels, H × W pixels, F features. Task t owns ``rows[t]`` of every ``(N, ...)``
 array; rows never move.
 
-Time in one environment reads: reset row, step rows, ..., final row (``episode_over``), reset row, ...  The
+Time in one environment reads: reset row, step rows, ..., final row (``episode_over``), reset row,
+and so on. The
 final observation of an episode is an ordinary row, which is what bootstrapping at a time limit
 needs. This is gymnasium's ``AutoresetMode.NEXT_STEP``, the only mode accepted.
 """
@@ -28,7 +29,6 @@ from lzero.envs.task import (
     num_actions_of,
     padded_size,
 )
-
 
 VectorAnswer = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 """What a gymnasium vector env answers: observations, rewards, terminated, truncated, and infos,
@@ -70,6 +70,7 @@ def task_seed(seed: int, task_id: int) -> int:
     Raises:
         ValueError: if ``seed`` or ``task_id`` is negative.
     """
+    # the part below 2³¹ that is left free takes the numbers of a task's environments
     return int(np.random.SeedSequence((seed, task_id)).generate_state(1)[0]) % (2**31 - 2**20)
 
 
@@ -223,8 +224,10 @@ class MultiTaskVectorEnv:
             ends = np.cumsum(self.num_envs_per_task)
             name = self._tasks[int(np.searchsorted(ends, row, side="right"))].name
             raise ValueError(
-                f"actions[{row}]={actions[row]} is not a legal action of task {name!r}; allowed are "
-                f"{', '.join(map(str, np.flatnonzero(self.legal_actions[row])))} (mask the policy with legal_actions)"
+                f"actions[{row}]={actions[row]} is not a legal action of task {name!r}; allowed "
+                "are "
+                f"{', '.join(map(str, np.flatnonzero(self.legal_actions[row])))} (mask the policy "
+                "with legal_actions)"
             )
 
 
@@ -252,7 +255,8 @@ def _write(target: np.ndarray, native: np.ndarray, layout: Layout) -> None:
 def _lives(info: dict[str, Any], task: TaskEnv) -> np.ndarray:
     if "lives" not in info:
         raise ValueError(
-            f"task {task.name!r}: end_on_life_loss=True needs info['lives'], but the environment's info has "
+            f"task {task.name!r}: end_on_life_loss=True needs info['lives'], but the environment's "
+            "info has "
             f"{sorted(info) or 'no entries'}; set end_on_life_loss=False or report lives in info"
         )
     return info["lives"]

@@ -1,4 +1,4 @@
-"""One task of a multi-task env: what must be stated about it, and whether tasks fit into one batch."""
+"""One task of a multi-task env: what must be stated, and whether tasks fit into one batch."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ class TaskEnv:
 
 
 def channels_last(native: np.ndarray, layout: Layout) -> np.ndarray:
-    """Observations ``(n, ...)`` as ``(n, H, W, C)``, a view where possible; vectors stay ``(n,
-    F)``.
-    """
+    """Observations as ``(n, H, W, C)``, a view where possible; vectors stay ``(n, F)``."""
     if layout == "chw":
         return native.transpose(0, 2, 3, 1)
     if layout == "frames_hwc":
@@ -98,7 +96,8 @@ def common_observation_dtype(tasks: Sequence[TaskEnv]) -> np.dtype:
         dtype = box_of(task).dtype
         if dtype not in _IMAGE_DTYPES or dtype != common:
             raise ValueError(
-                f"task {task.name!r}: images of dtype {dtype}; allowed is uint8 or float32, the same for all "
+                f"task {task.name!r}: images of dtype {dtype}; allowed is uint8 or float32, the "
+                "same for all "
                 f"tasks (task {tasks[0].name!r} has {common}); convert them in a wrapper"
             )
     return common
@@ -122,7 +121,8 @@ def common_observation_shape(
         if list(shape[:-1]) != picture:
             raise ValueError(
                 f"task {task.name!r}: observations of height and width {shape[:-1]}, allowed is "
-                f"{tuple(picture)} as in the other tasks and in observation_shape; resize them in a wrapper"
+                f"{tuple(picture)} as in the other tasks and in observation_shape; resize them in "
+                "a wrapper"
             )
     *_, sizes = zip(*shapes, strict=True)  # the last number of each: C or F
     padded = padded_size(
@@ -151,7 +151,8 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
         _check_spaces(task, where)
         if (task.layout == "vector") != (tasks[0].layout == "vector"):
             raise ValueError(
-                f"{where}: layout {task.layout!r} beside {tasks[0].layout!r} of task {tasks[0].name!r}; "
+                f"{where}: layout {task.layout!r} beside {tasks[0].layout!r} of task "
+                f"{tasks[0].name!r}; "
                 "image tasks and vector tasks cannot share one batch"
             )
         _check_autoreset(task, where)
@@ -166,8 +167,10 @@ def _check_spaces(task: TaskEnv, where: str) -> None:
         )
     if not isinstance(seen, Box) or len(seen.shape) != _DIMENSIONS[task.layout]:
         raise ValueError(
-            f"{where}: layout {task.layout!r} needs a Box of {_DIMENSIONS[task.layout]} dimensions, but the "
-            f"environment observes {seen}; name the layout it has, or flatten or reshape in a wrapper"
+            f"{where}: layout {task.layout!r} needs a Box of {_DIMENSIONS[task.layout]} "
+            "dimensions, but the "
+            f"environment observes {seen}; name the layout it has, or flatten or reshape in a "
+            "wrapper"
         )
     if not isinstance(actions, Discrete) or actions.start != 0:
         raise ValueError(
@@ -176,7 +179,8 @@ def _check_spaces(task: TaskEnv, where: str) -> None:
     legal = task.legal_actions
     if legal is not None and not (legal and min(legal) >= 0 and max(legal) < actions.n):
         raise ValueError(
-            f"{where}: legal_actions {legal}; give at least one of 0 to {actions.n - 1}, or None for all"
+            f"{where}: legal_actions {legal}; give at least one of 0 to {actions.n - 1}, or None "
+            "for all"
         )
 
 
@@ -189,7 +193,9 @@ def _check_autoreset(task: TaskEnv, where: str) -> None:
         mode = env.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
         raise ValueError(
-            f"{where}: autoreset mode is {mode or 'not stated'}, allowed is AutoresetMode.NEXT_STEP; pass "
-            "autoreset_mode=AutoresetMode.NEXT_STEP to the vector env (gymnasium.make_vec: vector_kwargs), "
+            f"{where}: autoreset mode is {mode or 'not stated'}, allowed is "
+            "AutoresetMode.NEXT_STEP; pass "
+            "autoreset_mode=AutoresetMode.NEXT_STEP to the vector env (gymnasium.make_vec: "
+            "vector_kwargs), "
             "or state it in the env's own metadata['autoreset_mode'] if that is how it resets"
         )

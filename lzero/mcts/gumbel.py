@@ -256,8 +256,8 @@ class GumbelTree(BatchTree):
 
         σ(q)  = (c_visit + max_b N(b)) · c_scale · (q − min q) / max(max q − min q, min_max_epsilon)
         π'    = softmax(logits + σ(q))
-        root:   sequential halving of the m = min(max_considered_actions, legal actions, M) best by g + logits, each
-                phase going on with the best by g + logits + σ(q)
+        root:   sequential halving of the m = min(max_considered_actions, legal actions, M) best by
+                g + logits, each phase going on with the best by g + logits + σ(q)
         below:  argmax_a π'(a) − N(a) / (1 + Σ_b N(b));  ties go to the lowest action
 
     Q is rescaled by the range within its node. The range within the tree, which pUCT takes, is
@@ -301,8 +301,9 @@ class GumbelTree(BatchTree):
             max_considered_actions >= 1 and c_visit >= 0 and c_scale > 0 and min_max_epsilon > 0
         ):
             raise ValueError(
-                f"max_considered_actions is {max_considered_actions}, c_visit {c_visit}, c_scale {c_scale}, "
-                f"min_max_epsilon {min_max_epsilon}; c_visit must not be negative, all others must be positive"
+                f"max_considered_actions is {max_considered_actions}, c_visit {c_visit}, "
+                f"c_scale {c_scale}, min_max_epsilon {min_max_epsilon}; c_visit must not be "
+                "negative, all others must be positive"
             )
         self._sigma = SigmaConstants(float(c_visit), float(c_scale), float(min_max_epsilon))
         self._noise_rng = rng

@@ -15,7 +15,6 @@ from lzero.config import SearchConfig
 from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.tree import BatchTree
 
-
 Cache = TypeVar("Cache")
 CacheOut = TypeVar("CacheOut", covariant=True)
 CacheIn = TypeVar("CacheIn", contravariant=True)

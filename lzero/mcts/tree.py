@@ -90,7 +90,7 @@ def _q_range(q_M, num_nodes):
 
 @njit(cache=True, nogil=True)
 def _mean_q(children_A, q_M, node, parent_mean_q):
-    """Q of unvisited children: mean Q of the visited ones and, below the root, the parent's mean_q."""
+    """Q of unvisited children: mean Q of the visited and, below the root, the parent's mean_q."""
     total, count = 0.0, 0
     for child in children_A:
         if child > 0:
@@ -418,7 +418,7 @@ class BatchTree:
         self._selected = None
 
     def visit_counts(self) -> np.ndarray:
-        """int32 ``(N, A)``: visits of the root's children; every row sums to the simulations done."""
+        """int32 ``(N, A)``: visits of the root's children; rows sum to the simulations done."""
         children = self.arrays.children[:, 0]
         return np.where(children > 0, np.take_along_axis(self.arrays.visits, children, axis=1), 0)
 
@@ -440,7 +440,7 @@ class BatchTree:
         return visits / visits.sum(axis=1, keepdims=True)
 
     def action_weights(self) -> np.ndarray:
-        """``(N, A)``: how strongly to prefer each root action when acting, here the visit counts."""
+        """``(N, A)``: by which to prefer root actions when acting, here the visit counts."""
         return self.visit_counts()
 
     def root_rewards(self, action: np.ndarray) -> np.ndarray:

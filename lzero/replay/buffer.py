@@ -29,7 +29,7 @@ from torch import Tensor
 from lzero.replay.frame_chunks import FrameChunks
 from lzero.replay.sum_tree import PriorityConfig, RowPriorities
 
-TERMINATED, TRUNCATED, RESET = 1, 2, 4
+TERMINATED, TRUNCATED, RESET = 1, 2, 4  # bits of a row's flags
 
 
 @dataclass(frozen=True)

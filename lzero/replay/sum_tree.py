@@ -69,7 +69,7 @@ def _find_subtree(nodes, first, stop, target):
 
 @njit(cache=True, nogil=True)
 def _descend(nodes, node, target):
-    """Leaf of the subtree in which ``target`` falls; never one without mass, whatever the rounding."""
+    """Leaf of the subtree in which ``target`` falls; whatever the rounding, one with mass."""
     num_leaves = nodes.shape[0] // 2
     while node < num_leaves:
         node *= 2

@@ -87,7 +87,7 @@ class Actor:
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray) -> Decision:
-        """Choose an action for every observation ``(N, *shape)``; the context moves on by one step."""
+        """Choose an action for every observation ``(N, *shape)``; the context moves on a step."""
         with self.autocast():
             latent = self.model.encoder(self._to_device(observation), self.groups.task_id)
             result = self._search(latent)

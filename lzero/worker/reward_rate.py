@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-UNIT = 1000  # env steps to which the rate refers, and over which it is averaged at least: single rounds are noisy
+# Env steps to which the rate refers, and over which it is averaged at least: single rounds are noisy.
+UNIT = 1000
 
 
 class RewardRate:
