@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-# Env steps to which the rate refers, and over which it is averaged at least: single rounds are noisy.
+# Env steps the rate refers to, and over which it is averaged at least: single rounds are noisy.
 UNIT = 1000
 
 

@@ -186,9 +186,7 @@ def test_full_softmax_and_legal_softmax_give_the_same_search():
 
 
 def test_finds_the_best_first_step_of_a_small_mdp():
-    """Action 1 pays 0.1 at once; action 0 pays nothing, but only behind it, at 0, 1, 1, lies the
-    reward 1.
-    """
+    """Action 1 pays 0.1 at once; action 0 nothing, but only behind it, at 0, 1, 1, lies reward 1."""
 
     def reward_of(path: tuple[int, ...]) -> float:
         if len(path) == 1:
@@ -395,9 +393,8 @@ def test_values_count_as_much_as_their_path_survives():
     tree.expand_and_backup(np.array([1.0, 1.0]), np.array([4.0, 4.0]), prior, np.array([0.5, 1.0]))
     assert tree.root_values() == pytest.approx([1 + 0.45 * 4, 1 + 0.9 * 4])
     tree.select()
-    tree.expand_and_backup(
-        np.array([2.0, 2.0]), np.array([100.0, 100.0]), prior, np.array([0.0, 1.0])
-    )
+    reward, value, survival = np.full(2, 2.0), np.full(2, 100.0), np.array([0.0, 1.0])
+    tree.expand_and_backup(reward, value, prior, survival)
     first, second = [1 + 0.45 * 4, 1 + 0.9 * 4], [1 + 0.45 * 2, 1 + 0.9 * (2 + 0.9 * 100)]
     assert tree.root_values() == pytest.approx(np.mean([first, second], axis=0))
     assert tree.arrays.q[:, 1] == pytest.approx([1 + 0.45 * (4 + 2) / 2, 1 + 0.9 * (4 + 92) / 2])

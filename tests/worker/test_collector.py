@@ -232,6 +232,14 @@ def test_the_past_changes_decisions():
     run.env.close()
 
 
+def test_an_actor_that_does_not_explore_cannot_act_at_random():
+    run = Recorded()
+    actor = Actor(run.policy, run.env.task_id, run.env.legal_actions, None)
+    with pytest.raises(RuntimeError, match="make it with rng"):
+        actor.act_randomly()
+    run.env.close()
+
+
 def test_decisions_of_many_environments_equal_those_of_each_alone():
     """One batch over the environments of two tasks against five actors with one environment each."""
     run = Recorded()
