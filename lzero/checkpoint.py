@@ -7,9 +7,9 @@ A checkpoint is a directory ``step_000123``::
     rank_{r}/state.json   what each rank needs for itself, such as its random number generators
     rank_{r}/…            any files of that rank, such as its replay
 
-It is written under a hidden name and renamed when all of it is on the disk, so whatever is called ``step_…``
-is complete; for the same reason directories are hidden before they are deleted. Several machines need a
-shared file system.
+It is written under a hidden name and renamed when all of it is on the disk, so whatever is called
+``step_…`` is complete; for the same reason directories are hidden before they are deleted. Several
+machines need a shared file system.
 """
 
 import base64
@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 CHECKPOINT_NAME = re.compile(r"step_(\d{6,})")
 STATE_FILE = "state.json"
-UNFINISHED, REPLACED, DELETED = ".unfinished_", ".replaced_", ".deleted_"  # prefixes of hidden directories
+UNFINISHED, REPLACED, DELETED = (
+    ".unfinished_",
+    ".replaced_",
+    ".deleted_",
+)  # prefixes of hidden directories
 
 WriteRankFiles = Callable[[Path, Path | None], None]
 
@@ -46,13 +50,15 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointManager:
-    """Writes the checkpoints of a run and deletes old ones. A process that only reads needs no manager.
+    """Writes the checkpoints of a run and deletes old ones. A process that only reads needs no
+    manager.
 
-    Constructing and saving are collective: every rank does both. The constructor clears away what a killed
-    write left behind.
+    Constructing and saving are collective: every rank does both. The constructor clears away what a
+    killed write left behind.
 
     Args:
-        directory: directory of the checkpoints, ``runs/{exp_name}/checkpoints``; made when it is missing.
+        directory: directory of the checkpoints, ``runs/{exp_name}/checkpoints``; made when it is
+            missing.
         keep: number of newest checkpoints that stay, at least 1.
         distributed: place of this process in the run.
 
@@ -60,7 +66,9 @@ class CheckpointManager:
         ValueError: if ``keep`` is less than 1.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, distributed: Distributed | None = None) -> None:
+    def __init__(
+        self, directory: Path, keep: int = 2, distributed: Distributed | None = None
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
         self.directory = Path(directory)
@@ -89,11 +97,12 @@ class CheckpointManager:
 
         Args:
             train_iter: updates done so far; names the checkpoint.
-            tensors: groups of named tensors, read on rank 0 only; those that share memory are written each.
+            tensors: groups of named tensors, read on rank 0 only; those that share memory are
+                written each.
             state: JSON values of the whole run, read on rank 0 only.
             rank_state: JSON values of this rank.
-            write_rank_files: called on every rank with its directory and the previous checkpoint, from which
-                unchanged files may be hard-linked.
+            write_rank_files: called on every rank with its directory and the previous checkpoint,
+                from which unchanged files may be hard-linked.
 
         Returns:
             Path of the checkpoint.
@@ -104,7 +113,8 @@ class CheckpointManager:
         previous = self.latest()
         if previous is not None and _train_iter(previous) > train_iter:
             raise CheckpointError(
-                f"cannot save train_iter={train_iter}: {previous} is ahead of it and may belong to another "
+                f"cannot save train_iter={train_iter}: {previous} is ahead of it and may belong to "
+                "another "
                 "run; choose another exp_name, resume from that checkpoint, or delete it"
             )
         final = self.directory / f"step_{train_iter:06d}"
@@ -143,7 +153,9 @@ class CheckpointManager:
             shutil.rmtree(replaced)
 
     def _clear_hidden(self) -> None:
-        """Remove leftovers of a killed write; a checkpoint that was being replaced gets its name back."""
+        """Remove leftovers of a killed write; a checkpoint that was being replaced gets its name
+        back.
+        """
         for replaced in self.directory.glob(f"{REPLACED}*"):
             original = self.directory / replaced.name.removeprefix(REPLACED)
             if not original.exists():
@@ -154,10 +166,14 @@ class CheckpointManager:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints in a directory, by number of updates; empty where the directory does not exist."""
+    """Checkpoints in a directory, by number of updates; none where it does not exist."""
     if not directory.is_dir():
         return []
-    found = [path for path in directory.iterdir() if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
+    found = [
+        path
+        for path in directory.iterdir()
+        if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()
+    ]
     return sorted(found, key=_train_iter)
 
 
@@ -180,7 +196,8 @@ def load_state(path: Path, rank: int | None = None) -> dict[str, Any]:
     """State of the whole run in the checkpoint ``path``, or that of one rank.
 
     Raises:
-        CheckpointError: if the checkpoint or the rank is missing or damaged, or of another format version.
+        CheckpointError: if the checkpoint or the rank is missing or damaged, or of another format
+            version.
     """
     name = STATE_FILE if rank is None else f"rank_{rank}/{STATE_FILE}"
     file = Path(path) / name
@@ -192,26 +209,29 @@ def load_state(path: Path, rank: int | None = None) -> dict[str, Any]:
         raise _unreadable(path, f"{name} is damaged ({error})") from error
     version = state.pop("format_version", None) if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
-        raise _unreadable(path, f"{name} has format version {version}, this program reads {FORMAT_VERSION}")
+        raise _unreadable(
+            path, f"{name} has format version {version}, this program reads {FORMAT_VERSION}"
+        )
     return state
 
 
 def optimizer_state_to_tensors(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]]
 ) -> dict[str, Tensor]:
-    """State of an optimiser as tensors called ``{key}/{parameter name}``, such as ``exp_avg/head.weight``.
+    """State of an optimizer as tensors called ``{key}/{parameter name}``, such as
+    ``exp_avg/head.weight``.
 
-    Parameters that were never updated have no entry. Learning rates and other settings are not part of it:
-    they follow from the config and the counters.
+    Parameters that were never updated have no entry. Learning rates and other settings are not part
+    of it: they follow from the config and the counters.
 
     Raises:
-        ValueError: if a parameter of the optimiser is not among ``named_parameters``.
+        ValueError: if a parameter of the optimizer is not among ``named_parameters``.
     """
-    return {
-        f"{key}/{name}": value
-        for name, parameter in _optimized(optimizer, named_parameters)
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    tensors = {}
+    for name, parameter in _optimized(optimizer, named_parameters):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    return tensors
 
 
 def load_optimizer_state_(
@@ -219,10 +239,10 @@ def load_optimizer_state_(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Replace the state of an optimiser by what :func:`optimizer_state_to_tensors` gave.
+    """Replace the state of an optimizer by what :func:`optimizer_state_to_tensors` gave.
 
     Raises:
-        ValueError: if a parameter of the optimiser is not among ``named_parameters``.
+        ValueError: if a parameter of the optimizer is not among ``named_parameters``.
         CheckpointError: if a tensor belongs to no parameter or has another shape.
     """
     optimized = _optimized(optimizer, named_parameters)
@@ -231,29 +251,40 @@ def load_optimizer_state_(
     for full_name, value in tensors.items():
         key, _, name = full_name.partition("/")
         if name not in indices:
-            raise CheckpointError(f"optimizer state {full_name!r} belongs to no parameter of this model")
+            raise CheckpointError(
+                f"optimizer state {full_name!r} belongs to no parameter of this model"
+            )
         index = indices[name]
         parameter = optimized[index][1]
         if key != "step" and value.shape != parameter.shape:
             raise CheckpointError(
-                f"optimizer state {full_name!r} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                f"optimizer state {full_name!r} has shape {tuple(value.shape)}, its parameter "
+                f"{tuple(parameter.shape)}"
             )
-        # a copy on the CPU: the file may be memory-mapped, and load_state_dict moves what belongs on the GPU
+        # a copy on the CPU: the file may be memory-mapped, and load_state_dict moves what belongs
+        # on the GPU
         value = value.to("cpu", copy=True)
-        state.setdefault(index, {})[key] = value if key == "step" else in_memory_order_of(parameter, value)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        state.setdefault(index, {})[key] = (
+            value if key == "step" else in_memory_order_of(parameter, value)
+        )
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def rng_state(generators: Mapping[str, np.random.Generator]) -> dict[str, Any]:
-    """Random state of this process as JSON values: torch's CPU and, where in use, CUDA generator; numpy's."""
+    """Random state of this process as JSON values: torch's CPU and, where in use, CUDA generator;
+    numpy's.
+    """
+    of_numpy = {}
+    for name, generator in generators.items():  # the state of some bit generators holds arrays
+        of_numpy[name] = json.loads(
+            json.dumps(generator.bit_generator.state, default=np.ndarray.tolist)
+        )
     return {
         "torch_cpu": _encode(torch.get_rng_state()),
         "torch_cuda": _encode(torch.cuda.get_rng_state()) if torch.cuda.is_initialized() else None,
-        # some bit generators hold arrays
-        "numpy": {
-            name: json.loads(json.dumps(generator.bit_generator.state, default=np.ndarray.tolist))
-            for name, generator in generators.items()
-        },
+        "numpy": of_numpy,
     }
 
 
@@ -265,7 +296,8 @@ def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, np.random.G
     """
     if state["numpy"].keys() != generators.keys():
         raise CheckpointError(
-            f"random generators {sorted(generators)} expected, the checkpoint has {sorted(state['numpy'])}"
+            f"random generators {sorted(generators)} expected, the checkpoint has "
+            f"{sorted(state['numpy'])}"
         )
     for name, generator in generators.items():
         generator.bit_generator.state = state["numpy"][name]
@@ -275,7 +307,10 @@ def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, np.random.G
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(_decode(state["torch_cuda"]))
     else:
-        logger.warning("the checkpoint was written on CUDA: its CUDA random stream does not continue on this device")
+        logger.warning(
+            "the checkpoint was written on CUDA: its CUDA random stream does not continue on this "
+            "device"
+        )
 
 
 def _train_iter(path: Path) -> int:
@@ -285,13 +320,21 @@ def _train_iter(path: Path) -> int:
 def _optimized(
     optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]]
 ) -> list[tuple[str, nn.Parameter]]:
-    """Parameters of the optimiser in its own order, with their names."""
+    """Parameters of the optimizer in its own order, with their names."""
     name_of = {parameter: name for name, parameter in named_parameters}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    unnamed = [tuple(parameter.shape) for parameter in parameters if parameter not in name_of]
+    named, unnamed = [], []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter in name_of:
+                named.append((name_of[parameter], parameter))
+            else:
+                unnamed.append(tuple(parameter.shape))
     if unnamed:
-        raise ValueError(f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes {unnamed}")
-    return [(name_of[parameter], parameter) for parameter in parameters]
+        raise ValueError(
+            f"named_parameters lacks {len(unnamed)} parameter(s) of the optimizer, of shapes "
+            f"{unnamed}"
+        )
+    return named
 
 
 def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -328,11 +371,15 @@ def _fsync(path: Path) -> None:
 
 
 def _unreadable(path: Path, problem: str) -> CheckpointError:
-    """The error for a checkpoint that cannot be read, with the checkpoints that exist near its path."""
+    """The error for a checkpoint that cannot be read, with the checkpoints that exist near its
+    path.
+    """
     path = Path(path)
     problem = problem if path.is_dir() else "no such directory"
-    nearby = [found for place in (path, path / "checkpoints", path.parent) for found in list_checkpoints(place)]
-    existing = ", ".join(map(str, nearby)) if nearby else "none"
+    nearby: list[Path] = []
+    for place in (path, path / "checkpoints", path.parent):
+        nearby += list_checkpoints(place)
+    existing = ", ".join(map(str, nearby)) or "none"
     return CheckpointError(f"checkpoint {path}: {problem}; existing checkpoints: {existing}")
 
 

@@ -1,4 +1,6 @@
-"""Where to compute, how precisely, and how tensors lie in memory: device, precision and threads of a run."""
+"""Where to compute, how precisely, and how tensors lie in memory: device, precision and threads of
+a run.
+"""
 
 import functools
 import logging
@@ -41,7 +43,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "cuda" and not available:
         raise DeviceError(
             f"device='cuda', but torch {torch.__version__} sees no CUDA GPU: "
-            "write device=auto or device=cpu, or install a CUDA build of torch on a machine with a GPU"
+            "write device=auto or device=cpu, or install a CUDA build of torch on a machine with a "
+            "GPU"
         )
     if name == "cpu" or not available:
         return torch.device("cpu")
@@ -49,7 +52,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     if local_rank >= gpus:
         raise DeviceError(
             f"device={name!r}: process {local_rank} of this machine finds only {gpus} GPU(s): "
-            f"start at most {gpus} processes per machine (--nproc_per_node={gpus}), or write device=cpu"
+            f"start at most {gpus} processes per machine (--nproc_per_node={gpus}), or write "
+            "device=cpu"
         )
     return torch.device("cuda", local_rank)
 
@@ -57,11 +61,12 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Number format of matrix products and convolutions.
 
-    ``auto`` takes bf16 only where the processor or GPU has bf16 matrix units. Elsewhere bf16 is emulated: on
-    a processor with AVX2 alone it is several times slower than fp32.
+    ``auto`` takes bf16 only where the processor or GPU has bf16 matrix units. Elsewhere bf16 is
+    emulated: on a processor with AVX2 alone it is several times slower than fp32.
 
     Args:
-        name: ``auto``, ``fp32`` or ``bf16``; the last is obeyed everywhere, with a warning where it is slow.
+        name: ``auto``, ``fp32`` or ``bf16``; the last is obeyed everywhere, with a warning where it
+            is slow.
         device: device of the run.
 
     Returns:
@@ -79,15 +84,20 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_bf16_matrix_units(device: torch.device) -> bool:
-    """Whether bf16 matrix products run in hardware: AMX tiles on a CPU, compute capability ≥ 8.0 on CUDA."""
+    """Whether bf16 matrix products run in hardware: AMX tiles on a CPU, compute capability ≥ 8.0 on
+    CUDA.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= CUDA_CAPABILITY_WITH_BF16
-    # the kernel's list is the same for every torch version and leaves out units that it keeps from programs
+    # the kernel's list is the same for every torch version and leaves out units that it keeps from
+    # programs
     return CPU_INFO.is_file() and "amx_bf16" in CPU_INFO.read_text(encoding="utf-8").split()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Context in which the model's forward runs: torch's autocast for bf16, nothing at all for fp32."""
+    """Context in which the model's forward runs: torch's autocast for bf16, nothing at all for
+    fp32.
+    """
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
@@ -95,7 +105,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def _warn_slow_bf16(device_type: str) -> None:
     """Log the warning; cached, so that it is written once per process and device type."""
     logger.warning(
-        "precision=bf16, but this %s has no bf16 matrix units: expect it to be slower than precision=fp32",
+        "precision=bf16, but this %s has no bf16 matrix units: expect it to be slower than "
+        "precision=fp32",
         device_type,
     )
 
@@ -112,10 +123,12 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def in_memory_order_of(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """``tensor``, or a copy of it, whose numbers lie in memory as those of ``parameter``, which has its shape.
+    """``tensor``, or a copy of it, whose numbers lie in memory as those of ``parameter``, which has
+    its shape.
 
-    Fused optimisers walk through memory and never ask for strides. A gradient or moment of a ``channels_last`` weight
-    that lies in the order of its axes would move other weights than its own, without an error.
+    Fused optimizers walk through memory and never ask for strides. A gradient or moment of a
+    ``channels_last`` weight that lies in the order of its axes would move other weights than its
+    own, without an error.
     """
     if tensor.stride() == parameter.stride():
         return tensor

@@ -1,13 +1,14 @@
 """Process group of a run, and which rank plays which task.
 
-Every collective is called by all ranks in the same order. A run of one process needs no process group: the
-collectives then return at once.
+Every collective is called by all ranks in the same order. A run of one process needs no process
+group: the collectives then return at once.
 """
 
 import datetime
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -46,10 +47,11 @@ class Distributed:
 
     @property
     def threads(self) -> int:
-        """Threads of this process: its share of the cores that this machine lends to the run, at least 1.
+        """Threads of this process: its share of the cores that this machine lends to the run, at
+        least 1.
 
-        A run of one process started by hand takes no more than ``OMP_NUM_THREADS``; torchrun sets that variable to 1
-        for everybody, so there it says nothing.
+        A run of one process started by hand takes no more than ``OMP_NUM_THREADS``; torchrun sets
+        that variable to 1 for everybody, so there it says nothing.
         """
         share = max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
         wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -73,23 +75,27 @@ class Distributed:
     def all_reduce_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum ``.grad`` over ranks in place.
 
-        A missing gradient counts as zero, and exists afterwards on every rank, also where there is one rank only: an
-        optimiser treats zero and missing gradients differently. Gradients travel in flat
+        A missing gradient counts as zero, and exists afterwards on every rank, also where there is
+            one rank only: an
+        optimizer treats zero and missing gradients differently. Gradients travel in flat
         buckets whose borders depend on the parameters alone, so all ranks run the same collectives.
 
         Args:
-            parameters: the same parameters in the same order on every rank; those that require no gradient
-                are passed over.
+            parameters: the same parameters in the same order on every rank; those that require no
+                gradient are passed over.
         """
         # without repeats: a parameter listed twice in different buckets would be summed twice
-        trainable = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
-        for parameter in trainable:
+        gradients: list[Tensor] = []
+        for parameter in dict.fromkeys(parameters):
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
         if self.world_size == 1:
             return
-        for bucket in _buckets([parameter.grad for parameter in trainable], BUCKET_BYTES):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        for bucket in _buckets(gradients, BUCKET_BYTES):
+            flat = _joined(bucket)
             distributed.all_reduce(flat)
             _copy_back(flat, bucket)
 
@@ -99,8 +105,8 @@ class Distributed:
         if self.world_size == 1:
             return
         for bucket in _buckets([*module.parameters(), *module.buffers()], BUCKET_BYTES):
+            flat = _joined(bucket)
             # as bytes: gloo cannot send every dtype
-            flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
             distributed.broadcast(flat.view(torch.uint8), src=0)
             _copy_back(flat, bucket)
 
@@ -115,7 +121,9 @@ class Distributed:
         """
         if self.world_size == 1:
             return [array.copy()]
-        device = torch.device("cuda", self.local_rank) if self.backend == "nccl" else torch.device("cpu")
+        device = (
+            torch.device("cuda", self.local_rank) if self.backend == "nccl" else torch.device("cpu")
+        )
         # as bytes: gloo cannot send every dtype
         local = torch.from_numpy(np.frombuffer(array.tobytes(), dtype=np.uint8).copy()).to(device)
         gathered = [torch.empty_like(local) for _ in range(self.world_size)]
@@ -141,15 +149,17 @@ def local_rank_from_environment() -> int:
 def init_distributed(
     device: torch.device | str, timeout: datetime.timedelta = datetime.timedelta(hours=1)
 ) -> Distributed:
-    """Join the process group that torchrun describes in the environment, and take a share of the cores.
+    """Join the process group that torchrun describes in the environment, and take a share of the
+    cores.
 
-    Without torchrun, or with one process, there is no process group. The number of torch threads is set in
-    either case: torchrun's ``OMP_NUM_THREADS=1`` would leave cores idle, torch's default would let the ranks
-    of a machine fight for them.
+    Without torchrun, or with one process, there is no process group. The number of torch threads is
+    set in either case: torchrun's ``OMP_NUM_THREADS=1`` would leave cores idle, torch's default
+    would let the ranks of a machine fight for them.
 
     Args:
         device: device of this process; ``cpu`` means gloo, ``cuda`` means nccl.
-        timeout: how long a rank waits in a collective for the others; must cover the longest evaluation.
+        timeout: how long a rank waits in a collective for the others; must cover the longest
+            evaluation.
 
     Raises:
         LaunchError: if the environment names more than one process but not how to reach the others.
@@ -162,18 +172,21 @@ def init_distributed(
         missing = [name for name in ENVIRONMENT if name not in os.environ]
         if missing:
             raise LaunchError(
-                f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: start the "
-                "processes with python -m torch.distributed.run --nproc_per_node=N, or unset WORLD_SIZE"
+                f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: "
+                "start the "
+                "processes with python -m torch.distributed.run --nproc_per_node=N, or unset "
+                "WORLD_SIZE"
             )
-        rank, local_rank, local_world_size = (
-            int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        )
+        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+        local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
         backend = "nccl" if device.type == "cuda" else "gloo"
         place = Distributed(rank, world_size, local_rank, local_world_size, backend)
         if device.type == "cuda":
             device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
-        distributed.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
+        distributed.init_process_group(
+            backend, timeout=timeout, device_id=device if device.type == "cuda" else None
+        )
     torch.set_num_threads(place.threads)
     return place
 
@@ -186,7 +199,8 @@ class RankShare:
         task_ids: tasks, ascending.
         num_envs: environments of each task on this rank.
         batch_sizes: samples of each task in this rank's part of an update.
-        env_offset: number of the rank's first environment within each task; keeps seeds of ranks apart.
+        env_offset: number of the rank's first environment within each task; keeps seeds of ranks
+            apart.
     """
 
     task_ids: tuple[int, ...]
@@ -203,8 +217,9 @@ def assign_tasks(
 ) -> tuple[RankShare, ...]:
     """Split the tasks of a run over its ranks.
 
-    Each rank gets a contiguous block of tasks. Where there are more ranks than tasks, each task gets a
-    contiguous block of ranks, which split its environments and its batch. All sizes differ by at most one.
+    Each rank gets a contiguous block of tasks. Where there are more ranks than tasks, each task
+    gets a contiguous block of ranks, which split its environments and its batch. All sizes differ
+    by at most one.
 
     Args:
         num_tasks: T.
@@ -221,45 +236,50 @@ def assign_tasks(
     """
     if num_tasks < 1 or world_size < 1:
         raise ValueError(f"num_tasks={num_tasks}, world_size={world_size}: both must be at least 1")
-    ranks_per_task = split_evenly(world_size, num_tasks) if world_size > num_tasks else (1,) * num_tasks
+    ranks_per_task = (
+        split_evenly(world_size, num_tasks) if world_size > num_tasks else (1,) * num_tasks
+    )
     _check_sizes("num_envs", num_envs_per_task, ranks_per_task)
     _check_sizes("batch_size", batch_size_per_task, ranks_per_task)
 
+    shares = []
     if world_size > num_tasks:
-        shares = []
         for task, ranks in enumerate(ranks_per_task):
             num_envs = split_evenly(num_envs_per_task[task], ranks)
             batch_sizes = split_evenly(batch_size_per_task[task], ranks)
-            shares += [
-                RankShare((task,), (envs,), (batch,), (offset,))
-                for envs, batch, offset in zip(num_envs, batch_sizes, _starts(num_envs), strict=True)
-            ]
+            for envs, batch, offset in zip(num_envs, batch_sizes, _starts(num_envs), strict=True):
+                shares.append(RankShare((task,), (envs,), (batch,), (offset,)))
         return tuple(shares)
     tasks_per_rank = split_evenly(num_tasks, world_size)
-    return tuple(
-        RankShare(
-            task_ids=tuple(range(start, start + count)),
-            num_envs=tuple(num_envs_per_task[start : start + count]),
-            batch_sizes=tuple(batch_size_per_task[start : start + count]),
+    for start, count in zip(_starts(tasks_per_rank), tasks_per_rank, strict=True):
+        own = slice(start, start + count)
+        share = RankShare(
+            task_ids=tuple(range(num_tasks)[own]),
+            num_envs=tuple(num_envs_per_task[own]),
+            batch_sizes=tuple(batch_size_per_task[own]),
             env_offset=(0,) * count,
         )
-        for start, count in zip(_starts(tasks_per_rank), tasks_per_rank, strict=True)
-    )
+        shares.append(share)
+    return tuple(shares)
 
 
 def split_evenly(total: int, parts: int) -> tuple[int, ...]:
     """Split ``total`` into ``parts`` numbers that differ by at most one, larger ones first."""
-    return tuple(total // parts + (part < total % parts) for part in range(parts))
+    smaller, larger_ones = divmod(total, parts)
+    return (smaller + 1,) * larger_ones + (smaller,) * (parts - larger_ones)
 
 
 def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int]) -> None:
     """Raise unless there is one value per task, and enough of it for one per rank of the task."""
     if len(values) != len(ranks_per_task):
-        raise ValueError(f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task")
+        raise ValueError(
+            f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task"
+        )
     for task, (value, ranks) in enumerate(zip(values, ranks_per_task, strict=True)):
         if value < ranks:
             raise LaunchError(
-                f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at least one; "
+                f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at "
+                "least one; "
                 f"raise {field} of task {task} to at least {ranks}"
                 + (f", or start fewer than {sum(ranks_per_task)} processes" if ranks > 1 else "")
             )
@@ -267,11 +287,13 @@ def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int
 
 def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
     """First index of each of several consecutive blocks."""
-    return tuple(sum(sizes[:index]) for index in range(len(sizes)))
+    return tuple(accumulate(sizes[:-1], initial=0))
 
 
 def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
-    """Group tensors of one dtype into buckets of at most ``limit`` bytes; a larger tensor has its own."""
+    """Group tensors of one dtype into buckets of at most ``limit`` bytes; a larger tensor has its
+    own.
+    """
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         by_dtype.setdefault(tensor.dtype, []).append(tensor)
@@ -287,8 +309,13 @@ def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
         yield bucket
 
 
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """The numbers of several tensors of one dtype, one after another."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
 def _copy_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     """Write the consecutive parts of a flat bucket back to the tensors that it was made of."""
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = flat.split(list(map(Tensor.numel, tensors)))
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))

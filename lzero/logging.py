@@ -32,21 +32,26 @@ logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 RATE_WINDOW = 30  # updates of the display over which env steps per second are averaged
+LEAST_SECONDS = 1e-9  # a clock that has not moved between two looks must not divide by zero
 
 
 def setup_logging(is_main: bool, packages: tuple[str, ...] = ("lzero", "zoo")) -> None:
     """Show log records: this project's from INFO on rank 0, all else from WARNING.
 
-    Rich draws them in a terminal; elsewhere each record is one plain line, which rich would wrap. A program
-    that has configured the root logger already keeps its handlers.
+    Rich draws them in a terminal; elsewhere each record is one plain line, which rich would wrap. A
+    program that has configured the root logger already keeps its handlers.
     """
     console = rich.get_console()
     if console.is_terminal:
-        handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, log_time_format="[%X]"
+        )
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(console.file)
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(
+            logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%H:%M:%S")
+        )
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for package in packages:
         logging.getLogger(package).setLevel(logging.INFO if is_main else logging.WARNING)
@@ -55,7 +60,8 @@ def setup_logging(is_main: bool, packages: tuple[str, ...] = ("lzero", "zoo")) -
 class RunLogger:
     """Curves of a run: ``metrics.jsonl`` and TensorBoard's ``tb/``; appends to what is there.
 
-    A killed process loses at most one JSONL line; a torn line is removed when the file is opened again.
+    A killed process loses at most one JSONL line; a torn line is removed when the file is opened
+    again.
 
     Args:
         directory: directory of the run, ``runs/{exp_name}``.
@@ -82,14 +88,16 @@ class RunLogger:
         """
         if not self._is_main:
             return
-        values = {tag: float(value) for tag, value in metrics.items()}
-        finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
+        finite: dict[str, float | None] = {}
+        for tag, value in metrics.items():
+            finite[tag] = float(value) if math.isfinite(value) else None
         self._write_line(env_step, train_iter, finite)
-        for tag, value in values.items():
-            self._tensorboard.add_scalar(tag, value, env_step)
+        for tag, value in metrics.items():
+            self._tensorboard.add_scalar(tag, float(value), env_step)
 
     def arrays(self, arrays: Mapping[str, np.ndarray], env_step: int, train_iter: int) -> None:
-        """Log whole arrays, such as the scores of an evaluation's episodes, to the JSONL file alone.
+        """Log whole arrays, such as the scores of an evaluation's episodes, to the JSONL file
+        alone.
 
         Args:
             arrays: by tag; NaN and infinities become ``null``.
@@ -97,7 +105,9 @@ class RunLogger:
             train_iter: updates so far.
         """
         if self._is_main:
-            self._write_line(env_step, train_iter, {}, {tag: _as_lists(array) for tag, array in arrays.items()})
+            self._write_line(
+                env_step, train_iter, {}, {tag: _as_lists(array) for tag, array in arrays.items()}
+            )
 
     def add_image(self, tag: str, array: np.ndarray, env_step: int) -> None:
         """Log a picture ``(3, H, W)`` uint8."""
@@ -110,7 +120,8 @@ class RunLogger:
             self._tensorboard.add_text(tag, text, env_step)
 
     def truncate_after(self, train_iter: int, env_step: int) -> None:
-        """Forget what was logged after a checkpoint, so that the curves of a resumed run never fold back.
+        """Forget what was logged after a checkpoint, so that the curves of a resumed run never fold
+        back.
 
         Call it before anything else is logged.
 
@@ -153,9 +164,18 @@ class RunLogger:
         self.close()
 
     def _write_line(
-        self, env_step: int, train_iter: int, metrics: dict[str, float | None], arrays: dict[str, list] | None = None
+        self,
+        env_step: int,
+        train_iter: int,
+        metrics: dict[str, float | None],
+        arrays: dict[str, list] | None = None,
     ) -> None:
-        line = {"env_step": env_step, "train_iter": train_iter, "wall_time": time.time(), "metrics": metrics}
+        line = {
+            "env_step": env_step,
+            "train_iter": train_iter,
+            "wall_time": time.time(),
+            "metrics": metrics,
+        }
         if arrays is not None:
             line["arrays"] = arrays
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
@@ -172,15 +192,17 @@ class RunLogger:
         # imported on first use: it takes longer to import than everything else here
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self._directory / "tb"), purge_step=self._purge_step, flush_secs=30)
+        return SummaryWriter(
+            str(self._directory / "tb"), purge_step=self._purge_step, flush_secs=30
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``, oldest first, without an unfinished last one.
 
     Returns:
-        Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970), ``metrics``, and in lines of
-        :meth:`RunLogger.arrays` also ``arrays``.
+        Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970),
+        ``metrics``, and in lines of :meth:`RunLogger.arrays` also ``arrays``.
 
     Raises:
         ValueError: if another line is no JSON, with its number.
@@ -199,7 +221,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _as_lists(array: np.ndarray) -> list:
     array = np.asarray(array, float)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    numbers = array.astype(object)
+    numbers[~np.isfinite(array)] = None
+    return numbers.tolist()
 
 
 class PhaseTimer:
@@ -217,11 +241,11 @@ class PhaseTimer:
         try:
             yield
         finally:
-            self._seconds[phase] += time.perf_counter() - start
+            self._seconds[f"time/{phase}"] += time.perf_counter() - start
 
     def pop(self) -> dict[str, float]:
         """Seconds per phase since the last call, as ``time/{phase}``; starts again from zero."""
-        seconds = {f"time/{phase}": value for phase, value in self._seconds.items()}
+        seconds = dict(self._seconds)
         self._seconds.clear()
         return seconds
 
@@ -235,25 +259,30 @@ class RateMeter:
         clock: seconds; replaced in tests.
     """
 
-    def __init__(self, env_steps: int, updates: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, env_steps: int, updates: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._last = (clock(), env_steps, updates)
 
     def pop(self, env_steps: int, updates: int) -> dict[str, float]:
         """``rate/env_steps_per_second`` and ``rate/updates_per_second`` since the last call."""
-        now = (self._clock(), env_steps, updates)
-        seconds, steps, done = (new - old for new, old in zip(now, self._last, strict=True))
-        self._last = now
+        now = self._clock()
+        then, steps_then, updates_then = self._last
+        self._last = (now, env_steps, updates)
+        seconds = max(now - then, LEAST_SECONDS)
         return {
-            "rate/env_steps_per_second": steps / max(seconds, 1e-9),
-            "rate/updates_per_second": done / max(seconds, 1e-9),
+            "rate/env_steps_per_second": (env_steps - steps_then) / seconds,
+            "rate/updates_per_second": (updates - updates_then) / seconds,
         }
 
 
 class TrainingProgress:
-    """Progress of a run: a bar with phase times and last returns below it, or a log line now and then.
+    """Progress of a run: a bar with phase times and last returns below it, or a log line now and
+    then.
 
-    The bar needs a terminal; without one (a log file, a CI page) the same facts are logged now and then.
+    The bar needs a terminal; without one (a log file, a CI page) the same facts are logged now and
+    then.
 
     Args:
         total_env_steps: environment steps of the whole run.
@@ -313,22 +342,30 @@ class TrainingProgress:
             train_iter: updates so far.
             phase_times: seconds per phase of the last loop, as :meth:`PhaseTimer.pop` gives them.
             returns: last return per game.
-            reward_rates: reward per 1,000 env steps per game; there is one long before an episode ends.
+            reward_rates: reward per 1,000 env steps per game; there is one long before an episode
+                ends.
         """
         if self._live is None and not self._shows_lines:
             return
         self._history.append((self._clock(), env_step))
         rows = {
             "run": self._counters(env_step, train_iter),
-            "reward per 1,000 steps": [f"{game} {value:,.1f}" for game, value in reward_rates.items()],
-            "return": [f"{game} {value:,.1f}" for game, value in returns.items()],
-            "time": [f"{name.removeprefix('time/')} {seconds:.2f} s" for name, seconds in phase_times.items()],
+            "reward per 1,000 steps": list(
+                map("{} {:,.1f}".format, reward_rates.keys(), reward_rates.values())
+            ),
+            "return": list(map("{} {:,.1f}".format, returns.keys(), returns.values())),
+            "time": [
+                f"{name.removeprefix('time/')} {seconds:.2f} s"
+                for name, seconds in phase_times.items()
+            ],
         }
         if self._live is not None:
             self._bar.update(self._task, completed=env_step)
             self._live.update(Group(self._bar, _table(rows)))
             return
-        self._last_line = " | ".join(f"{title}: {', '.join(cells)}" for title, cells in rows.items() if cells)
+        self._last_line = " | ".join(
+            f"{title}: {', '.join(cells)}" for title, cells in rows.items() if cells
+        )
         if self._clock() >= self._next_line:
             logger.info("%s", self._last_line)
             self._next_line = self._clock() + self._interval
@@ -341,7 +378,7 @@ class TrainingProgress:
 
     def _counters(self, env_step: int, train_iter: int) -> list[str]:
         (first_time, first_step), (last_time, last_step) = self._history[0], self._history[-1]
-        rate = (last_step - first_step) / max(last_time - first_time, 1e-9)
+        rate = (last_step - first_step) / max(last_time - first_time, LEAST_SECONDS)
         return [
             f"{env_step:,}/{self._total:,} env steps",
             f"{train_iter:,} updates",

@@ -1,11 +1,10 @@
-import json
-import logging
+"""Checkpoints that are written, replaced, damaged and read back; training that goes on from one."""
+
 import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -44,7 +43,10 @@ def kill(*_: object) -> None:
 
 def save(manager: CheckpointManager, train_iter: int, **arguments) -> Path:
     return manager.save(
-        train_iter, {"model": {"w": torch.full((2,), float(train_iter))}}, {"i": train_iter}, **arguments
+        train_iter,
+        {"model": {"w": torch.full((2,), float(train_iter))}},
+        {"i": train_iter},
+        **arguments,
     )
 
 
@@ -57,7 +59,9 @@ def test_round_trip_is_bit_identical(directory):
     generator = torch.Generator().manual_seed(0)
     model = {
         "weight": torch.randn(4, 3, generator=generator),
-        "channels_last": torch.randn(2, 3, 4, 5, generator=generator).to(memory_format=torch.channels_last),
+        "channels_last": torch.randn(2, 3, 4, 5, generator=generator).to(
+            memory_format=torch.channels_last
+        ),
         "low_precision": torch.randn(5, generator=generator).bfloat16(),
         "count": torch.tensor(2**40),
         "mask": torch.tensor([True, False]),
@@ -73,7 +77,9 @@ def test_round_trip_is_bit_identical(directory):
     assert loaded.keys() == model.keys()
     for name, tensor in model.items():
         assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
-        bits, expected = (t.contiguous().reshape(-1).view(torch.uint8) for t in (loaded[name], tensor))
+        bits, expected = (
+            t.contiguous().reshape(-1).view(torch.uint8) for t in (loaded[name], tensor)
+        )
         assert torch.equal(bits, expected), name
     assert load_tensors(path, "target") == {}
     assert load_state(path) == state
@@ -193,7 +199,9 @@ def run_ranks(directory: Path, write_rank_files: list) -> list[BaseException | P
 
     def run(rank: int) -> None:
         try:
-            manager = CheckpointManager(directory, distributed=ThreadRank(rank, world_size, meeting=meeting))
+            manager = CheckpointManager(
+                directory, distributed=ThreadRank(rank, world_size, meeting=meeting)
+            )
             outcomes[rank] = save(
                 manager, 2, rank_state={"rank": rank}, write_rank_files=write_rank_files[rank]
             )
@@ -223,7 +231,9 @@ def test_every_rank_writes_its_own_part(directory):
 
 def test_one_dying_rank_means_no_checkpoint(directory):
     outcomes = run_ranks(directory, [None, kill])
-    assert isinstance(outcomes[1], KilledError) and isinstance(outcomes[0], threading.BrokenBarrierError)
+    assert isinstance(outcomes[1], KilledError) and isinstance(
+        outcomes[0], threading.BrokenBarrierError
+    )
     assert list_checkpoints(directory) == []
 
 
@@ -262,7 +272,9 @@ def truncate(path: Path) -> None:
         ),
     ],
 )
-def test_missing_or_damaged_checkpoints_name_the_path_and_what_exists(directory, damage, load, message):
+def test_missing_or_damaged_checkpoints_name_the_path_and_what_exists(
+    directory, damage, load, message
+):
     path = save(CheckpointManager(directory), 1)
     damage(path)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -282,8 +294,14 @@ def make_training() -> tuple[nn.Module, torch.optim.AdamW]:
     model.register_parameter("never_used", nn.Parameter(torch.ones(3)))
     model.register_parameter("frozen", nn.Parameter(torch.ones(3), requires_grad=False))
     groups = [
-        {"params": [p for p in model.parameters() if p.requires_grad and p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in model.parameters() if p.requires_grad and p.ndim == 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in model.parameters() if p.requires_grad and p.ndim > 1],
+            "weight_decay": 0.1,
+        },
+        {
+            "params": [p for p in model.parameters() if p.requires_grad and p.ndim == 1],
+            "weight_decay": 0.0,
+        },
     ]
     return model, torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95))
 
@@ -312,7 +330,9 @@ def test_resumed_training_continues_bit_identically(directory):
     resumed, resumed_optimizer = make_training()
     train(resumed, resumed_optimizer, 2)  # a state that has to go
     resumed.load_state_dict(load_tensors(path, "model"))
-    load_optimizer_state_(resumed_optimizer, resumed.named_parameters(), load_tensors(path, "optimizer"))
+    load_optimizer_state_(
+        resumed_optimizer, resumed.named_parameters(), load_tensors(path, "optimizer")
+    )
     set_rng_state(load_state(path, rank=0)["rng"], {})
     train(resumed, resumed_optimizer, 5)
     for name, parameter in model.named_parameters():
@@ -332,7 +352,11 @@ def test_optimizer_state_lies_in_memory_as_its_parameters_do():
     model(torch.randn(2, 4, 5, 5)).square().sum().backward()
     optimizer.step()
     saved = optimizer_state_to_tensors(optimizer, model.named_parameters())
-    load_optimizer_state_(optimizer, model.named_parameters(), {name: value.contiguous() for name, value in saved.items()})
+    load_optimizer_state_(
+        optimizer,
+        model.named_parameters(),
+        {name: value.contiguous() for name, value in saved.items()},
+    )
     loaded = optimizer_state_to_tensors(optimizer, model.named_parameters())
     for name in ("exp_avg/weight", "exp_avg_sq/weight"):
         assert torch.equal(loaded[name], saved[name])
@@ -344,43 +368,18 @@ def test_optimizer_state_that_does_not_fit_is_refused():
     train(model, optimizer, 1)
     tensors = optimizer_state_to_tensors(optimizer, model.named_parameters())
     with pytest.raises(CheckpointError, match="'exp_avg/other' belongs to no parameter"):
-        load_optimizer_state_(optimizer, model.named_parameters(), tensors | {"exp_avg/other": torch.ones(1)})
-    with pytest.raises(CheckpointError, match=r"'exp_avg/0.weight' has shape \(1,\), its parameter \(4, 3\)"):
+        load_optimizer_state_(
+            optimizer, model.named_parameters(), tensors | {"exp_avg/other": torch.ones(1)}
+        )
+    with pytest.raises(
+        CheckpointError, match=r"'exp_avg/0.weight' has shape \(1,\), its parameter \(4, 3\)"
+    ):
         load_optimizer_state_(
             optimizer, model.named_parameters(), tensors | {"exp_avg/0.weight": torch.ones(1)}
         )
-    with pytest.raises(ValueError, match=r"lacks 1 parameter\(s\) of the optimizer, of shapes \[\(4, 3\)\]"):
+    with pytest.raises(
+        ValueError, match=r"lacks 1 parameter\(s\) of the optimizer, of shapes \[\(4, 3\)\]"
+    ):
         optimizer_state_to_tensors(
             optimizer, [pair for pair in model.named_parameters() if pair[0] != "0.weight"]
         )
-
-
-@pytest.mark.parametrize(
-    "bit_generator", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64]
-)
-def test_random_streams_continue(bit_generator):
-    generator = np.random.Generator(bit_generator(1))
-    generator.integers(5, dtype=np.int32)  # leaves half a word behind, which is part of the state
-    state = json.loads(json.dumps(rng_state({"collect": generator})))
-    expected = torch.randn(5), generator.random(50), generator.integers(9, dtype=np.int32)
-
-    other = np.random.Generator(bit_generator(2))
-    torch.manual_seed(1)
-    set_rng_state(state, {"collect": other})
-    assert torch.equal(torch.randn(5), expected[0])
-    np.testing.assert_array_equal(other.random(50), expected[1])
-    assert other.integers(9, dtype=np.int32) == expected[2]
-
-
-def test_random_state_with_other_generators_is_refused():
-    state = rng_state({"collect": np.random.default_rng(0)})
-    with pytest.raises(CheckpointError, match=r"\['replay'\] expected, the checkpoint has \['collect'\]"):
-        set_rng_state(state, {"replay": np.random.default_rng(0)})
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to continue on")
-def test_cuda_stream_that_cannot_continue_is_reported(caplog):
-    state = rng_state({}) | {"torch_cuda": rng_state({})["torch_cpu"]}
-    with caplog.at_level(logging.WARNING, logger="lzero.checkpoint"):
-        set_rng_state(state, {})
-    assert "does not continue" in caplog.text

@@ -75,7 +75,9 @@ def test_processor_that_cannot_be_asked_counts_as_unsuited(monkeypatch, tmp_path
     assert not has_bf16_matrix_units(CPU)
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)]
+)
 def test_auto_precision_on_cuda_needs_ampere(gpus, capability, expected):
     gpus(1, capability)
     assert resolve_precision("auto", torch.device("cuda", 0)) == expected

@@ -1,4 +1,6 @@
-"""The collectives run on two real gloo processes: this file is also the program that torchrun starts."""
+"""The collectives run on two real gloo processes: this file is also the program that torchrun
+starts.
+"""
 
 import os
 import subprocess
@@ -13,7 +15,13 @@ import torch
 from torch import nn
 
 from lzero import distributed as distributed_module
-from lzero.distributed import Distributed, LaunchError, assign_tasks, init_distributed, local_rank_from_environment
+from lzero.distributed import (
+    Distributed,
+    LaunchError,
+    assign_tasks,
+    init_distributed,
+    local_rank_from_environment,
+)
 
 WORLD_SIZE = 2
 RUN_TIMEOUT_SECONDS = 60
@@ -21,7 +29,9 @@ SMALL_BUCKET_BYTES = 100  # several buckets for the small module below
 
 
 class Net(nn.Module):
-    """Parameters of several dtypes and memory formats, a frozen one, and integer and boolean buffers."""
+    """Parameters of several dtypes and memory formats, a frozen one, and integer and boolean
+    buffers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,13 +46,17 @@ class Net(nn.Module):
 
 
 def set_gradients(net: Net, rank: int) -> None:
-    """Gradients that differ between ranks; ``linear.bias`` has none on rank 1, ``unused`` none anywhere."""
+    """Gradients that differ between ranks; ``linear.bias`` has none on rank 1, ``unused`` none
+    anywhere.
+    """
     generator = torch.Generator().manual_seed(100 + rank)
     for name, parameter in net.named_parameters():
         if name in ("unused", "frozen") or (name == "linear.bias" and rank == 1):
             continue
         # small integers: their sums are exact in bf16 too
-        parameter.grad = torch.randint(-20, 20, parameter.shape, generator=generator).to(parameter.dtype)
+        parameter.grad = torch.randint(-20, 20, parameter.shape, generator=generator).to(
+            parameter.dtype
+        )
 
 
 def worker(directory: Path) -> None:
@@ -71,7 +85,9 @@ def worker(directory: Path) -> None:
             array.tolist()
             for array in place.all_gather_array(np.array([[place.rank == 0], [place.rank == 1]]))
         ],
-        "gathered_scalar": [float(array) for array in place.all_gather_array(np.array(float(place.rank)))],
+        "gathered_scalar": [
+            float(array) for array in place.all_gather_array(np.array(float(place.rank)))
+        ],
     }
     torch.save(outcome, directory / f"rank_{place.rank}.pt")
     place.shutdown()
@@ -83,7 +99,13 @@ def outcomes(tmp_path_factory) -> list[dict]:
     root = Path(distributed_module.__file__).parents[1]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}"]
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={WORLD_SIZE}",
+        ]
         + [str(Path(__file__)), str(directory)],
         env=environment | {"PYTHONPATH": str(root)},
         timeout=RUN_TIMEOUT_SECONDS,
@@ -119,7 +141,8 @@ def test_gradients_are_summed_and_missing_ones_count_as_zero(outcomes):
     for name, parameter in nets[0].named_parameters():
         gradients = [dict(net.named_parameters())[name].grad for net in nets]
         expected = sum(
-            (gradient for gradient in gradients if gradient is not None), torch.zeros_like(parameter)
+            (gradient for gradient in gradients if gradient is not None),
+            torch.zeros_like(parameter),
         )
         for outcome in outcomes:
             if name == "frozen":
@@ -156,7 +179,9 @@ def test_one_process_has_no_group_and_collectives_change_nothing(monkeypatch):
         place.broadcast_parameters_(net)
         place.barrier()
         assert torch.equal(net.linear.weight.grad, before)
-        assert not net.unused.grad.any()  # zero, not missing, as on several ranks: AdamW treats the two differently
+        assert (
+            not net.unused.grad.any()
+        )  # zero, not missing, as on several ranks: AdamW treats the two differently
         assert place.all_reduce_sum_(torch.ones(2)).tolist() == [1.0, 1.0]
         array = np.array([1.0])
         [copy] = place.all_gather_array(array)
@@ -168,9 +193,18 @@ def test_one_process_has_no_group_and_collectives_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize(
     ("wanted", "run_id", "threads"),
-    [("1", None, 1), ("3", None, 3), ("99", None, 4), ("", None, 4), ("0", None, 4), ("1", "torchrun", 4)],
+    [
+        ("1", None, 1),
+        ("3", None, 3),
+        ("99", None, 4),
+        ("", None, 4),
+        ("0", None, 4),
+        ("1", "torchrun", 4),
+    ],
 )
-def test_a_process_started_by_hand_takes_no_more_threads_than_asked(monkeypatch, wanted, run_id, threads):
+def test_a_process_started_by_hand_takes_no_more_threads_than_asked(
+    monkeypatch, wanted, run_id, threads
+):
     """Two runs side by side on two cores, each told to use one, must not fight for both."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
     monkeypatch.setenv("OMP_NUM_THREADS", wanted)
@@ -217,7 +251,11 @@ def test_shares_add_up_exactly(num_tasks, world_size):
     )
     for share in shares:
         assert (
-            len(share.task_ids) == len(share.num_envs) == len(share.batch_sizes) == len(share.env_offset) > 0
+            len(share.task_ids)
+            == len(share.num_envs)
+            == len(share.batch_sizes)
+            == len(share.env_offset)
+            > 0
         )
         assert min(share.num_envs + share.batch_sizes) >= 1
     task_counts = [len(share.task_ids) for share in shares]
@@ -244,7 +282,10 @@ def test_shares_add_up_exactly(num_tasks, world_size):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((2, [4, 1], [8, 8], 4), "num_envs=1 of task 1.*at least 2, or start fewer than 4 processes"),
+        (
+            (2, [4, 1], [8, 8], 4),
+            "num_envs=1 of task 1.*at least 2, or start fewer than 4 processes",
+        ),
         ((2, [4, 4], [1, 8], 3), "batch_size=1 of task 0.*at least 2"),
         ((2, [4, 0], [8, 8], 1), "num_envs=0 of task 1.*at least 1$"),
         ((2, [4], [8, 8], 1), "num_envs has 1 entries for 2 tasks"),

@@ -24,7 +24,9 @@ def tensorboard_events(directory: Path) -> EventAccumulator:
 
 def test_scalars_go_to_both_logs(tmp_path):
     with RunLogger(tmp_path, is_main=True) as run:
-        run.scalars({"loss": 1.5, "numpy": np.float32(2), "nan": float("nan"), "inf": -np.inf}, 160, 40)
+        run.scalars(
+            {"loss": 1.5, "numpy": np.float32(2), "nan": float("nan"), "inf": -np.inf}, 160, 40
+        )
     [line] = read_metrics(tmp_path / "metrics.jsonl")
     assert line["env_step"] == 160 and line["train_iter"] == 40
     assert abs(line["wall_time"] - time.time()) < 60
@@ -160,11 +162,18 @@ def test_without_a_terminal_progress_is_a_log_line_now_and_then(clock, caplog):
         ) as progress:
             for index in range(1, 9):
                 clock.now = 4.0 * index
-                progress.update(1000 + 200 * index, 50 * index, {"time/collect": 1.25}, {}, {"Pong": -20.0})
+                progress.update(
+                    1000 + 200 * index, 50 * index, {"time/collect": 1.25}, {}, {"Pong": -20.0}
+                )
     assert console.file.getvalue() == ""
     shown = [record.getMessage() for record in caplog.records]
     # at 4 s, then not before 10 s have passed, and the last state at the end
-    assert [line.split("/")[0] for line in shown] == ["run: 1,200", "run: 1,800", "run: 2,400", "run: 2,600"]
+    assert [line.split("/")[0] for line in shown] == [
+        "run: 1,200",
+        "run: 1,800",
+        "run: 2,400",
+        "run: 2,600",
+    ]
     assert shown[-1] == (
         "run: 2,600/3,000 env steps, 400 updates, 50.0 env steps/s, 0:00:08 left"
         " | reward per 1,000 steps: Pong -20.0 | time: collect 1.25 s"
@@ -176,12 +185,28 @@ def test_in_a_terminal_progress_is_a_bar_with_a_table(clock):
     with TrainingProgress(2000, is_main=True, console=console, clock=clock) as progress:
         clock.now = 10.0
         progress.update(
-            1000, 250, {"time/collect": 3.5, "time/learn": 6.0}, {"MsPacman": 1430.0}, {"Pong": -20.5}
+            1000,
+            250,
+            {"time/collect": 3.5, "time/learn": 6.0},
+            {"MsPacman": 1430.0},
+            {"Pong": -20.5},
         )
     shown = console.file.getvalue()
-    for text in ("50%", "1,000/2,000 env steps", "250 updates", "100.0 env steps/s", "0:00:10 left"):
+    for text in (
+        "50%",
+        "1,000/2,000 env steps",
+        "250 updates",
+        "100.0 env steps/s",
+        "0:00:10 left",
+    ):
         assert text in shown
-    for text in ("collect 3.50 s", "learn 6.00 s", "steps  Pong -20.5", "return", "MsPacman 1,430.0"):
+    for text in (
+        "collect 3.50 s",
+        "learn 6.00 s",
+        "steps  Pong -20.5",
+        "return",
+        "MsPacman 1,430.0",
+    ):
         assert text in shown
 
 
@@ -212,7 +237,9 @@ def test_metrics_file_is_strict_json(tmp_path):
 
 def test_arrays_go_to_the_file_with_null_for_what_is_no_number(tmp_path):
     with RunLogger(tmp_path, is_main=True) as run_logger:
-        run_logger.arrays({"matrix": np.array([[1.0, np.nan], [np.inf, 2.5]]), "scores": np.array([3, 4])}, 40, 7)
+        run_logger.arrays(
+            {"matrix": np.array([[1.0, np.nan], [np.inf, 2.5]]), "scores": np.array([3, 4])}, 40, 7
+        )
         run_logger.scalars({"a": 1.0}, 40, 7)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first["arrays"] == {"matrix": [[1.0, None], [None, 2.5]], "scores": [3.0, 4.0]}

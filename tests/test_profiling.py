@@ -15,7 +15,13 @@ import torch
 import lzero
 from lzero import profiling
 from lzero.config import ProfileConfig
-from lzero.profiling import LINE_PROFILE_FILE, TRACE_FILE, TRACED_UPDATES, WARM_UP_UPDATES, Profilers
+from lzero.profiling import (
+    LINE_PROFILE_FILE,
+    TRACE_FILE,
+    TRACED_UPDATES,
+    WARM_UP_UPDATES,
+    Profilers,
+)
 
 LINES, TRACE = ProfileConfig(line_profiler=True), ProfileConfig(torch_profiler=True)
 BOTH = ProfileConfig(line_profiler=True, torch_profiler=True)
@@ -64,7 +70,9 @@ class Player:
 def hits(run_dir: Path) -> dict[str, int]:
     """Hits of the commented lines in the table."""
     table = (run_dir / LINE_PROFILE_FILE).read_text(encoding="utf-8")
-    found = re.findall(r"^ *\d+ +(\d+) +[\d.]+ +[\d.]+ +[\d.]+ .*# a line of (.*)$", table, re.MULTILINE)
+    found = re.findall(
+        r"^ *\d+ +(\d+) +[\d.]+ +[\d.]+ +[\d.]+ .*# a line of (.*)$", table, re.MULTILINE
+    )
     assert len(found) == len({name for _, name in found}), "every function has one table"
     return {name: int(count) for count, name in found}
 
@@ -235,20 +243,37 @@ print(sorted(set(sys.modules) - before), "line_profiler" in sys.modules, "torch.
 
 def test_off_imports_nothing():
     root = Path(lzero.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", OFF], cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", OFF],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     assert done.stdout.strip() == "[] False False"
 
 
 @pytest.mark.parametrize("is_main", [True, False])
-def test_a_missing_package_is_refused_on_every_rank_with_what_to_install(tmp_path, monkeypatch, is_main):
+def test_a_missing_package_is_refused_on_every_rank_with_what_to_install(
+    tmp_path, monkeypatch, is_main
+):
     find = importlib.util.find_spec
     without = {"line_profiler": None}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: without.get(name, find(name, *rest)))
-    with pytest.raises(ImportError, match=r"line_profiler=true needs .*\npip install line_profiler\n.*\.\[profile\]"):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: without.get(name, find(name, *rest))
+    )
+    with pytest.raises(
+        ImportError,
+        match=r"line_profiler=true needs .*\npip install line_profiler\n.*\.\[profile\]",
+    ):
         Profilers(LINES, tmp_path, is_main=is_main)
     Profilers(TRACE, tmp_path, is_main=is_main)
 
 
 def test_a_method_that_does_not_exist_is_refused(tmp_path):
-    with Profilers(LINES, tmp_path, is_main=True) as profilers, pytest.raises(AttributeError, match="lern"):
+    with (
+        Profilers(LINES, tmp_path, is_main=True) as profilers,
+        pytest.raises(AttributeError, match="lern"),
+    ):
         profilers.watch(Learner(), "lern")

@@ -1,1 +1,3 @@
-"""What looks inside a model while it learns, of any algorithm: conflict, expert selection, plasticity."""
+"""What looks inside a model while it learns, of any algorithm: conflict, expert selection,
+plasticity.
+"""

@@ -9,8 +9,9 @@ from torch import Tensor
 INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]"'
 
 
-# Length, relative to the tasks' root mean square, below which cagrad takes a combined gradient for zero and stops.
-# torchjd's own 1e-4 is reached where one task's gradient is 1e-4 of another's, conflict or not.
+# Length, relative to the tasks' root mean square, below which cagrad takes a combined gradient for
+# zero and stops. torchjd's own 1e-4 is reached where one task's gradient is 1e-4 of another's,
+# conflict or not.
 SHORTEST = 1e-8
 
 
@@ -22,7 +23,8 @@ class Aggregator:
     """Weights of the tasks' gradients, from their Gram matrix alone.
 
     Args:
-        kind: ``pcgrad`` (arXiv 2001.06782), ``cagrad`` (arXiv 2110.14048) or ``upgrad`` (arXiv 2406.16232).
+        kind: ``pcgrad`` (arXiv 2001.06782), ``cagrad`` (arXiv 2110.14048) or ``upgrad`` (arXiv
+            2406.16232).
         cagrad_c: cagrad's c, how far the update may be from the mean gradient.
 
     Raises:
@@ -41,16 +43,20 @@ class Aggregator:
             self._weighting = makers[kind]()
         except ImportError as error:
             raise AggregationError(
-                f"policy.gradient_aggregator={kind!r} needs the package torchjd ({error}): {INSTALL}; or use "
+                f"policy.gradient_aggregator={kind!r} needs the package torchjd ({error}): "
+                f"{INSTALL}; or use "
                 "policy.gradient_aggregator='mean'"
             ) from error
-        # PCGrad adds the projected gradients up; divided by T it is the mean where nothing conflicts, as upgrad is.
+        # PCGrad adds the projected gradients up; divided by T it is the mean where nothing
+        # conflicts, as upgrad is.
         self._adds_up = kind == "pcgrad"
 
     def weights(self, gram: Tensor) -> Tensor:
-        """Weights ``(T,)`` of a Gram matrix ``(T, T)``; 0 for tasks without gradient. Waits for the device.
+        """Weights ``(T,)`` of a Gram matrix ``(T, T)``; 0 for tasks without gradient. Waits for the
+        device.
 
-        Without conflict pcgrad and upgrad give every task with a gradient 1 / T, as the mean does. cagrad's step is longer,
+        Without conflict pcgrad and upgrad give every task with a gradient 1 / T, as the mean does.
+        cagrad's step is longer,
         as in its paper: 1 + c times the mean where all gradients are the same.
         """
         host = gram.double().cpu()
@@ -58,7 +64,10 @@ class Aggregator:
         weights = torch.zeros(len(host), dtype=torch.float64)
         if len(valid):
             inner = host[valid][:, valid]
-            # torchjd takes gradients shorter than a fixed length for zero: give it some of length about one
+            # torchjd takes gradients shorter than a fixed length for zero: give it some of length
+            # about one
             found = self._weighting(inner / inner.diagonal().mean())
-            weights[valid] = found / len(host) if self._adds_up else found * (len(valid) / len(host))
+            weights[valid] = (
+                found / len(host) if self._adds_up else found * (len(valid) / len(host))
+            )
         return weights.to(gram.device)

@@ -1,4 +1,5 @@
-"""How far the gradients of tasks pull the shared weights apart, measured from their scalar products alone.
+"""How far the gradients of tasks pull the shared weights apart, measured from their scalar products
+alone.
 
 Shape legend: T = tasks, L = rows of this rank, D = length of a gradient.
 """
@@ -29,20 +30,26 @@ __all__ = [
 class GradientConflict:
     """Pairwise conflict of T task gradients. Tensors are on the CPU in float64.
 
-    A task whose gradient is zero, absent or not finite is not valid. The conflict score of a pair is minus its cosine;
-    scores run over all pairs of two valid tasks and are NaN where there is no such pair.
+    A task whose gradient is zero, absent or not finite is not valid. The conflict score of a pair
+    is minus its cosine; scores run over all pairs of two valid tasks and are NaN where there is no
+    such pair.
 
-    Source: gradients conflict where their cosine is negative, magnitude similarity: PCGrad (arXiv 2001.06782).
+    Source: gradients conflict where their cosine is negative, magnitude similarity: PCGrad (arXiv
+    2001.06782).
 
     Attributes:
-        cosine_similarity_matrix: ``(T, T)``, −1 to 1; row and column i are task i, NaN where it is not valid.
+        cosine_similarity_matrix: ``(T, T)``, −1 to 1; row and column i are task i, NaN where it is
+            not valid.
         valid: ``(T,)`` bool.
         avg_conflict_score: mean over pairs, −1 to 1.
-        max_conflict_score: the maximum negative cosine similarity: 1 where two gradients are opposite.
+        max_conflict_score: the maximum negative cosine similarity: 1 where two gradients are
+            opposite.
         min_conflict_score: of the pair that agrees best.
         conflict_rate: share of pairs whose cosine is negative.
-        magnitude_similarity: ``(T, T)``, 2‖g_i‖‖g_j‖ / (‖g_i‖² + ‖g_j‖²), 0 to 1; NaN where a task is not valid.
-        gradient_norms: ``(T,)`` Euclidean lengths; 0 for absent gradients, NaN or infinite for those not finite.
+        magnitude_similarity: ``(T, T)``, 2‖g_i‖‖g_j‖ / (‖g_i‖² + ‖g_j‖²), 0 to 1; NaN where a task
+            is not valid.
+        gradient_norms: ``(T,)`` Euclidean lengths; 0 for absent gradients, NaN or infinite for
+            those not finite.
         coverage: share of tasks that are valid.
     """
 
@@ -73,7 +80,9 @@ class GradientConflict:
             ValueError: if the matrices are not square or empty.
         """
         if grams.dim() != 3 or grams.shape[1] != grams.shape[2] or grams.shape[1] == 0:
-            raise ValueError(f"Gram matrix of shape {tuple(grams.shape[1:])}: give (T, T) with T >= 1")
+            raise ValueError(
+                f"Gram matrix of shape {tuple(grams.shape[1:])}: give (T, T) with T >= 1"
+            )
         grams = grams.detach().to("cpu", torch.float64)
         grams = (grams + grams.mT) / 2  # a matrix product need not be symmetric to the last digit
         norms = grams.diagonal(dim1=1, dim2=2).sqrt()
@@ -86,29 +95,28 @@ class GradientConflict:
 
         pair = both_valid.triu(1)
         pairs = pair.sum(dim=(1, 2))
-        scores = {
-            "avg_conflict_score": -cosine.where(pair, 0).sum(dim=(1, 2)) / pairs,
-            "max_conflict_score": -cosine.where(pair, torch.inf).amin(dim=(1, 2)).where(pairs > 0, torch.nan),
-            "min_conflict_score": -cosine.where(pair, -torch.inf).amax(dim=(1, 2)).where(pairs > 0, torch.nan),
-            "conflict_rate": (pair & (cosine < 0)).sum(dim=(1, 2)) / pairs,
-            "coverage": valid.double().mean(dim=1),
-        }
-        fields = {
-            "cosine_similarity_matrix": cosine.where(both_valid, torch.nan).unbind(),
-            "valid": valid.unbind(),
-            "magnitude_similarity": magnitude.where(both_valid, torch.nan).unbind(),
-            "gradient_norms": norms.unbind(),
-            **{name: values.tolist() for name, values in scores.items()},
-        }
-        return [cls(**dict(zip(fields, values, strict=True))) for values in zip(*fields.values(), strict=True)]
+        largest = -cosine.where(pair, torch.inf).amin(dim=(1, 2))
+        smallest = -cosine.where(pair, -torch.inf).amax(dim=(1, 2))
+        of_fields = (  # in the order of the fields
+            cosine.where(both_valid, torch.nan),
+            valid,
+            (-cosine.where(pair, 0).sum(dim=(1, 2)) / pairs).tolist(),
+            largest.where(pairs > 0, torch.nan).tolist(),
+            smallest.where(pairs > 0, torch.nan).tolist(),
+            ((pair & (cosine < 0)).sum(dim=(1, 2)) / pairs).tolist(),
+            magnitude.where(both_valid, torch.nan),
+            norms,
+            valid.double().mean(dim=1).tolist(),
+        )
+        return list(map(cls, *of_fields))
 
 
 def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
     """Conflict of gradients that are all in this process.
 
     Args:
-        gradients: T tensors of one shape, ``None`` for an absent one, or a tensor ``(T, D)``. A list is joined: T·D
-            numbers more.
+        gradients: T tensors of one shape, ``None`` for an absent one, or a tensor ``(T, D)``. A
+            list is joined: T·D numbers more.
 
     Raises:
         ValueError: if shapes differ or nothing is given.
@@ -116,7 +124,9 @@ def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
     if len(gradients) == 0:
         raise ValueError("no gradients: give one per task, None for a task without")
     num_tasks = len(gradients)
-    return GradientConflict.from_gram(gram_of_segments([gradients], range(num_tasks), num_tasks, Ranks())[0])
+    return GradientConflict.from_gram(
+        gram_of_segments([gradients], range(num_tasks), num_tasks, Ranks())[0]
+    )
 
 
 def compute_gradient_conflict_distributed(
@@ -127,12 +137,14 @@ def compute_gradient_conflict_distributed(
 ) -> GradientConflict:
     """Conflict of gradients that are spread over ranks; no rank ever holds all of them.
 
-    A collective: all ranks call it together, also those without a task. One process needs no process group.
+    A collective: all ranks call it together, also those without a task. One process needs no
+    process group.
 
     Args:
-        local_grads: gradients of this rank ``(L, D)``; ``(0, D)`` or an empty list where it has no task. D may be unknown
-            to a rank that has nothing but ``None``.
-        task_ids: the task ``(L,)`` of each row. Rows of one task are summed, also those of several ranks.
+        local_grads: gradients of this rank ``(L, D)``; ``(0, D)`` or an empty list where it has no
+            task. D may be unknown to a rank that has nothing but ``None``.
+        task_ids: the task ``(L,)`` of each row. Rows of one task are summed, also those of several
+            ranks.
         num_tasks: T.
         group: process group; ``None`` for all ranks.
 
@@ -152,14 +164,18 @@ def compute_gradient_conflicts_batch(
     num_tasks: int | None = None,
     group: distributed.ProcessGroup | None = None,
 ) -> dict[str, GradientConflict]:
-    """Conflict in many components at once, e.g. in every layer: one sequence of collectives for all of them.
+    """Conflict in many components at once, e.g. in every layer: one sequence of collectives for all
+    of them.
 
     Args:
-        groups: gradients of this rank ``(L, D)`` by component; L is common, D the component's own. All ranks name the
-            same components, with a list of ``None`` where they have no gradient of one.
-        task_ids: the task ``(L,)`` of each row; by default row i is task i. Must be given where there are several ranks.
+        groups: gradients of this rank ``(L, D)`` by component; L is common, D the component's own.
+            All ranks name the same components, with a list of ``None`` where they have no gradient
+            of one.
+        task_ids: the task ``(L,)`` of each row; by default row i is task i. Must be given where
+            there are several ranks.
         num_tasks: T; by default the number of rows. Must be given where there are several ranks.
-        group: process group; ``None`` for all ranks, or for this process alone where there is no process group.
+        group: process group; ``None`` for all ranks, or for this process alone where there is no
+            process group.
 
     Returns:
         Conflicts by component, in the order of ``groups``; the same on every rank.
@@ -170,28 +186,34 @@ def compute_gradient_conflicts_batch(
     ranks = Ranks.of(group)
     if ranks.count > 1 and (task_ids is None or num_tasks is None):
         raise ValueError(
-            f"task_ids={task_ids}, num_tasks={num_tasks} with {ranks.count} ranks: say which tasks this rank's rows "
+            f"task_ids={task_ids}, num_tasks={num_tasks} with {ranks.count} ranks: say which tasks "
+            "this rank's rows "
             "are, and how many tasks there are on all ranks"
         )
     names = sorted(groups)  # ranks may have met the components in different orders
     rows = len(groups[names[0]]) if names else 0
     ids = range(rows) if task_ids is None else task_ids
     grams = gram_of_segments(
-        [groups[name] for name in names], ids, rows if num_tasks is None else num_tasks, ranks
+        list(map(groups.__getitem__, names)), ids, rows if num_tasks is None else num_tasks, ranks
     )
     conflicts = dict(zip(names, GradientConflict.from_grams(grams), strict=True))
     return {name: conflicts[name] for name in groups}
 
 
 class ImageLogger(Protocol):
-    """What pictures are logged to: TensorBoard's ``SummaryWriter`` or :class:`lzero.logging.RunLogger`."""
+    """What pictures are logged to: TensorBoard's ``SummaryWriter`` or
+    :class:`lzero.logging.RunLogger`.
+    """
 
     def add_image(self, tag: str, image: np.ndarray, step: int, /) -> None:
         """Log a picture ``(3, H, W)`` uint8."""
 
 
-def gradient_conflict_heatmap(conflict: GradientConflict, task_names: Sequence[str], title: str) -> np.ndarray:
-    """Picture of the cosine matrix: red where gradients conflict, blue where they agree, hatched where there is none.
+def gradient_conflict_heatmap(
+    conflict: GradientConflict, task_names: Sequence[str], title: str
+) -> np.ndarray:
+    """Picture of the cosine matrix: red where gradients conflict, blue where they agree, hatched
+    where there is none.
 
     Args:
         conflict: of T tasks.
@@ -210,14 +232,18 @@ def gradient_conflict_heatmap(conflict: GradientConflict, task_names: Sequence[s
         task_names,
         title=title,
         limits=(-1.0, 1.0),
-        colours="RdBu",
+        colors="RdBu",
     )
 
 
 def log_gradient_conflict_heatmaps(
-    tb_logger: ImageLogger, conflicts: Mapping[str, GradientConflict], task_names: Sequence[str], step: int
+    tb_logger: ImageLogger,
+    conflicts: Mapping[str, GradientConflict],
+    task_names: Sequence[str],
+    step: int,
 ) -> None:
-    """Log a picture ``gradient_conflict_matrix/{component}`` per component; ranks other than 0 draw nothing.
+    """Log a picture ``gradient_conflict_matrix/{component}`` per component; ranks other than 0 draw
+    nothing.
 
     Args:
         tb_logger: where to; not touched on ranks other than 0.

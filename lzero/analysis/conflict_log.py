@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.logging import RunLogger
@@ -17,7 +19,8 @@ def log_gradient_conflicts(
     is_main: bool = True,
     drawing: DrawingBudget | None = None,
 ) -> None:
-    """Log conflicts: scores as scalars, cosines and gradient norms whole (JSONL), heatmaps (TensorBoard).
+    """Log conflicts: scores as scalars, cosines and gradient norms whole (JSONL), heatmaps
+    (TensorBoard).
 
     Args:
         logger: of the run.
@@ -30,7 +33,8 @@ def log_gradient_conflicts(
     """
     if not is_main:
         return
-    scalars, arrays = {}, {}
+    scalars: dict[str, float] = {}
+    arrays: dict[str, np.ndarray] = {}
     for component, conflict in conflicts.items():
         scalars |= {
             f"gradient_conflict/avg_{component}": conflict.avg_conflict_score,

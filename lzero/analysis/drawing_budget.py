@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 
 class DrawingBudget:
-    """Grants optional work, such as pictures, while it has taken less than a share of the time; the first always.
+    """Grants optional work, such as pictures, while it has taken less than a share of the time; the
+    first always.
 
     Args:
         share: of the wall time since it was made, 0 to 1.

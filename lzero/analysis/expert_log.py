@@ -1,7 +1,8 @@
 """Expert selection in the logs: how each task uses the experts, and how far the tasks are apart.
 
-Shape legend: L = layers, W = windows, T = tasks, E = experts. A task without data in a window is NaN there and left out of
-every average. The exact tag of a number holds its mean over layers, ``{tag}/layer{l}`` that of one layer.
+Shape legend: L = layers, W = windows, T = tasks, E = experts. A task without data in a window is
+NaN there and left out of every average. The exact tag of a number holds its mean over layers,
+``{tag}/layer{l}`` that of one layer.
 """
 
 import math
@@ -33,11 +34,14 @@ def js_divergence_matrix(p: np.ndarray) -> np.ndarray:
     """
     mixture = (p[..., :, None, :] + p[..., None, :, :]) / 2
     to_mixture = rel_entr(p[..., :, None, :], mixture).sum(axis=-1)
-    return np.maximum(to_mixture + np.swapaxes(to_mixture, -1, -2), 0.0) / 2  # rounding may leave −1e-17
+    return (
+        np.maximum(to_mixture + np.swapaxes(to_mixture, -1, -2), 0.0) / 2
+    )  # rounding may leave −1e-17
 
 
 def total_variation_matrix(p: np.ndarray) -> np.ndarray:
-    """Total variation distance between distributions, 0 … 1: the share of selections in which they differ.
+    """Total variation distance between distributions, 0 … 1: the share of selections in which they
+    differ.
 
     Renumbering the experts does not change it. Shapes as in :func:`js_divergence_matrix`.
     """
@@ -47,8 +51,9 @@ def total_variation_matrix(p: np.ndarray) -> np.ndarray:
 def wasserstein_matrix(p: np.ndarray) -> np.ndarray:
     """Wasserstein-1 distance between distributions with the experts' numbers as a line, 0 … E − 1.
 
-    Experts have no order: it changes when they are renumbered. Jensen–Shannon and total variation are the primary
-    measures; this one is for comparison with studies that report it. Shapes as in :func:`js_divergence_matrix`.
+    Experts have no order: it changes when they are renumbered. Jensen–Shannon and total variation
+    are the primary measures; this one is for comparison with studies that report it. Shapes as in
+    :func:`js_divergence_matrix`.
     """
     cumulative = p.cumsum(axis=-1)
     return np.abs(cumulative[..., :, None, :] - cumulative[..., None, :, :]).sum(axis=-1)
@@ -56,7 +61,9 @@ def wasserstein_matrix(p: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A way to compare tasks: its function, its name in tags of scalars, and its largest value for E experts."""
+    """A way to compare tasks: its function, its name in tags of scalars, and its largest value for
+    E experts.
+    """
 
     matrix: Callable[[np.ndarray], np.ndarray]
     quantity: str
@@ -92,13 +99,18 @@ class _Selection:
 
     @classmethod
     def of(cls, selection: Mapping[int, ExpertSelection]) -> Self:
-        of_layers = list(selection.values())
+        counts, data_points, frequencies = [], [], []
+        for layer in selection.values():
+            counts.append(layer.counts)
+            data_points.append(layer.data_points)
+            frequencies.append(layer.frequencies)
+            windows = layer.windows  # the same in all layers
         return cls(
             tuple(selection),
-            of_layers[0].windows,
-            np.stack([layer.counts for layer in of_layers]),
-            np.stack([layer.data_points for layer in of_layers]),
-            np.stack([layer.frequencies for layer in of_layers]),
+            windows,
+            np.stack(counts),
+            np.stack(data_points),
+            np.stack(frequencies),
         )
 
     @property
@@ -118,10 +130,11 @@ class _Selection:
 
     def over_tasks(self) -> dict[str, np.ndarray]:
         """``MOE_Global``: each ``(L, W)``."""
-        active = self.counts.any(axis=-1)
+        active = np.asarray(self.counts.any(axis=-1))
         num_active = active.sum(axis=-1)
         mean_frequency = (
-            np.where(active[..., None], self.frequencies, 0.0).sum(axis=-2) / np.maximum(num_active, 1)[..., None]
+            np.where(active[..., None], self.frequencies, 0.0).sum(axis=-2)
+            / np.maximum(num_active, 1)[..., None]
         )
         load = self.counts.sum(axis=-2)
         has_data = num_active > 0
@@ -139,10 +152,16 @@ class _Selection:
 
     def between_tasks(self) -> dict[str, np.ndarray]:
         """``TaskSimilarity``: each ``(L, W, T, T)``."""
-        return {name: comparison.matrix(self.frequencies) for name, comparison in _COMPARISONS.items()}
+        return {
+            name: comparison.matrix(self.frequencies) for name, comparison in _COMPARISONS.items()
+        }
 
     def _normalised(self, entropy: np.ndarray) -> np.ndarray:
-        return entropy / math.log(self.num_experts) if self.num_experts > 1 else np.full(entropy.shape, np.nan)
+        return (
+            entropy / math.log(self.num_experts)
+            if self.num_experts > 1
+            else np.full(entropy.shape, np.nan)
+        )
 
 
 def log_expert_selection(
@@ -159,8 +178,8 @@ def log_expert_selection(
 
     Args:
         logger: of the run.
-        selection: by layer, over all ranks, see ``Transformer.reduce_expert_selection_stats``; nothing is logged where
-            no layer routes.
+        selection: by layer, over all ranks, see ``Transformer.reduce_expert_selection_stats``;
+            nothing is logged where no layer routes.
         task_names: T names.
         env_step: env steps per game so far.
         train_iter: updates so far.
@@ -176,7 +195,8 @@ def log_expert_selection(
     num_tasks = stacked.counts.shape[2]
     if len(task_names) != num_tasks:
         raise ValueError(
-            f"task_names={list(task_names)} are {len(task_names)} names for {num_tasks} tasks; give one per task"
+            f"task_names={list(task_names)} are {len(task_names)} names for {num_tasks} tasks; "
+            "give one per task"
         )
     similarity = stacked.between_tasks()
     logger.scalars(dict(_scalars(stacked, similarity)), env_step, train_iter)
@@ -187,16 +207,24 @@ def log_expert_selection(
                 logger.add_image(tag, picture, env_step)
 
 
-def _scalars(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+def _scalars(
+    stacked: _Selection, similarity: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
     of_tasks, overall = stacked.by_task(), stacked.over_tasks()
-    pooled = _extreme_experts(stacked.counts.sum(axis=(0, 2)))  # a mean of expert numbers says nothing
+    pooled = _extreme_experts(
+        stacked.counts.sum(axis=(0, 2))
+    )  # a mean of expert numbers says nothing
     for index, window in enumerate(stacked.windows):
         for name, values in of_tasks.items():
             for task, of_layers in enumerate(values[:, index].T):
-                yield from _tagged(f"MOE_Details/Task{task}_{window}/{name}", of_layers, stacked.layers)
+                yield from _tagged(
+                    f"MOE_Details/Task{task}_{window}/{name}", of_layers, stacked.layers
+                )
         for name, values in overall.items():
             mean = pooled[name][index] if name in pooled else None
-            yield from _tagged(f"MOE_Global/{window}/{name}", values[:, index], stacked.layers, mean)
+            yield from _tagged(
+                f"MOE_Global/{window}/{name}", values[:, index], stacked.layers, mean
+            )
         for name, matrices in similarity.items():
             average, largest = _over_pairs(matrices[:, index])
             quantity = _COMPARISONS[name].quantity
@@ -204,7 +232,9 @@ def _scalars(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Itera
             yield from _tagged(f"MOE_Divergence/{window}_Max{quantity}", largest, stacked.layers)
 
 
-def _arrays(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(
+    stacked: _Selection, similarity: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
     for index, window in enumerate(stacked.windows):
         for place, layer in enumerate(stacked.layers):
             yield f"expert_selection/{window}/layer{layer}", stacked.frequencies[place, index]
@@ -215,7 +245,7 @@ def _arrays(stacked: _Selection, similarity: Mapping[str, np.ndarray]) -> Iterat
 def _pictures(
     stacked: _Selection, similarity: Mapping[str, np.ndarray], task_names: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    experts = [str(expert) for expert in range(stacked.num_experts)]
+    experts = list(map(str, range(stacked.num_experts)))
     panels = [f"layer {layer}" for layer in stacked.layers]
     for index, window in enumerate(stacked.windows):
         yield (
@@ -226,7 +256,7 @@ def _pictures(
                 experts,
                 title=f"expert selection, {window} window",
                 limits=(0.0, 1.0),
-                colours="viridis",
+                colors="viridis",
                 row_label="task",
                 column_label="expert",
             ),
@@ -241,7 +271,7 @@ def _pictures(
                     task_names,
                     title=f"{comparison.quantity.replace('_', ' ')} between tasks, {window} window",
                     limits=(0.0, comparison.largest(stacked.num_experts)),
-                    colours="magma",
+                    colors="magma",
                     row_label="task",
                     column_label="task",
                 ),
@@ -258,7 +288,9 @@ def _tagged(
 
 
 def _extreme_experts(load: np.ndarray) -> dict[str, np.ndarray]:
-    """Numbers of the most and the least used expert under ``load (…, E)``; NaN where nothing was selected."""
+    """Numbers of the most and the least used expert under ``load (…, E)``; NaN where nothing was
+    selected.
+    """
     has_data = load.any(axis=-1)
     return {
         "MostUsedExpert": np.where(has_data, load.argmax(axis=-1), np.nan),
@@ -267,7 +299,9 @@ def _extreme_experts(load: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _over_pairs(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and maximum of ``matrices (L, T, T)`` over pairs of tasks with data, ``(L,)`` each; NaN where there is no pair."""
+    """Mean and maximum of ``matrices (L, T, T)`` over pairs of tasks with data, ``(L,)`` each; NaN
+    where there is no pair.
+    """
     pairs = matrices[:, *np.triu_indices(matrices.shape[-1], k=1)]
     valid = ~np.isnan(pairs)
     count = valid.sum(axis=-1)

@@ -1,7 +1,8 @@
 """How often each task chose each expert, in sliding windows over the last updates.
 
-Shape legend: G = tasks, E = routed experts, W = windows, B = buckets of a window. Tensors of width E + 1 hold the selections of
-the E experts and behind them the data points: updates in which the task took part.
+Shape legend: G = tasks, E = routed experts, W = windows, B = buckets of a window. Tensors of width
+E + 1 hold the selections of the E experts and behind them the data points: updates in which the
+task took part.
 """
 
 import copy
@@ -15,12 +16,12 @@ from torch import Tensor, distributed
 
 WINDOWS = {"immediate": 100, "short": 1_000, "medium": 10_000, "long": 100_000}
 """Lengths of the sliding windows in updates."""
-NUM_BUCKETS = 100
+NUM_BUCKETS = 100  # the shortest window then has buckets of one update; longer ones are 1 % coarse
 
 
 class WindowStatistics(TypedDict):
-    """One task in one window: ``frequencies (E,)`` (NaN without data) and ``total_counts (E,)`` of its selections, their sum,
-    and ``data_points``, the task's own updates in the window."""
+    """One task in one window: ``frequencies (E,)`` (NaN without data) and ``total_counts (E,)`` of
+    its selections, their sum, and ``data_points``, the task's own updates in the window."""
 
     frequencies: np.ndarray
     total_counts: np.ndarray
@@ -44,9 +45,13 @@ class ExpertSelection:
 
     @property
     def frequencies(self) -> np.ndarray:
-        """Share of a task's selections that each expert has, ``(W, G, E)``; NaN for a task without data."""
+        """Share of a task's selections that each expert has, ``(W, G, E)``; NaN for a task without
+        data.
+        """
         total = self.counts.sum(axis=-1, keepdims=True)
-        return np.divide(self.counts, total, out=np.full(self.counts.shape, np.nan), where=total > 0)
+        return np.divide(
+            self.counts, total, out=np.full(self.counts.shape, np.nan), where=total > 0
+        )
 
     def stats(self, task_id: int | None = None) -> dict[int, dict[str, WindowStatistics]]:
         """The same by task and window, for one task or for all.
@@ -56,28 +61,30 @@ class ExpertSelection:
         """
         num_tasks = self.counts.shape[1]
         if task_id is not None and not 0 <= task_id < num_tasks:
-            raise ValueError(f"task_id={task_id}: allowed are 0 to {num_tasks - 1}, or None for all tasks")
+            raise ValueError(
+                f"task_id={task_id}: allowed are 0 to {num_tasks - 1}, or None for all tasks"
+            )
         frequencies = self.frequencies
-        return {
-            task: {
-                window: WindowStatistics(
+        by_task: dict[int, dict[str, WindowStatistics]] = {}
+        for task in range(num_tasks) if task_id is None else (task_id,):
+            by_task[task] = {}
+            for index, window in enumerate(self.windows):
+                by_task[task][window] = WindowStatistics(
                     frequencies=frequencies[index, task],
                     total_counts=self.counts[index, task],
                     total_selections=int(self.counts[index, task].sum()),
                     data_points=int(self.data_points[index, task]),
                 )
-                for index, window in enumerate(self.windows)
-            }
-            for task in (range(num_tasks) if task_id is None else (task_id,))
-        }
+        return by_task
 
 
 class ExpertSelectionStatistics:
     """Sliding windows over the selections of one layer.
 
-    A window is a ring of B buckets of window/B updates, and their running sum. It covers the last ``window`` updates exactly
-    whenever the number of updates is a multiple of the bucket; in between it is the last B − 1 full buckets and the
-    one under way. An update costs O(G·E) per window and nothing reaches the host.
+    A window is a ring of B buckets of window/B updates, and their running sum. It covers the last
+    ``window`` updates exactly whenever the number of updates is a multiple of the bucket; in
+    between it is the last B − 1 full buckets and the one under way. An update costs O(G·E) per
+    window and nothing reaches the host.
 
     Args:
         num_tasks: G.
@@ -108,7 +115,8 @@ class ExpertSelectionStatistics:
         self.windows = dict(windows)
         self.updates = 0
         self._bucket_sizes = [length // num_buckets for length in windows.values()]
-        # int64: half of it would overflow in silence, and all of it is below 1 MiB for 26 tasks and 8 experts
+        # int64: half of it would overflow in silence, and all of it is below 1 MiB for 26 tasks and
+        # 8 experts
         shape = len(windows), num_buckets, num_tasks, num_experts + 1
         self._ring = torch.zeros(shape, dtype=torch.int64, device=device)
         self._sums = self._ring.sum(dim=1)
@@ -124,8 +132,8 @@ class ExpertSelectionStatistics:
 
         Args:
             counts: selections ``(G, E)`` int64 of this rank in the update.
-            present: tasks ``(G,)`` bool that took part in the update on any rank, on the device of ``counts``; None takes
-                those with selections.
+            present: tasks ``(G,)`` bool that took part in the update on any rank, on the device of
+                ``counts``; None takes those with selections.
         """
         if self._ring.device != counts.device:
             self._ring, self._sums = self._ring.to(counts.device), self._sums.to(counts.device)
@@ -134,7 +142,8 @@ class ExpertSelectionStatistics:
         update = torch.cat([counts, present[:, None].to(counts.dtype)], dim=1)
         num_buckets = self._ring.shape[1]
         for window, size in enumerate(self._bucket_sizes):
-            # indexed by plain integers: an index tensor would have to be copied to the device, which waits
+            # indexed by plain integers: an index tensor would have to be copied to the device,
+            # which waits
             bucket = self._ring[window, self.updates // size % num_buckets]
             if self.updates % size == 0:
                 self._sums[window].sub_(bucket)
@@ -154,7 +163,8 @@ class ExpertSelectionStatistics:
         return self._as_selection(self._sums)
 
     def reduced(self, group: distributed.ProcessGroup | None = None) -> Self:
-        """A copy that holds the selections of all ranks, ring included; for a checkpoint. Collective.
+        """A copy that holds the selections of all ranks, ring included; for a checkpoint.
+        Collective.
 
         Data points are the largest of all ranks in each bucket.
         """
@@ -164,7 +174,9 @@ class ExpertSelectionStatistics:
         return result
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors for a checkpoint: ``ring (W, B, G, E + 1)``, ``windows (W,)`` and ``updates``, a scalar."""
+        """Tensors for a checkpoint: ``ring (W, B, G, E + 1)``, ``windows (W,)`` and ``updates``, a
+        scalar.
+        """
         return {
             "ring": self._ring,
             "windows": torch.tensor(list(self.windows.values())),
@@ -176,8 +188,9 @@ class ExpertSelectionStatistics:
 
         Args:
             state: reduced over the ranks that wrote it.
-            is_main: whether this rank takes over the selections. The others start without any, so that the ranks still add
-                up; data points and the number of updates are the same everywhere.
+            is_main: whether this rank takes over the selections. The others start without any, so
+                that the ranks still add up; data points and the number of updates are the same
+                everywhere.
 
         Raises:
             ValueError: if the windows, tasks or experts are others.
@@ -185,8 +198,10 @@ class ExpertSelectionStatistics:
         ring, lengths = state["ring"], state["windows"].tolist()
         if ring.shape != self._ring.shape or lengths != list(self.windows.values()):
             raise ValueError(
-                f"the expert statistics have ring {tuple(ring.shape)} (windows, buckets, tasks, experts + 1) and windows of "
-                f"{lengths} updates, this layer {tuple(self._ring.shape)} and {list(self.windows.values())}; "
+                f"the expert statistics have ring {tuple(ring.shape)} (windows, buckets, tasks, "
+                "experts + 1) and windows of "
+                f"{lengths} updates, this layer {tuple(self._ring.shape)} and "
+                f"{list(self.windows.values())}; "
                 "load them into a model of the same tasks and experts, or start without them"
             )
         self._ring.copy_(ring)
@@ -197,11 +212,15 @@ class ExpertSelectionStatistics:
 
     def _as_selection(self, sums: Tensor) -> ExpertSelection:
         numbers = sums.cpu().numpy().copy()
-        return ExpertSelection(tuple(self.windows), counts=numbers[..., :-1], data_points=numbers[..., -1])
+        return ExpertSelection(
+            tuple(self.windows), counts=numbers[..., :-1], data_points=numbers[..., -1]
+        )
 
 
 class CountsSelections(Protocol):
-    """A layer that counts in ``selection_counts (G, E)`` int64 which experts each task chose, such as ``MoELayer``."""
+    """A layer that counts in ``selection_counts (G, E)`` int64 which experts each task chose, such
+    as ``MoELayer``.
+    """
 
     selection_counts: Tensor
 
@@ -218,29 +237,41 @@ class ExpertSelectionRecorder:
         self.statistics: dict[int, ExpertSelectionStatistics] = {}
         for index, layer in self.layers.items():
             num_tasks, num_experts = layer.selection_counts.shape
-            self.statistics[index] = ExpertSelectionStatistics(num_tasks, num_experts, layer.selection_counts.device)
+            self.statistics[index] = ExpertSelectionStatistics(
+                num_tasks, num_experts, layer.selection_counts.device
+            )
 
     def record(self, present: Tensor | None = None) -> None:
-        """Move the layers' counts of the update that ends into the windows; once per update, without a host sync.
+        """Move the layers' counts of the update that ends into the windows; once per update,
+        without a host sync.
 
         Args:
-            present: tasks ``(G,)`` bool that took part in the update on any rank, the same on every rank; None takes those
-                that this rank has counted.
+            present: tasks ``(G,)`` bool that took part in the update on any rank, the same on every
+                rank; None takes those that this rank has counted.
         """
         for index, layer in self.layers.items():
             self.statistics[index].record(layer.selection_counts, present)
             layer.selection_counts.zero_()
 
-    def stats(self, task_id: int | None = None) -> dict[int, dict[int, dict[str, WindowStatistics]]]:
-        """Selections that this rank recorded, ``{layer: {task: {window: {...}}}}``, of one task or of all.
+    def stats(
+        self, task_id: int | None = None
+    ) -> dict[int, dict[int, dict[str, WindowStatistics]]]:
+        """Selections that this rank recorded, ``{layer: {task: {window: {...}}}}``, of one task or
+        of all.
 
         Waits for the device.
         """
         return {index: layer.selection().stats(task_id) for index, layer in self.statistics.items()}
 
     def reduced(self, group: distributed.ProcessGroup | None = None) -> dict[int, ExpertSelection]:
-        """Selections that all ranks recorded, by layer; collective, see :func:`reduce_selections`."""
-        return dict(zip(self.statistics, reduce_selections(list(self.statistics.values()), group), strict=True))
+        """Selections that all ranks recorded, by layer; collective: :func:`reduce_selections`."""
+        return dict(
+            zip(
+                self.statistics,
+                reduce_selections(list(self.statistics.values()), group),
+                strict=True,
+            )
+        )
 
     def reset(self) -> None:
         """Forget all selections, also those not recorded yet."""
@@ -249,7 +280,7 @@ class ExpertSelectionRecorder:
             layer.selection_counts.zero_()
 
     def state(self, group: distributed.ProcessGroup | None = None) -> dict[str, Tensor]:
-        """Windows of all layers over all ranks for a checkpoint, ``layer{l}.{name}``; collective."""
+        """Windows of all layers and ranks for a checkpoint, ``layer{l}.{name}``; collective."""
         state = {}
         for index, layer in self.statistics.items():
             for name, tensor in layer.reduced(group).state().items():
@@ -265,21 +296,26 @@ class ExpertSelectionRecorder:
         saved = {name.partition(".")[0] for name in state}
         if saved != {f"layer{index}" for index in self.layers}:
             raise ValueError(
-                f"the expert statistics are of {sorted(saved)}, this model routes in layers {list(self.layers)}; "
+                f"the expert statistics are of {sorted(saved)}, this model routes in layers "
+                f"{list(self.layers)}; "
                 "load them into a model of the same layers, or start without them"
             )
         for index, layer in self.statistics.items():
-            prefix = f"layer{index}."
-            own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            prefix, own = f"layer{index}.", {}
+            for name, tensor in state.items():
+                if name.startswith(prefix):
+                    own[name.removeprefix(prefix)] = tensor
             layer.load_state(own, is_main=is_main)
 
 
 def reduce_selections(
     statistics: Sequence[ExpertSelectionStatistics], group: distributed.ProcessGroup | None = None
 ) -> list[ExpertSelection]:
-    """Expert selection of several layers over all ranks: selections are added, data points are the largest of all ranks.
+    """Expert selection of several layers over all ranks: selections are added, data points are the
+    largest of all ranks.
 
-    Collective; only the sums travel, not the rings, those of all layers together. Nothing local changes. Waits for the device.
+    Collective; only the sums travel, not the rings, those of all layers together. Nothing local
+    changes. Waits for the device.
 
     Args:
         statistics: of the layers, all of the same shape.

@@ -1,29 +1,46 @@
-"""Can the network still learn? Dormant units, how sharply routers decide, lengths of weights and gradients.
+"""Can the network still learn? Dormant units, how sharply routers decide, lengths of weights and
+gradients.
 
-A network under a changing target may lose units for good (Sokar et al., arXiv 2302.12902). One forward with hooks looks
-at the units; between two looks nothing is hooked.
+A network under a changing target may lose units for good (Sokar et al., arXiv 2302.12902). One
+forward with hooks looks at the units; between two looks nothing is hooked.
 
-Shape legend: B = windows of this rank, S = steps, R = rows of a head, L = tokens of a row, T = tokens, D = model width,
-E = routed experts, K = experts per token, N = sets of weights of a module, such as experts or the tasks' heads,
-U = units of a set, P = parameters.
+Shape legend: B = windows of this rank, S = steps, R = rows of a head, L = tokens of a row, T =
+tokens, D = model width, E = routed experts, K = experts per token, N = sets of weights of a module,
+such as experts or the tasks' heads, U = units of a set, P = parameters.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lzero.analysis.points import inputs_of
 from lzero.distributed import Distributed
 from lzero.nn.heads import Head
-from lzero.nn.moe import MoELayer, Segments
-from lzero.nn.tasks import TaskGroups
+from lzero.nn.moe import MoELayer, SwiGLU
+from lzero.nn.moe_paths import Segments
 
 TAU = 0.025  # of Sokar et al.
+
+Inputs = tuple[Any, ...]  # what a hook is given of a call: any module may be watched
+NamedInputs = Mapping[str, Any]
+
+
+@runtime_checkable
+class HiddenUnits(Protocol):
+    """A module, such as a dense feed-forward, that can show the activations of its hidden units."""
+
+    forward: Callable[..., object]
+
+    def activations(self, x: Tensor) -> Tensor:
+        """``(…, U)`` of the module's first input ``(…, D)``."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,8 @@ class Activity:
 
     Attributes:
         total: sum of |h| of every unit ``(N, U)`` float64.
-        samples: what it is summed over ``(N,)`` float64; 0 for a set of weights that nothing went through.
+        samples: what it is summed over ``(N,)`` float64; 0 for a set of weights that nothing went
+            through.
     """
 
     total: Tensor
@@ -46,8 +64,12 @@ class Activity:
     @classmethod
     def stack(cls, activations: Sequence[Tensor]) -> "Activity":
         """Of N sets, from the activations ``(…, U)`` of each; the numbers of samples may differ."""
-        total = torch.stack([_sum_of_absolute(h, dim=tuple(range(h.ndim - 1))) for h in activations])
-        return cls(total, total.new_tensor([h.shape[:-1].numel() for h in activations]))
+        totals, samples = [], []
+        for h in activations:
+            totals.append(_sum_of_absolute(h, dim=tuple(range(h.ndim - 1))))
+            samples.append(h.shape[:-1].numel())
+        total = torch.stack(totals)
+        return cls(total, total.new_tensor(samples))
 
     def plus(self, other: "Activity") -> "Activity":
         """Both together."""
@@ -56,8 +78,9 @@ class Activity:
     def dormant_ratios(self, tau: float) -> Tensor:
         """Share of dormant units of every set ``(N,)``; NaN where nothing went through.
 
-        A unit is dormant if its mean |h| is at most ``tau`` of the mean over the set's units. The number of samples is
-        the same for all of them and drops out. Where every unit is silent, all are dormant.
+        A unit is dormant if its mean |h| is at most ``tau`` of the mean over the set's units. The
+        number of samples is the same for all of them and drops out. Where every unit is silent, all
+        are dormant.
         """
         dormant = self.total <= tau * self.total.mean(dim=1, keepdim=True)
         return torch.where(self.samples > 0, dormant.double().mean(dim=1), torch.nan)
@@ -72,41 +95,50 @@ class Recorder:
         """Router entropies of the tokens, as those of a single unit."""
 
     def hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        """Watch a mixture-of-experts layer, a head, anything with a method ``activations(x)``, or an activation function."""
+        """Watch a mixture-of-experts layer, a head, anything with a method ``activations(x)``, or
+        an activation function.
+        """
         if isinstance(module, MoELayer):
-            return module.register_forward_pre_hook(partial(self.mixture, name))
+            return module.register_forward_pre_hook(partial(self.mixture, name), with_kwargs=True)
         if isinstance(module, Head):
-            return module.register_forward_pre_hook(partial(self.head, name))
-        if hasattr(module, "activations"):
-            return module.register_forward_pre_hook(partial(self.hidden, name))
+            return module.register_forward_pre_hook(partial(self.head, name), with_kwargs=True)
+        if isinstance(module, HiddenUnits):
+            return module.register_forward_pre_hook(partial(self.hidden, name), with_kwargs=True)
         return module.register_forward_hook(partial(self.output, name))
 
-    def output(self, name: str, module: nn.Module, arguments: tuple[Any, ...], h: Tensor) -> None:
-        """Forward hook: features ``(B, U)``, patches ``(B, P, U)`` or maps ``(B, U, H, W)``, whose units are channels."""
+    def output(self, name: str, module: nn.Module, arguments: Inputs, h: Tensor) -> None:
+        """Forward hook: features ``(B, U)``, patches ``(B, P, U)`` or maps ``(B, U, H, W)``, whose
+        units are channels.
+        """
         _add(self.activity, name, Activity.of(h.movedim(1, -1) if h.ndim == 4 else h))
 
-    def hidden(self, name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def hidden(
+        self, name: str, module: HiddenUnits, arguments: Inputs, keywords: NamedInputs
+    ) -> None:
         """Forward pre-hook of a module whose first input is ``(…, D)``."""
-        _add(self.activity, name, Activity.of(module.activations(arguments[0])))
+        x = inputs_of(module.forward, arguments, keywords)[0]
+        _add(self.activity, name, Activity.of(module.activations(x)))
 
-    def mixture(self, name: str, module: MoELayer, arguments: tuple[Tensor, Tensor]) -> None:
+    def mixture(
+        self, name: str, module: MoELayer, arguments: Inputs, keywords: NamedInputs
+    ) -> None:
         """Forward pre-hook of a mixture-of-experts layer."""
-        x, task_id = arguments
+        x, task_id = inputs_of(module.forward, arguments, keywords)
         x_TD = x.flatten(0, -2)
         if module.shared_experts:
             shared = [expert.activations(x_TD) for expert in module.shared_experts]
             _add(self.activity, f"{name}/shared", Activity.stack(shared))
         if module.experts is not None:
             _, chosen_TK, scores_TE, _ = module.routing(x_TD, task_id.flatten())
-            _add(self.activity, f"{name}/routed", routed_activity(module, x_TD, chosen_TK))
+            _add(self.activity, f"{name}/routed", routed_activity(module.experts, x_TD, chosen_TK))
             if scores_TE is not None:
                 scores_TE = scores_TE.double()
                 entropy_T = -torch.xlogy(scores_TE, scores_TE).sum(dim=1)
                 _add(self.entropy, name.removeprefix("moe/"), Activity.of(entropy_T[:, None]))
 
-    def head(self, name: str, module: Head, arguments: tuple[Tensor, TaskGroups]) -> None:
+    def head(self, name: str, module: Head, arguments: Inputs, keywords: NamedInputs) -> None:
         """Forward pre-hook of a head: every task's weights see the rows of that task."""
-        x_RLD, groups = arguments
+        x_RLD, groups = inputs_of(module.forward, arguments, keywords)
         h = module.activations(x_RLD, groups)
         if module.shared:
             _add(self.activity, name, Activity.of(h))
@@ -114,7 +146,9 @@ class Recorder:
         by_row = _sum_of_absolute(h, dim=(1,))
         num_tasks = len(module.weight1)
         total = by_row.new_zeros(num_tasks, by_row.shape[1]).index_add(0, groups.task_id, by_row)
-        samples = by_row.new_zeros(num_tasks).index_add(0, groups.task_id, by_row.new_full((len(h),), h.shape[1]))
+        samples = by_row.new_zeros(num_tasks).index_add(
+            0, groups.task_id, by_row.new_full((len(h),), h.shape[1])
+        )
         _add(self.activity, name, Activity(total, samples))
 
 
@@ -122,34 +156,40 @@ def _add(sums: dict[str, Activity], name: str, activity: Activity) -> None:
     sums[name] = sums[name].plus(activity) if name in sums else activity
 
 
-def routed_activity(layer: MoELayer, x_TD: Tensor, chosen_TK: Tensor) -> Activity:
-    """Activity of the routed experts, each over the tokens that chose it; their numbers reach the host.
+def routed_activity(experts: SwiGLU, x_TD: Tensor, chosen_TK: Tensor) -> Activity:
+    """Activity of the routed experts, each over the tokens that chose it; their numbers reach the
+    host.
 
     Args:
-        layer: whose experts are meant.
+        experts: all of a layer, stacked.
         x_TD: tokens ``(T, D)``.
         chosen_TK: experts of every token ``(T, K)``.
     """
-    segments = Segments.of(chosen_TK, layer.config.num_experts)
+    segments = Segments.of(chosen_TK, len(experts.w_in))
     by_expert = x_TD.index_select(0, segments.token).split(segments.counts.tolist())
-    return Activity.stack([layer.experts.activations(rows, expert) for expert, rows in enumerate(by_expert)])
+    return Activity.stack(
+        [experts.activations(rows, expert) for expert, rows in enumerate(by_expert)]
+    )
 
 
 @torch.no_grad()
 def measure_plasticity(
     model: nn.Module,
     units: Mapping[str, nn.Module],
-    arguments: Sequence[Any],
+    arguments: Sequence[object],
     dist: Distributed,
     tau: float = TAU,
 ) -> dict[str, float]:
-    """Dormant units of every module and entropy of every router, from one forward without dropout; waits for the device.
+    """Dormant units of every module and entropy of every router, from one forward without dropout;
+    waits for the device.
 
-    Collective: one reduction makes the numbers those of the windows of all ranks together. Call it at the run's precision.
+    Collective: one reduction makes the numbers those of the windows of all ranks together. Call it
+    at the run's precision.
 
     Args:
         model: any network; its mode is the same afterwards, and it counts no expert selection.
-        units: modules of it to look at, by name, as a policy's ``unit_groups()`` gives them; see :meth:`Recorder.hook`.
+        units: modules of it to look at, by name, as a policy's ``unit_groups()`` gives them; see
+            :meth:`Recorder.hook`.
         arguments: what the model is called with.
         dist: process group of the run.
         tau: share of a layer's mean activity up to which a unit is dormant.
@@ -157,29 +197,33 @@ def measure_plasticity(
     Returns:
         Scalars by tag; what no token went through on any rank is left out.
 
-        - ``plasticity/dormant_ratio/{name}``: dormant units over all units, 0 to 1, after the activation function: of
-          ``all``; of ``encoder``, what is named ``encoder/…``; of every name in ``units``, where maps have channels as
-          units, a mixture ``{name}/shared``, ``{name}/routed`` (all routed experts) and ``{name}/expert_{e}`` (over the
-          tokens that chose it), and separate heads are each over the rows of their task.
-        - ``plasticity/router_entropy/{name}``: mean over tokens in nats; a leading ``moe/`` of the name is left out.
+        - ``plasticity/dormant_ratio/{name}``: dormant units over all units, 0 to 1, after the
+          activation function: of ``all``; of ``encoder``, what is named ``encoder/…``; of every
+              name in ``units``, where maps have channels as
+          units, a mixture ``{name}/shared``, ``{name}/routed`` (all routed experts) and
+          ``{name}/expert_{e}`` (over the tokens that chose it), and separate heads are each over
+          the rows of their task.
+        - ``plasticity/router_entropy/{name}``: mean over tokens in nats; a leading ``moe/`` of the
+          name is left out.
 
     Source: Sokar et al., "The dormant neuron phenomenon" (arXiv 2302.12902), definition 3.1.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with recording(units) as recorder:
             model(*arguments)
     finally:
-        model.train(was_training)
-    mine = recorder.activity | {f"entropy of {name}": entropy for name, entropy in recorder.entropy.items()}
-    everybody = _over_ranks(mine, dist)
-    metrics = {
-        f"plasticity/dormant_ratio/{name}": ratio
-        for name, ratio in _dormant_ratios({name: everybody[name] for name in recorder.activity}, tau).items()
-    }
-    for name in recorder.entropy:
-        entropy = everybody[f"entropy of {name}"]
+        for (
+            module,
+            was_training,
+        ) in modes:  # one by one: a part may be frozen while the rest is trained
+            module.training = was_training
+    activities, entropies = _over_ranks([recorder.activity, recorder.entropy], dist)
+    metrics = {}
+    for name, ratio in _dormant_ratios(activities, tau).items():
+        metrics[f"plasticity/dormant_ratio/{name}"] = ratio
+    for name, entropy in entropies.items():
         metrics[f"plasticity/router_entropy/{name}"] = (entropy.total / entropy.samples).item()
     return metrics
 
@@ -194,48 +238,57 @@ def recording(units: Mapping[str, nn.Module]) -> Iterator[Recorder]:
         yield recorder
 
 
-def _over_ranks(mine: Mapping[str, Activity], dist: Distributed) -> dict[str, Activity]:
-    """Sums over all ranks, on the host. Shapes depend on the model alone, so one flat reduction serves all."""
-    tensors = [tensor for activity in mine.values() for tensor in (activity.total, activity.samples)]
-    flat = dist.all_reduce_sum_(torch.cat([tensor.flatten() for tensor in tensors])).cpu()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    shaped = iter([part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)])
-    return {name: Activity(next(shaped), next(shaped)) for name in mine}
+def _over_ranks(
+    groups: Sequence[Mapping[str, Activity]], dist: Distributed
+) -> list[dict[str, Activity]]:
+    """Sums over all ranks, on the host. Shapes depend on the model alone, so one flat reduction
+    serves all.
+    """
+    flat = []
+    for group in groups:
+        for mine in group.values():
+            flat += [mine.total.flatten(), mine.samples]
+    numbers = dist.all_reduce_sum_(torch.cat(flat)).cpu()
+    parts = iter(numbers.split(list(map(Tensor.numel, flat))))
+    reduced: list[dict[str, Activity]] = []
+    for group in groups:
+        everybody = {}
+        for name, mine in group.items():  # in the order in which they were joined
+            everybody[name] = Activity(next(parts).view_as(mine.total), next(parts))
+        reduced.append(everybody)
+    return reduced
 
 
 def _dormant_ratios(activity: Mapping[str, Activity], tau: float) -> dict[str, float]:
-    """Ratios of the modules, of the single routed experts, and of several modules together; those of nothing are left out."""
-    by_set = {name: one.dormant_ratios(tau) for name, one in activity.items()}
-    ratios = {
-        "all": _pooled(by_set, activity, activity),
-        "encoder": _pooled(by_set, activity, [name for name in activity if name.startswith("encoder/")]),
-    }
-    for name, values in by_set.items():
-        ratios[name] = _pooled(by_set, activity, [name])
+    """Ratios of the modules, of the single routed experts, and of several modules together; those
+    of nothing are left out.
+    """
+    counts: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    for name, one in activity.items():
+        ratios_N, width = one.dormant_ratios(tau), one.total.shape[1]
+        seen = ratios_N[~ratios_N.isnan()]
+        whole = "encoder" if name.startswith("encoder/") else None
+        for place in filter(None, ("all", whole, name)):
+            dormant, units = counts[place]
+            counts[place] = dormant + width * seen.sum().item(), units + width * len(seen)
         if name.endswith("/routed"):
             layer = name.removesuffix("/routed")
-            ratios |= {f"{layer}/expert_{expert}": value for expert, value in enumerate(values.tolist())}
-    return {name: ratio for name, ratio in ratios.items() if ratio == ratio}
-
-
-def _pooled(by_set: Mapping[str, Tensor], activity: Mapping[str, Activity], names: Iterable[str]) -> float:
-    """Dormant units of some modules over all their units, sets that saw nothing aside; NaN where that leaves none."""
-    dormant = units = 0.0
-    for name in names:
-        seen = by_set[name][~by_set[name].isnan()]
-        width = activity[name].total.shape[1]
-        dormant += width * seen.sum().item()
-        units += width * len(seen)
-    return dormant / units if units else float("nan")
+            for expert, ratio in enumerate(ratios_N.tolist()):
+                if not math.isnan(ratio):
+                    counts[f"{layer}/expert_{expert}"] = ratio, 1.0
+    return {name: dormant / units for name, (dormant, units) in counts.items() if units}
 
 
 def _sum_of_absolute(h: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """Sum of |h| over ``dim``, in float64: single precision would round differently on one rank and on several."""
+    """Sum of |h| over ``dim``, in float64: single precision would round differently on one rank and
+    on several.
+    """
     return torch.linalg.vector_norm(h, 1, dim=dim, dtype=torch.float64)
 
 
 def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
-    """Lengths of modules from those of their parameters: root of the sum of squares; waits for the device.
+    """Lengths of modules from those of their parameters: root of the sum of squares; waits for the
+    device.
 
     Args:
         modules: name of the module that every parameter belongs to.
@@ -245,7 +298,10 @@ def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
         ValueError: if there are more names than norms, or fewer.
     """
     if norms.shape != (len(modules),):
-        raise ValueError(f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per parameter")
+        raise ValueError(
+            f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per "
+            "parameter"
+        )
     squares: dict[str, float] = {}
     for module, norm in zip(modules, norms.double().tolist(), strict=True):
         squares[module] = squares.get(module, 0.0) + norm * norm
@@ -259,10 +315,11 @@ def parameter_norms(model: nn.Module) -> Tensor:
 
 
 def effective_rank(rows: Tensor) -> Tensor:
-    """Number of directions in which ``rows (R, D)`` vary: the exponential of the entropy of their singular values.
+    """Number of directions in which ``rows (R, D)`` vary: the exponential of the entropy of their
+    singular values.
 
-    Rows are centred first. Returns a scalar between 1 and min(R − 1, D), 0 where all rows are the same, NaN where one of
-    them is not finite.
+    Rows are centred first. Returns a scalar between 1 and min(R − 1, D), 0 where all rows are the
+    same, NaN where one of them is not finite.
 
     Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007).
     """
@@ -277,6 +334,7 @@ def effective_rank(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def parameter_lag(online: nn.Module, target: nn.Module) -> Tensor:
     """How far the target network is behind: ‖θ − θ'‖ / ‖θ‖, a scalar."""
-    mine, theirs = list(online.parameters()), list(target.parameters())
+    mine: list[Tensor] = list(online.parameters())
+    theirs: list[Tensor] = list(target.parameters())
     distance = torch.stack(torch._foreach_norm(torch._foreach_sub(mine, theirs))).norm()
     return distance / torch.stack(torch._foreach_norm(mine)).norm()

@@ -1,14 +1,19 @@
-"""Where gradient conflict between tasks is measured, and how a task's gradient is laid out as one row.
+"""Where gradient conflict between tasks is measured, and how a task's gradient is laid out as one
+row.
 
-A point is a set of parameters, or what enters or leaves a module. A policy names its own in ``measuring_points()``;
-research code adds to them.
+A point is a set of parameters, or what enters or leaves a module. A policy names its own in
+``measuring_points()``; research code adds to them.
 
-Shape legend: N = tasks of this rank, P = shared parameters as one vector, F = columns of a row, D = width of an activation.
+Shape legend: N = tasks of this rank, P = shared parameters as one vector, F = columns of a row, D =
+width of an activation.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, product
 from typing import Any, Literal
 
 import torch
@@ -23,7 +28,8 @@ class ParameterPoint:
     """Gradient with respect to parameters.
 
     Attributes:
-        parameters: each whole, or with the number of a slice along its first axis (one expert of a stack).
+        parameters: each whole, or with the number of a slice along its first axis (one expert of a
+            stack).
     """
 
     parameters: tuple[tuple[nn.Parameter, int | None], ...]
@@ -31,12 +37,14 @@ class ParameterPoint:
     @classmethod
     def of(cls, *modules: nn.Module) -> "ParameterPoint":
         """All parameters of some modules."""
-        return cls(tuple((parameter, None) for module in modules for parameter in module.parameters()))
+        parameters = chain.from_iterable(module.parameters() for module in modules)
+        return cls(tuple((parameter, None) for parameter in parameters))
 
 
 @dataclass(frozen=True)
 class ActivationPoint:
-    """Gradient with respect to what enters (``input``) or leaves (``output``) a module, averaged over tokens: a vector D.
+    """Gradient with respect to what enters (``input``) or leaves (``output``) a module, averaged
+    over tokens: a vector D.
 
     Of several inputs or outputs it is the first.
     """
@@ -53,40 +61,70 @@ def expert_points(layer: MoELayer) -> dict[str, ParameterPoint]:
     points = {}
     if layer.shared_experts:
         points["shared_expert"] = ParameterPoint.of(*layer.shared_experts)
-    for expert in range(layer.config.num_experts):
-        points[f"expert_{expert}"] = ParameterPoint(tuple((stack, expert) for stack in layer.experts.parameters()))
+    if layer.experts is not None:
+        stacks = list(layer.experts.parameters())
+        for expert in range(layer.config.num_experts):
+            points[f"expert_{expert}"] = ParameterPoint(tuple(product(stacks, [expert])))
     if layer.router is not None:
         points["router"] = ParameterPoint.of(layer.router)
     return points
 
 
+def inputs_of(
+    forward: Callable[..., object], arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """What a module was called with, in the order of its ``forward``, whether it was passed by
+    place or by name.
+    """
+    return inspect.signature(forward).bind(*arguments, **keywords).args
+
+
 @contextmanager
 def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what passes the activation points while the context is open: a tensor for every call of a point's module.
+    """Collect what passes the activation points while the context is open: a tensor for every call
+    of a point's module.
 
     Raises:
         ValueError: at the end, if no tensor with a gradient has passed a point.
     """
-    at_modules = {name: point for name, point in points.items() if isinstance(point, ActivationPoint)}
-    seen: dict[str, list[Tensor]] = {name: [] for name in at_modules}
+    at_modules: dict[str, ActivationPoint] = {}
+    seen: dict[str, list[Tensor]] = {}
+    for name, point in points.items():
+        if isinstance(point, ActivationPoint):
+            at_modules[name], seen[name] = point, []
 
-    def remember(name: str, side: str) -> Any:
-        if side == "input":
-            return lambda module, arguments: seen[name].append(arguments[0])
-        return lambda module, arguments, output: seen[name].append(output[0] if isinstance(output, tuple) else output)
+    def remember_input(
+        name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        seen[name].append(inputs_of(module.forward, arguments, keywords)[0])
+
+    def remember_output(
+        name: str,
+        module: nn.Module,
+        arguments: tuple[Any, ...],
+        output: Tensor | tuple[Tensor, ...],
+    ) -> None:
+        seen[name].append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
         for name, point in at_modules.items():
-            inward = point.side == "input"
-            register = point.module.register_forward_pre_hook if inward else point.module.register_forward_hook
-            hooks.callback(register(remember(name, point.side)).remove)
+            if point.side == "input":
+                hook = point.module.register_forward_pre_hook(
+                    partial(remember_input, name), with_kwargs=True
+                )
+            else:
+                hook = point.module.register_forward_hook(partial(remember_output, name))
+            hooks.callback(hook.remove)
         yield seen
-    for name, tensors in seen.items():
-        if not tensors or not all(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors):
-            point = at_modules[name]
-            reason = "no tensor with a gradient passes there" if tensors else "the model never calls that module"
+    for name, point in at_modules.items():
+        reason = None if seen[name] else "the model never calls that module"
+        for tensor in seen[name]:
+            if not isinstance(tensor, Tensor) or not tensor.requires_grad:
+                reason = "no tensor with a gradient passes there"
+        if reason is not None:
             raise ValueError(
-                f"measuring point {name!r}, {point.side} of a {type(point.module).__name__}: {reason}; "
+                f"measuring point {name!r}, {point.side} of a {type(point.module).__name__}: "
+                f"{reason}; "
                 "measure elsewhere"
             )
 
@@ -98,7 +136,8 @@ class RowLayout:
     Attributes:
         parameters: shared by all tasks, in the order of their columns.
         activations: names of the activation points, in the order of their columns.
-        lengths: columns of consecutive segments; a stack of experts that is measured one by one has a segment for each.
+        lengths: columns of consecutive segments; a stack of experts that is measured one by one has
+            a segment for each.
         components: segments of every point, by name.
     """
 
@@ -109,69 +148,95 @@ class RowLayout:
 
     @classmethod
     def of(
-        cls, parameters: Sequence[nn.Parameter], points: Mapping[str, MeasuringPoint], widths: Mapping[str, int]
+        cls,
+        parameters: Sequence[nn.Parameter],
+        points: Mapping[str, MeasuringPoint],
+        widths: Mapping[str, int],
     ) -> "RowLayout":
         """Lay out ``parameters``; ``widths`` are the widths D of the activations by point.
 
         Raises:
             ValueError: if a point names a parameter that is not shared by all tasks.
         """
-        by_point = {name: point.parameters for name, point in points.items() if isinstance(point, ParameterPoint)}
-        sliced = {id(parameter) for pairs in by_point.values() for parameter, part in pairs if part is not None}
+        by_point: dict[str, tuple[tuple[nn.Parameter, int | None], ...]] = {}
+        sliced: set[int] = set()
+        for name, point in points.items():
+            if isinstance(point, ParameterPoint):
+                by_point[name] = point.parameters
+                sliced |= {
+                    id(parameter) for parameter, part in point.parameters if part is not None
+                }
         lengths: list[int] = []
         segments: dict[int, tuple[int, ...]] = {}
         for parameter in parameters:
             parts = len(parameter) if id(parameter) in sliced else 1
             segments[id(parameter)] = tuple(range(len(lengths), len(lengths) + parts))
             lengths += [parameter.numel() // parts] * parts
-        components = {}
+        components: dict[str, tuple[int, ...]] = dict.fromkeys(
+            points, ()
+        )  # keeps the points' order
         for name, pairs in by_point.items():
             _check_parts(name, pairs)
-            if any(id(parameter) not in segments for parameter, _ in pairs):
-                raise ValueError(
-                    f"measuring point {name!r} names a parameter that is not trained, or that belongs to single tasks (such as "
-                    "per-task heads): no two tasks share its gradient; leave it out, or share the heads"
-                )
-            components[name] = tuple(
-                segment
-                for parameter, part in pairs
-                for segment in (segments[id(parameter)] if part is None else (segments[id(parameter)][part],))
-            )
+            for parameter, part in pairs:
+                if id(parameter) not in segments:
+                    raise ValueError(
+                        f"measuring point {name!r} names a parameter that is not trained, or that "
+                        "belongs to single "
+                        "tasks (such as per-task heads): no two tasks share its gradient; leave it "
+                        "out, or share the heads"
+                    )
+                own = segments[id(parameter)]
+                components[name] += own if part is None else (own[part],)
         for name, width in widths.items():
             components[name] = (len(lengths),)
             lengths.append(width)
-        return cls(tuple(parameters), tuple(widths), tuple(lengths), {name: components[name] for name in points})
+        return cls(tuple(parameters), tuple(widths), tuple(lengths), components)
 
     @property
     def num_parameters(self) -> int:
         """P."""
         return sum(parameter.numel() for parameter in self.parameters)
 
-    def write_(self, row: Tensor, gradients: Sequence[Tensor | None], activations: Sequence[Tensor]) -> None:
-        """Fill ``row (F,)`` with gradients of the parameters (None is zero) and vectors of the activations, in order."""
-        tensors = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradients, strict=True)]
-        torch.cat([tensor.reshape(-1).to(row.dtype) for tensor in (*tensors, *activations)], out=row)
+    def write_(
+        self, row: Tensor, gradients: Sequence[Tensor | None], activations: Sequence[Tensor]
+    ) -> None:
+        """Fill ``row (F,)`` with gradients of the parameters (None is zero) and vectors of the
+        activations, in order.
+        """
+        parts = []
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        torch.cat([part.reshape(-1).to(row.dtype) for part in (*parts, *activations)], out=row)
 
     def set_gradients_(self, flat: Tensor) -> None:
         """Make the parameters' columns of ``flat (F,)`` or ``(P,)`` their ``.grad``."""
         start = 0
         for parameter in self.parameters:
-            parameter.grad = in_memory_order_of(parameter, flat[start : start + parameter.numel()].view_as(parameter))
+            parameter.grad = in_memory_order_of(
+                parameter, flat[start : start + parameter.numel()].view_as(parameter)
+            )
             start += parameter.numel()
 
     def whole_gram(self, grams: Tensor) -> Tensor:
-        """Gram matrix ``(T, T)`` of all shared parameters from those of the segments ``(segments, T, T)``."""
+        """Gram matrix ``(T, T)`` of all shared parameters from those of the segments ``(segments,
+        T, T)``.
+        """
         return grams[: len(self.lengths) - len(self.activations)].sum(dim=0)
 
     def component_grams(self, grams: Tensor) -> dict[str, Tensor]:
-        """Gram matrices ``(T, T)`` of the points from those of the segments ``(segments, T, T)``: they add up."""
-        return {name: grams[list(segments)].sum(dim=0) for name, segments in self.components.items()}
+        """Gram matrices ``(T, T)`` of the points from those of the segments ``(segments, T, T)``:
+        they add up.
+        """
+        return {
+            name: grams[list(segments)].sum(dim=0) for name, segments in self.components.items()
+        }
 
 
 def _check_parts(name: str, pairs: Sequence[tuple[nn.Parameter, int | None]]) -> None:
     for parameter, part in pairs:
         if part is not None and not 0 <= part < len(parameter):
             raise ValueError(
-                f"measuring point {name!r} asks for slice {part} of a parameter of shape {tuple(parameter.shape)}; give one of "
+                f"measuring point {name!r} asks for slice {part} of a parameter of shape "
+                f"{tuple(parameter.shape)}; give one of "
                 f"0 to {len(parameter) - 1}, or None for all of it"
             )

@@ -1,10 +1,13 @@
-"""The gradient of every task on its own, in the time of one update: each task's rows go through the network alone.
+"""The gradient of every task on its own, in the time of one update: each task's rows go through the
+network alone.
 
-Shape legend: N = tasks of this rank, F = columns of a row (see ``points.RowLayout``), P = shared parameters.
+Shape legend: N = tasks of this rank, F = columns of a row (see ``points.RowLayout``), P = shared
+parameters.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +24,8 @@ class TaskLoss:
         task: whose loss it is.
         loss: a scalar with the graph of this task's rows alone.
         activations: tensors that passed the activation points, by point.
-        share: part of the task's rows, over all ranks, that are this rank's; a scalar, by which activations' gradients are
-            averaged.
+        share: part of the task's rows, over all ranks, that are this rank's; a scalar, by which
+            activations' gradients are averaged.
     """
 
     task: int
@@ -57,38 +60,57 @@ class TaskGradients:
 
         Args:
             shared: parameters that all tasks share.
-            own: parameters of single tasks; their gradients are added to ``.grad`` and have no columns.
+            own: parameters of single tasks; their gradients are added to ``.grad`` and have no
+                columns.
             points: where to measure.
             losses: of the tasks of this rank, ascending.
         """
-        names = [name for name, point in points.items() if isinstance(point, ActivationPoint)]
-        layout = RowLayout.of(shared, points, {name: losses[0].activations[name][0].shape[-1] for name in names})
+        widths: dict[str, int] = {}
+        for name, point in points.items():
+            if isinstance(point, ActivationPoint):
+                widths[name] = losses[0].activations[name][0].shape[-1]
+        layout = RowLayout.of(shared, points, widths)
         rows = torch.empty(len(losses), sum(layout.lengths), device=losses[0].loss.device)
         for row, part in zip(rows, losses, strict=True):
-            seen = [tensor for name in names for tensor in part.activations[name]]
-            gradients = torch.autograd.grad(part.loss, [*shared, *own, *seen], allow_unused=True)
-            at_shared, at_own = gradients[: len(shared)], gradients[len(shared) : len(shared) + len(own)]
-            at_seen = iter(gradients[len(shared) + len(own) :])
+            seen = list(chain.from_iterable(map(part.activations.__getitem__, widths)))
+            gradients = iter(
+                torch.autograd.grad(part.loss, [*shared, *own, *seen], allow_unused=True)
+            )
+            at_shared, at_own = (
+                list(islice(gradients, len(shared))),
+                list(islice(gradients, len(own))),
+            )
             averages = []
-            for name in names:
-                total = sum(_mean_token(next(at_seen), tensor) for tensor in part.activations[name])
+            for name, width in widths.items():
+                total = part.loss.new_zeros(width, dtype=torch.float32)
+                for tensor in part.activations[name]:  # in the order of ``seen``
+                    total += _mean_token(next(gradients), tensor)
                 averages.append(total * part.share)
             layout.write_(row, at_shared, averages)
             for parameter, gradient in zip(own, at_own, strict=True):
-                if gradient is not None and parameter.grad is None:
+                if gradient is None:
+                    continue
+                if parameter.grad is None:
                     parameter.grad = in_memory_order_of(parameter, gradient)
-                elif gradient is not None:
+                else:
                     parameter.grad.add_(gradient)
         return cls(layout, rows, tuple(part.task for part in losses))
 
     def combine_(self, weights: Tensor) -> None:
-        """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights (T,)``."""
-        flat = weights[list(self.tasks)].to(self.rows.dtype) @ self.rows[:, : self.layout.num_parameters]
+        """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights
+        (T,)``.
+        """
+        flat = (
+            weights[list(self.tasks)].to(self.rows.dtype)
+            @ self.rows[:, : self.layout.num_parameters]
+        )
         self.layout.set_gradients_(flat)
 
 
 def _mean_token(gradient: Tensor | None, activation: Tensor) -> Tensor:
-    """Mean over tokens of the gradient with respect to an activation ``(…, D)``, ``(D,)``; zero where the loss has none."""
+    """Mean over tokens of the gradient with respect to an activation ``(…, D)``, ``(D,)``; zero
+    where the loss has none.
+    """
     if gradient is None:
         return activation.new_zeros(activation.shape[-1], dtype=torch.float32)
     return gradient.float().flatten(0, -2).mean(dim=0)

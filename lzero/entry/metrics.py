@@ -8,7 +8,7 @@ from lzero.analysis.conflict_log import log_gradient_conflicts
 from lzero.analysis.expert_log import log_expert_selection
 from lzero.policy.metrics import LearnResult, health_metrics, plasticity_metrics, update_metrics
 from lzero.worker.collector import Collected
-from lzero.worker.vitals import VitalSums
+from lzero.worker.health import HealthSums
 
 if TYPE_CHECKING:
     from lzero.entry.run import Run
@@ -64,8 +64,8 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
     metrics = update_metrics(run.policy, result)
     metrics["replay/age"] = windows.age.float().mean().item()
     metrics |= health_metrics(run.policy, windows)
-    signs = run.dist.all_gather_array(run.vitals.take().stack())  # of acting since the last call
-    metrics |= VitalSums(*np.sum(signs, axis=0)).metrics(run.config.env.games)
+    sums = run.dist.all_gather_array(run.health.take().stack())  # of acting since the last call
+    metrics |= HealthSums(*np.sum(sums, axis=0)).metrics(run.config.env.games)
     with run.timer("analyse"):
         metrics |= plasticity_metrics(run.policy, windows, result)
     metrics |= run.rates.pop(run.env_steps * run.config.num_tasks, run.policy.train_iter)

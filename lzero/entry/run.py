@@ -19,13 +19,12 @@ from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress
 from lzero.policy.metrics import LearnResult
 from lzero.worker.actor import Actor
 from lzero.worker.collector import Collector
+from lzero.worker.health import HealthMonitor
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
-from lzero.worker.vitals import Vitals
 
-DRAWING_SHARE = (
-    0.02  # of a run's time that the pictures of one subject may take; numbers are always logged
-)
+# Of a run's time that the pictures of one subject may take; numbers are always logged.
+DRAWING_SHARE = 0.02
 
 
 class Run:
@@ -69,14 +68,14 @@ class Run:
         self.timer = PhaseTimer()
         self.rates = RateMeter(self.env_steps * config.num_tasks, self.policy.train_iter)
         self.drawing = {name: DrawingBudget(DRAWING_SHARE) for name in ("conflict", "experts")}
-        self.vitals = Vitals(self.env.task_id, config.num_tasks, config.policy.discount)
+        self.health = HealthMonitor(self.env.task_id, config.num_tasks, config.policy.discount)
         self.collector = Collector(
             self.env,
             Actor(self.policy, self.env.task_id, self.env.legal_actions, self.rngs["act"]),
             self.replay,
             env_seed(seed, self.env_steps),
             self.timer,
-            self.vitals,
+            self.health,
         )
         self.profilers = parts.profilers
         watch(self.profilers, self.policy, self.collector)

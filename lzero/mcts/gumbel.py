@@ -1,7 +1,9 @@
-"""Gumbel search: a policy that improves on the prior whatever the number of simulations, on the array tree of pUCT.
+"""Gumbel search: a policy that improves on the prior whatever the number of simulations, on the
+array tree of pUCT.
 
-At the root, m actions are drawn without replacement by the Gumbel-top-k trick and share the simulations by sequential
-halving. Below it, actions are taken so that visits follow the improved policy.
+At the root, m actions are drawn without replacement by the Gumbel-top-k trick and share the
+simulations by sequential halving. Below it, actions are taken so that visits follow the improved
+policy.
 
 A phase of halving visits its actions in turn, again and again; a turn through them is a round. The
 subtrees of two root actions share nothing (below the root Q is rescaled within a node), and the
@@ -46,10 +48,14 @@ class HalvingState(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Sequential halving of M simulations among m actions, row by row for every m (row 0 is unused)."""
+    """Sequential halving of M simulations among m actions, row by row for every m (row 0 is
+    unused).
+    """
 
     kept: np.ndarray
-    """int64 ``(m_max + 1, M)``: actions that stay in the running from this simulation on; 0 within a phase."""
+    """int64 ``(m_max + 1, M)``: actions that stay in the running from this simulation on; 0 within
+    a phase.
+    """
     rank: np.ndarray
     """int64 ``(m_max + 1, M)``: rank of the action that the simulation visits."""
     round_end: np.ndarray
@@ -57,11 +63,13 @@ class Schedule(NamedTuple):
 
 
 def halving_phases(num_considered: int, num_simulations: int) -> list[tuple[int, int]]:
-    """Phases of sequential halving, each as (actions, simulations); the simulations add up to ``num_simulations``.
+    """Phases of sequential halving, each as (actions, simulations); the simulations add up to
+    ``num_simulations``.
 
-    A phase gives every action ``M / (⌈log2 m⌉ · actions)`` visits, rounded down, but at least one; then the better half
-    stays. The last two actions share what is left. A budget too small for all phases ends within one.
-    Source: Karnin et al., "Almost optimal exploration in multi-armed bandits" (ICML 2013).
+    A phase gives every action ``M / (⌈log2 m⌉ · actions)`` visits, rounded down, but at least one;
+    then the better half stays. The last two actions share what is left. A budget too small for all
+    phases ends within one. Source: Karnin et al., "Almost optimal exploration in multi-armed
+    bandits" (ICML 2013).
     """
     num_phases = max(1, (num_considered - 1).bit_length())
     phases, left, actions = [], num_simulations, num_considered
@@ -93,9 +101,11 @@ def halving_schedule(max_considered: int, num_simulations: int) -> Schedule:
 
 @njit(cache=True, nogil=True)
 def _complete_q(tree, n, node, q_A):
-    """Write Q of every visited action and, for the others, the mixed value; returns (all visits, most visits).
+    """Write Q of every visited action and, for the others, the mixed value; returns (all visits,
+    most visits).
 
-    The mixed value is the network's value and the prior-weighted Q of the visited actions, weighted 1 to all visits.
+    The mixed value is the network's value and the prior-weighted Q of the visited actions, weighted
+    1 to all visits.
     """
     all_visits, most_visits, weight, weighted_q = 0, 0, 0.0, 0.0
     for action in range(q_A.shape[0]):
@@ -117,18 +127,26 @@ def _complete_q(tree, n, node, q_A):
 
 @njit(cache=True, nogil=True)
 def _sigma_slope(legal_A, q_A, most_visits, constants):
-    """Change of σ per unit of completed Q: σ rescales the completed Q of a node's legal actions to [0, 1]."""
+    """Change of σ per unit of completed Q: σ rescales the completed Q of a node's legal actions to
+    [0, 1].
+    """
     low, high = np.inf, -np.inf
     for action in range(q_A.shape[0]):
         if legal_A[action]:
             low = min(low, q_A[action])
             high = max(high, q_A[action])
-    return (constants.c_visit + most_visits) * constants.c_scale / max(high - low, constants.min_max_epsilon)
+    return (
+        (constants.c_visit + most_visits)
+        * constants.c_scale
+        / max(high - low, constants.min_max_epsilon)
+    )
 
 
 @njit(cache=True, nogil=True)
 def _improve(tree, n, node, constants, q_A, policy_A):
-    """Write the completed Q and softmax(logits + σ(completed Q)) of a node; returns the visits of its children."""
+    """Write the completed Q and softmax(logits + σ(completed Q)) of a node; returns the visits of
+    its children.
+    """
     all_visits, most_visits = _complete_q(tree, n, node, q_A)
     slope = _sigma_slope(tree.legal[n], q_A, most_visits, constants)
     best_q, total = -np.inf, 0.0
@@ -202,7 +220,9 @@ def _select(tree, root_R, node_R, halving, schedule, root_action_R, constants):
 
 @njit(cache=True, nogil=True)
 def _improve_roots(tree, constants, policy_NA):
-    """Write the improved policy of every root; returns its value ``(N,)``, the mean of the completed Q."""
+    """Write the improved policy of every root; returns its value ``(N,)``, the mean of the
+    completed Q.
+    """
     q_A, value_N = np.empty(policy_NA.shape[1]), np.empty(policy_NA.shape[0])
     for n in range(policy_NA.shape[0]):
         _improve(tree, n, 0, constants, q_A, policy_NA[n])
@@ -212,7 +232,9 @@ def _improve_roots(tree, constants, policy_NA):
 
 @njit(cache=True, nogil=True)
 def _winners(tree, halving, constants):
-    """``(N,)``: of every root's most visited actions, the one with the best noise + logit + σ(completed Q)."""
+    """``(N,)``: of every root's most visited actions, the one with the best noise + logit +
+    σ(completed Q).
+    """
     score_A, winner_N = np.empty(tree.legal.shape[1]), np.empty(tree.legal.shape[0], np.int64)
     for n in range(winner_N.shape[0]):
         most_visits = _score_root(tree, n, halving, constants, score_A)
@@ -226,32 +248,37 @@ def _winners(tree, halving, constants):
 
 
 class GumbelTree(BatchTree):
-    """Trees of Gumbel search; used like :class:`BatchTree`, except that :meth:`reset` needs the roots' network values.
+    """Trees of Gumbel search; used like :class:`BatchTree`, except that :meth:`reset` needs the
+    roots' network values.
 
-    With ``q`` the Q of visited actions, completed by the mixed value v_mix where there is none, g Gumbel noise and N visits::
+    With ``q`` the Q of visited actions, completed by the mixed value v_mix where there is none, g
+    Gumbel noise and N visits::
 
         σ(q)  = (c_visit + max_b N(b)) · c_scale · (q − min q) / max(max q − min q, min_max_epsilon)
         π'    = softmax(logits + σ(q))
-        root:   sequential halving of the m = min(max_considered_actions, legal actions, M) best by g + logits, each
-                phase going on with the best by g + logits + σ(q)
+        root:   sequential halving of the m = min(max_considered_actions, legal actions, M) best by
+                g + logits, each phase going on with the best by g + logits + σ(q)
         below:  argmax_a π'(a) − N(a) / (1 + Σ_b N(b));  ties go to the lowest action
 
-    Q is rescaled by the range within its node. The range within the tree, which pUCT takes, is wider and holds π' closer
-    to the prior: on random MDPs that lost return with 8 to 25 simulations, for which this search is made, and paid only
-    with hundreds. ``min_max_epsilon``, in units of value, keeps differences too small to matter from being blown up.
+    Q is rescaled by the range within its node. The range within the tree, which pUCT takes, is
+    wider and holds π' closer to the prior: on random MDPs that lost return with 8 to 25
+    simulations, for which this search is made, and paid only with hundreds. ``min_max_epsilon``, in
+    units of value, keeps differences too small to matter from being blown up.
 
     A round has one simulation for every action still in the running. Schedules depend on the number
     of legal actions, so rounds differ between roots, in width and in number.
 
     Args:
-        num_roots, num_simulations, num_actions, discount: as for :class:`BatchTree`; halving plans for all simulations.
+        num_roots, num_simulations, num_actions, discount: as for :class:`BatchTree`; halving plans
+            for all simulations.
         max_considered_actions: most actions that sequential halving starts with.
         c_visit, c_scale: constants of σ.
         min_max_epsilon: smallest range of Q by which Q is rescaled.
         rng: source of the Gumbel noise; None searches without noise.
 
     Raises:
-        ValueError: for sizes below one, a discount outside (0, 1], or constants that do not let π' rise with Q.
+        ValueError: for sizes below one, a discount outside (0, 1], or constants that do not let π'
+            rise with Q.
 
     Source: Danihelka et al. (ICLR 2022); v_mix is in its appendix D.
     """
@@ -270,10 +297,13 @@ class GumbelTree(BatchTree):
         rng: np.random.Generator | None = None,
     ) -> None:
         super().__init__(num_roots, num_simulations, num_actions, discount=discount)
-        if not (max_considered_actions >= 1 and c_visit >= 0 and c_scale > 0 and min_max_epsilon > 0):
+        if not (
+            max_considered_actions >= 1 and c_visit >= 0 and c_scale > 0 and min_max_epsilon > 0
+        ):
             raise ValueError(
-                f"max_considered_actions is {max_considered_actions}, c_visit {c_visit}, c_scale {c_scale}, "
-                f"min_max_epsilon {min_max_epsilon}; c_visit must not be negative, all others must be positive"
+                f"max_considered_actions is {max_considered_actions}, c_visit {c_visit}, "
+                f"c_scale {c_scale}, min_max_epsilon {min_max_epsilon}; c_visit must not be "
+                "negative, all others must be positive"
             )
         self._sigma = SigmaConstants(float(c_visit), float(c_scale), float(min_max_epsilon))
         self._noise_rng = rng
@@ -286,13 +316,19 @@ class GumbelTree(BatchTree):
             num_considered=np.zeros(num_roots, np.int64),
         )
 
-    def reset(self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None) -> None:
-        """As :meth:`BatchTree.reset`, and draw the noise; ValueError without the roots' ``network_value (N,)``.
+    def reset(
+        self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None
+    ) -> None:
+        """As :meth:`BatchTree.reset`, and draw the noise; ValueError without the roots'
+        ``network_value (N,)``.
 
-        The prior must be the network's own: noise mixed into it would end up in the improved policy.
+        The prior must be the network's own: noise mixed into it would end up in the improved
+        policy.
         """
         if network_value is None:
-            raise ValueError("network_value is None; Gumbel search completes the Q of unvisited actions with it")
+            raise ValueError(
+                "network_value is None; Gumbel search completes the Q of unvisited actions with it"
+            )
         super().reset(prior, legal, network_value)
         state = self._halving
         np.log(np.maximum(self.arrays.prior[:, 0], TINY), out=state.score, dtype=np.float64)
@@ -303,11 +339,17 @@ class GumbelTree(BatchTree):
         state.num_considered[:] = np.minimum(state.num_ranked, self._max_considered)
 
     def root_values(self) -> np.ndarray:
-        """float32 ``(N,)``: completed Q averaged over π'; a mean of returns would count all that was only tried."""
-        return _improve_roots(self.arrays, self._sigma, np.empty((self.num_roots, self.num_actions))).astype(np.float32)
+        """float32 ``(N,)``: completed Q averaged over π'; a mean of returns would count all that
+        was only tried.
+        """
+        return _improve_roots(
+            self.arrays, self._sigma, np.empty((self.num_roots, self.num_actions))
+        ).astype(np.float32)
 
     def improved_policy(self) -> np.ndarray:
-        """float64 ``(N, A)``: π' at the roots, without noise; the prior as long as there is no simulation."""
+        """float64 ``(N, A)``: π' at the roots, without noise; the prior as long as there is no
+        simulation.
+        """
         policy = np.empty((self.num_roots, self.num_actions))
         _improve_roots(self.arrays, self._sigma, policy)
         return policy

@@ -1,10 +1,11 @@
-"""Tree search over latent space: the array tree asks, the model answers, for all roots of all tasks at once.
+"""Tree search over latent space: the array tree asks, the model answers, for all roots of all tasks
+at once.
 
 Shape legend: N = roots, A = actions, M = simulations, R = rows of a round.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,18 +15,58 @@ from lzero.config import SearchConfig
 from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.tree import BatchTree
 
+Cache = TypeVar("Cache")
+CacheOut = TypeVar("CacheOut", covariant=True)
+CacheIn = TypeVar("CacheIn", contravariant=True)
 
-class SearchModel(Protocol):
+
+class RootPrediction(Protocol[CacheOut]):
+    """What a search begins with: the model's answer at N roots."""
+
+    @property
+    def policy(self) -> Tensor:
+        """Logits ``(N, A)``."""
+
+    @property
+    def value(self) -> Tensor:
+        """Logits ``(N, bins)``."""
+
+    @property
+    def cache(self) -> CacheOut:
+        """What the model remembers of the roots; the search only hands it back."""
+
+
+class NodePrediction(Protocol):
+    """A model's answer to one round of simulations."""
+
+    @property
+    def reward(self) -> Tensor:
+        """Logits of the reward on the edge ``(R, bins)``."""
+
+    @property
+    def termination(self) -> Tensor:
+        """Logits of the episode's end on the edge ``(R,)``."""
+
+    @property
+    def policy(self) -> Tensor:
+        """Logits at the new node ``(R, A)``."""
+
+    @property
+    def value(self) -> Tensor:
+        """Logits at the new node ``(R, bins)``."""
+
+
+class SearchModel(Protocol[CacheIn]):
     """What a search needs of a model after its root inference."""
 
     def recurrent_inference(
         self,
-        cache: object,
+        cache: CacheIn,
         root: np.ndarray,
         parent: np.ndarray,
         action: np.ndarray,
         node: np.ndarray,
-    ) -> object:
+    ) -> NodePrediction:
         """Predictions behind the :class:`~lzero.mcts.tree.Edges` of a round, one a row."""
 
 
@@ -51,9 +92,12 @@ class SearchResult:
 
     Attributes:
         visits: visit counts of the root's actions ``(N, A)``.
-        improved: what the network's policy should be ``(N, A)``: the visit distribution of pUCT, Gumbel's π'.
-        action_weights: by which to choose actions ``(N, A)``: the visits of pUCT, one at the winner of Gumbel search.
-        value: of the search ``(N,)``: the mean of the backed-up returns of pUCT, Gumbel's Q averaged over π'.
+        improved: what the network's policy should be ``(N, A)``: the visit distribution of pUCT,
+            Gumbel's π'.
+        action_weights: by which to choose actions ``(N, A)``: the visits of pUCT, one at the winner
+            of Gumbel search.
+        value: of the search ``(N,)``: the mean of the backed-up returns of pUCT, Gumbel's Q
+            averaged over π'.
         prior: the network's own policy over legal actions, without noise ``(N, A)``.
         network_value: the network's own value ``(N,)``.
     """
@@ -70,7 +114,9 @@ class SearchResult:
         return self.improved.astype(np.float32)
 
     def actions(self, temperature: float, rng: np.random.Generator | None) -> np.ndarray:
-        """Actions to take ``(N,)``: drawn from ``action_weights^(1/temperature)``, without ``rng`` those of most weight."""
+        """Actions to take ``(N,)``: drawn from ``action_weights^(1/temperature)``, without ``rng``
+        those of most weight.
+        """
         if rng is None:
             return self.action_weights.argmax(axis=1)
         return sample_actions(self.action_weights, temperature, rng)
@@ -85,7 +131,9 @@ def make_tree(
     discount: float,
     rng: np.random.Generator | None = None,
 ) -> BatchTree:
-    """The tree of the configured kind of search; with ``rng`` it explores, as an actor does that collects."""
+    """The tree of the configured kind of search; with ``rng`` it explores, as an actor does that
+    collects.
+    """
     if config.kind == "gumbel":
         return GumbelTree(
             num_roots,
@@ -110,9 +158,9 @@ def make_tree(
 
 
 def search(
-    model: SearchModel,
+    model: SearchModel[Cache],
     support: Support,
-    root: object,
+    root: RootPrediction[Cache],
     legal: np.ndarray,
     tree: BatchTree,
     noise: RootNoise | None = None,
@@ -122,10 +170,11 @@ def search(
     Args:
         model: answers one round of simulations of all roots.
         support: of the value and reward predictions.
-        root: inference at the roots, with ``policy (N, A)`` and ``value (N, bins)`` logits and a ``cache``.
+        root: the same model's inference at the roots.
         legal: ``(N, A)`` bool.
         tree: reused between calls; its sizes are the search's, its kind (:class:`BatchTree` or
-            :class:`~lzero.mcts.gumbel.GumbelTree`) decides which actions are tried and what is made of them.
+            :class:`~lzero.mcts.gumbel.GumbelTree`) decides which actions are tried and what is made
+            of them.
         noise: root noise of pUCT; None searches with the plain prior, as Gumbel search must.
 
     Source: MuZero (arXiv 1911.08265), with all roots in one batch.
@@ -158,7 +207,8 @@ def search(
 def add_noise(prior: np.ndarray, legal: np.ndarray, noise: RootNoise) -> np.ndarray:
     """Mix Dirichlet noise over each root's legal actions into ``prior (N, A)``.
 
-    A Dirichlet draw is a normalised draw of gamma variates, which batches over roots with different legal sets.
+    A Dirichlet draw is a normalised draw of gamma variates, which batches over roots with different
+    legal sets.
     """
     gamma = noise.rng.standard_gamma(noise.alpha, size=prior.shape) * legal
     gamma += legal * np.finfo(np.float64).tiny  # small alphas can underflow to zero everywhere

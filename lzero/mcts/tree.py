@@ -1,4 +1,5 @@
-"""Array tree of the Monte-Carlo tree search: one tree per root, all roots in one batch, no model inside.
+"""Array tree of the Monte-Carlo tree search: one tree per root, all roots in one batch, no model
+inside.
 
 Shape legend: N = roots, M = simulations, A = actions, R = rows of a round; ``n`` is one root. Node
 0 is the root of a tree, and simulation i (from 0) of a tree creates its node i + 1.
@@ -6,9 +7,11 @@ Shape legend: N = roots, M = simulations, A = actions, R = rows of a round; ``n`
 Simulations that do not depend on each other form a round, which the model answers in one forward.
 Its rows are flat, because trees differ in how many they contribute.
 
-The kernels are serial: the processor's threads belong to the network, the tree is a small part of a search.
+The kernels are serial: the processor's threads belong to the network, the tree is a small part of a
+search.
 
-Sources: MuZero (arXiv 1911.08265) for pUCT, EfficientZero (arXiv 2111.00210) for Q of unvisited children.
+Sources: MuZero (arXiv 1911.08265) for pUCT, EfficientZero (arXiv 2111.00210) for Q of unvisited
+children.
 """
 
 from typing import NamedTuple
@@ -16,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-SCORE_TIE = 1e-6
+SCORE_TIE = 1e-6  # scores that differ by less differ by rounding: priors are float32
 PRIOR_SUM_TOLERANCE = 1e-2  # admits a softmax computed in bfloat16, refuses logits
 
 
@@ -34,15 +37,20 @@ class TreeArrays(NamedTuple):
     reward: np.ndarray
     """float32 ``(N, M+1)``: predicted reward on the edge into the node."""
     discount: np.ndarray
-    """float64 ``(N, M+1)``: γ times the probability that the episode goes on after the edge into the node."""
+    """float64 ``(N, M+1)``: γ times the probability that the episode goes on after the edge into
+    the node.
+    """
     visits: np.ndarray
-    """int32 ``(N, M+1)``: returns backed up through the node; below the root its own evaluation is one."""
+    """int32 ``(N, M+1)``: returns backed up through the node; below the root its own evaluation is
+    one.
+    """
     value_sum: np.ndarray
     """float64 ``(N, M+1)``: sum of those returns; ``value_sum / visits`` is the node's value V."""
     q: np.ndarray
     """float64 ``(N, M+1)``: current r + γV of the node, γ times the survival probability."""
     network_value: np.ndarray
-    """float32 ``(N, M+1)``: the network's own value of the node; 0 at roots that were given none."""
+    """float32 ``(N, M+1)``: the network's own value of the node; 0 at roots that were given none.
+    """
     legal: np.ndarray
     """bool ``(N, A)``: legal actions, the same in every node of a tree."""
 
@@ -82,7 +90,7 @@ def _q_range(q_M, num_nodes):
 
 @njit(cache=True, nogil=True)
 def _mean_q(children_A, q_M, node, parent_mean_q):
-    """Q of unvisited children: mean Q of the visited ones and, below the root, the parent's mean_q."""
+    """Q of unvisited children: mean Q of the visited and, below the root, the parent's mean_q."""
     total, count = 0.0, 0
     for child in children_A:
         if child > 0:
@@ -205,12 +213,14 @@ class BatchTree:
     root; both lead to the same trees. A round of pUCT is one simulation for every root: where the
     next one goes depends on what this one finds.
 
-    Score of action a at node s, with ``c(s) = pb_c_init + log((n(s) + pb_c_base + 1) / pb_c_base)``::
+    Score of action a at node s, with
+    ``c(s) = pb_c_init + log((n(s) + pb_c_base + 1) / pb_c_base)``::
 
         Q̄(s, a) + P(s, a) · c(s) · √n(s) / (1 + n(s, a)),    n(s) = 1 + Σ_a n(s, a)
 
-    n(s) counts the node's own evaluation, so the prior decides the first choice at a new node. Q is r + γV of
-    a visited child, else the mean over the path; Q̄ is Q rescaled by the range of r + γV in the whole tree.
+    n(s) counts the node's own evaluation, so the prior decides the first choice at a new node. Q is
+    r + γV of a visited child, else the mean over the path; Q̄ is Q rescaled by the range of r + γV
+    in the whole tree.
 
     Args:
         num_roots: N, trees in the batch.
@@ -219,7 +229,8 @@ class BatchTree:
         discount: γ per search step.
         pb_c_init, pb_c_base: exploration constants.
         min_max_epsilon: smallest range of Q by which Q is rescaled.
-        deterministic: ties (scores within 1e-6) go to the lowest action; otherwise to one of them at random.
+        deterministic: ties (scores within 1e-6) go to the lowest action; otherwise to one of them
+            at random.
         rng: source of the random ties; required with ``deterministic=False``, unused otherwise.
 
     Raises:
@@ -241,21 +252,39 @@ class BatchTree:
         deterministic: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:
-        sizes = {"num_roots": num_roots, "num_simulations": num_simulations, "num_actions": num_actions}
+        sizes = {
+            "num_roots": num_roots,
+            "num_simulations": num_simulations,
+            "num_actions": num_actions,
+        }
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}; it must be at least 1")
         if not 0 < discount <= 1:
             raise ValueError(f"discount is {discount}; it must be in (0, 1]")
         if not deterministic and rng is None:
-            raise ValueError("rng is None; deterministic=False needs a numpy Generator to break ties")
-        self.num_roots, self.num_simulations, self.num_actions = num_roots, num_simulations, num_actions
-        self._constants = ScoreConstants(
-            float(discount), float(pb_c_init), float(pb_c_base), float(min_max_epsilon), bool(deterministic)
+            raise ValueError(
+                "rng is None; deterministic=False needs a numpy Generator to break ties"
+            )
+        self.num_roots, self.num_simulations, self.num_actions = (
+            num_roots,
+            num_simulations,
+            num_actions,
         )
-        # One compiled signature needs a Generator either way; a deterministic tree never draws from it.
+        self._constants = ScoreConstants(
+            float(discount),
+            float(pb_c_init),
+            float(pb_c_base),
+            float(min_max_epsilon),
+            bool(deterministic),
+        )
+        # One compiled signature needs a Generator either way; a deterministic tree never draws from
+        # it.
         self._rng = rng if rng is not None else np.random.default_rng(0)
-        nodes, edges = (num_roots, num_simulations + 1), (num_roots, num_simulations + 1, num_actions)
+        nodes, edges = (
+            (num_roots, num_simulations + 1),
+            (num_roots, num_simulations + 1, num_actions),
+        )
         self.arrays = TreeArrays(
             children=np.zeros(edges, np.int32),
             parent=np.zeros(nodes, np.int32),
@@ -278,17 +307,20 @@ class BatchTree:
         """Simulations that every root has done since :meth:`reset`; some may have done more."""
         return int(self._simulations_done().min())
 
-    def reset(self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None) -> None:
+    def reset(
+        self, prior: np.ndarray, legal: np.ndarray, network_value: np.ndarray | None = None
+    ) -> None:
         """Start a new search in the same memory.
 
         Args:
-            prior: ``(N, A)`` probabilities at the roots; illegal actions' are dropped, the rest renormalised.
+            prior: ``(N, A)`` probabilities at the roots; illegal actions' are dropped, the rest
+                renormalised.
             legal: ``(N, A)`` bool; an illegal action is never selected in any node of its tree.
             network_value: ``(N,)`` values of the roots; pUCT has no use for them.
 
         Raises:
-            ValueError: for wrong shapes, a root without legal action, a prior that is no distribution, or values that
-                are not finite.
+            ValueError: for wrong shapes, a root without legal action, a prior that is no
+                distribution, or values that are not finite.
         """
         legal = np.asarray(legal)
         self._check_shape("legal", legal, (self.num_roots, self.num_actions))
@@ -296,7 +328,9 @@ class BatchTree:
             raise ValueError(f"legal has dtype {legal.dtype}; it must be bool")
         without_action = np.flatnonzero(~legal.any(axis=1))
         if without_action.size:
-            raise ValueError(f"legal allows root {without_action[0]} no action; every root needs one")
+            raise ValueError(
+                f"legal allows root {without_action[0]} no action; every root needs one"
+            )
         self._has_roots, self._selected = False, None
         for array in (self.arrays.children, self.arrays.visits, self.arrays.value_sum):
             array.fill(0)
@@ -312,18 +346,19 @@ class BatchTree:
         """Choose in every tree the edge to expand next: one simulation for every root.
 
         Args:
-            root_action: int ``(N,)``, the action to take at each root instead of the best score there; below
-                the root the score decides as always.
+            root_action: int ``(N,)``, the action to take at each root instead of the best score
+                there; below the root the score decides as always.
 
         Returns:
-            ``(parent, action)``, both int64 ``(N,)``: the node to expand from and the action to take there.
+            ``(parent, action)``, both int64 ``(N,)``: the node to expand from and the action to
+            take there.
 
         Raises:
             RuntimeError: before :meth:`reset` or where a root has done its M simulations.
             ValueError: for root actions that are illegal or of the wrong shape.
         """
         node = self._simulations_done() + 1
-        self._check_budget(node.max() <= self.num_simulations)
+        self._check_budget(bool(node.max() <= self.num_simulations))
         forced = np.full(self.num_roots, -1)
         if root_action is not None:
             forced = self._checked_root_action(root_action)
@@ -340,7 +375,7 @@ class BatchTree:
         """
         done = self._simulations_done()
         width = self._round_width(done)
-        self._check_budget(width.any())
+        self._check_budget(bool(width.any()))
         root = np.repeat(self._roots, width)
         first_row = np.repeat(width.cumsum() - width, width)
         node = done[root] + 1 + np.arange(len(root)) - first_row
@@ -348,7 +383,11 @@ class BatchTree:
         return Edges(*(rows.copy() for rows in self._selected))
 
     def expand_and_backup(
-        self, reward: np.ndarray, value: np.ndarray, prior: np.ndarray, survival: np.ndarray | None = None
+        self,
+        reward: np.ndarray,
+        value: np.ndarray,
+        prior: np.ndarray,
+        survival: np.ndarray | None = None,
     ) -> None:
         """Create the nodes behind the selected edges and back their values up to the roots.
 
@@ -361,7 +400,8 @@ class BatchTree:
 
         Raises:
             RuntimeError: without a preceding :meth:`select` or :meth:`select_round`.
-            ValueError: for wrong shapes, numbers that are not finite, or a prior that is no distribution.
+            ValueError: for wrong shapes, numbers that are not finite, or a prior that is no
+                distribution.
         """
         if self._selected is None:
             raise RuntimeError("no edge is selected; call select() or select_round() first")
@@ -378,29 +418,39 @@ class BatchTree:
         self._selected = None
 
     def visit_counts(self) -> np.ndarray:
-        """int32 ``(N, A)``: visits of the root's children; every row sums to the simulations done."""
+        """int32 ``(N, A)``: visits of the root's children; rows sum to the simulations done."""
         children = self.arrays.children[:, 0]
         return np.where(children > 0, np.take_along_axis(self.arrays.visits, children, axis=1), 0)
 
     def root_values(self) -> np.ndarray:
-        """float32 ``(N,)``: mean of the returns backed up to the root; RuntimeError before a simulation."""
+        """float32 ``(N,)``: mean of the returns backed up to the root; RuntimeError before a
+        simulation.
+        """
         if self.simulation == 0:
-            raise RuntimeError("root values need at least one simulation; call select, expand_and_backup")
+            raise RuntimeError(
+                "root values need at least one simulation; call select, expand_and_backup"
+            )
         return (self.arrays.value_sum[:, 0] / self.arrays.visits[:, 0]).astype(np.float32)
 
     def improved_policy(self) -> np.ndarray:
-        """float64 ``(N, A)``: what the search would have the network do, here the visit distribution."""
+        """float64 ``(N, A)``: what the search would have the network do, here the visit
+        distribution.
+        """
         visits = self.visit_counts()
         return visits / visits.sum(axis=1, keepdims=True)
 
     def action_weights(self) -> np.ndarray:
-        """``(N, A)``: how strongly to prefer each root action when acting, here the visit counts."""
+        """``(N, A)``: by which to prefer root actions when acting, here the visit counts."""
         return self.visit_counts()
 
     def root_rewards(self, action: np.ndarray) -> np.ndarray:
-        """float32 ``(N,)``: predicted reward of ``action (N,)`` at each root; 0 where the search never tried it."""
+        """float32 ``(N,)``: predicted reward of ``action (N,)`` at each root; 0 where the search
+        never tried it.
+        """
         child = self.arrays.children[np.arange(self.num_roots), 0, action]
-        return np.where(child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0)
+        return np.where(
+            child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0
+        )
 
     def _simulations_done(self) -> np.ndarray:
         """int64 ``(N,)``: simulations that each root has done."""
@@ -442,11 +492,15 @@ class BatchTree:
         forced = np.ascontiguousarray(root_action, np.int64)
         self._check_shape("root_action", forced, (self.num_roots,))
         in_range = (forced >= 0) & (forced < self.num_actions)
-        allowed = in_range & self.arrays.legal[np.arange(self.num_roots), np.where(in_range, forced, 0)]
+        allowed = (
+            in_range & self.arrays.legal[np.arange(self.num_roots), np.where(in_range, forced, 0)]
+        )
         if not allowed.all():
             root = int(np.flatnonzero(~allowed)[0])
             choices = np.flatnonzero(self.arrays.legal[root]).tolist()
-            raise ValueError(f"root_action of root {root} is {forced[root]}; its legal actions are {choices}")
+            raise ValueError(
+                f"root_action of root {root} is {forced[root]}; its legal actions are {choices}"
+            )
         return forced
 
     def _checked_scalars(self, name: str, scalars: np.ndarray, root: np.ndarray) -> np.ndarray:

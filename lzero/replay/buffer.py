@@ -1,15 +1,17 @@
 """Replay ring of all environments of a rank, and the windows drawn from it.
 
-Shape legend: R = rings (one per environment), L = ring length, A = actions, B = windows of a batch, K = rows
-of a window (unroll steps + td steps + 1), ``(…)`` = shape of one observation.
+Shape legend: R = rings (one per environment), L = ring length, A = actions, B = windows of a batch,
+K = rows of a window (unroll steps + td steps + 1), ``(…)`` = shape of one observation.
 
-A row is one environment step: observation s_t, action a_t taken there, reward r_t, flags, visit distribution
-and root value of the search at s_t. Environments step in lockstep, so one write head serves all rings; rows
-are named by absolute step (0 is the first row ever written) and live in slot ``step % L``.
+A row is one environment step: observation s_t, action a_t taken there, reward r_t, flags, visit
+distribution and root value of the search at s_t. Environments step in lockstep, so one write head
+serves all rings; rows are named by absolute step (0 is the first row ever written) and live in slot
+``step % L``.
 
-Flags follow gymnasium's ``AutoresetMode.NEXT_STEP``: a row with ``reset`` holds an observation at which no
-action counts, the final one of an ended episode, and the next row is the first of a new episode. A lost life
-sets ``terminated`` with no reset row behind it: the game goes on in the next row.
+Flags follow gymnasium's ``AutoresetMode.NEXT_STEP``: a row with ``reset`` holds an observation at
+which no action counts, the final one of an ended episode, and the next row is the first of a new
+episode. A lost life sets ``terminated`` with no reset row behind it: the game goes on in the next
+row.
 """
 
 import json
@@ -27,7 +29,7 @@ from torch import Tensor
 from lzero.replay.frame_chunks import FrameChunks
 from lzero.replay.sum_tree import PriorityConfig, RowPriorities
 
-TERMINATED, TRUNCATED, RESET = 1, 2, 4
+TERMINATED, TRUNCATED, RESET = 1, 2, 4  # bits of a row's flags
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class ReplayWindows:
     """B windows of K consecutive rows, sorted by task id."""
 
     observation: Tensor
-    """``(B, K, …)`` in the buffer's dtype; images ``(B, K, C, H, W)`` as views of channels-last memory."""
+    """``(B, K, …)`` in the buffer's dtype; images ``(B, K, C, H, W)`` as views of channels-last
+    memory.
+    """
     action: Tensor
     """int64 ``(B, K)``."""
     reward: Tensor
@@ -61,12 +65,14 @@ class ReplayWindows:
 
 
 class ReplayBuffer:
-    """The last L rows of every environment of a rank; memory grows with the rows and stays put after L steps.
+    """The last L rows of every environment of a rank; memory grows with the rows and stays put
+    after L steps.
 
     Args:
         task_id_of_ring: int ``(R,)``, not decreasing.
         ring_length: L, rows kept per environment.
-        observation_shape: channel-first shape of one observation; three axes are an image, kept as HWC.
+        observation_shape: channel-first shape of one observation; three axes are an image, kept as
+            HWC.
         observation_dtype: of the observations; they are stored as they are.
         num_actions: A.
         window: K, at least 2.
@@ -74,7 +80,8 @@ class ReplayBuffer:
         chunk_steps: steps per frame file of a checkpoint.
 
     Raises:
-        ValueError: for rings not sorted by task, a ring shorter than a window, or sizes below the minimum.
+        ValueError: for rings not sorted by task, a ring shorter than a window, or sizes below the
+            minimum.
     """
 
     def __init__(
@@ -91,11 +98,15 @@ class ReplayBuffer:
     ) -> None:
         tasks = np.array(task_id_of_ring, np.int64)
         if tasks.ndim != 1 or not tasks.size or (np.diff(tasks) < 0).any():
-            raise ValueError(f"task_id_of_ring is {tasks.tolist()}; it must be (R,), R >= 1, sorted by task")
+            raise ValueError(
+                f"task_id_of_ring is {tasks.tolist()}; it must be (R,), R >= 1, sorted by task"
+            )
         if window < 2 or ring_length < window:
             raise ValueError(f"window is {window}; it must be in 2…{ring_length} (ring_length)")
         if num_actions < 1 or chunk_steps < 1:
-            raise ValueError(f"num_actions is {num_actions}, chunk_steps {chunk_steps}; both must be >= 1")
+            raise ValueError(
+                f"num_actions is {num_actions}, chunk_steps {chunk_steps}; both must be >= 1"
+            )
         self.task_id_of_ring, self.num_rings = tasks, tasks.size
         self.ring_length, self.window, self.num_actions = ring_length, window, num_actions
         self.observation_shape = tuple(map(int, observation_shape))
@@ -107,7 +118,7 @@ class ReplayBuffer:
         # Zeros, not empty: such pages become resident only when they are first written.
         self._frames = np.zeros((self.num_rings, ring_length, *stored_shape), observation_dtype)
         # One packed record per row, so that a window is one run of memory.
-        record = [
+        record: list[tuple] = [
             ("action", np.min_scalar_type(num_actions - 1)),
             ("reward", np.float32),
             ("flags", np.uint8),
@@ -115,10 +126,17 @@ class ReplayBuffer:
             ("root_value", np.float32),
         ]
         self._rows = np.zeros((self.num_rings, ring_length), record)
+        self._columns = ("action", "reward", "flags", "visits", "root_value")
         self._task_ids, first_ring = np.unique(tasks, return_index=True)
-        self._ring_bounds = np.append(first_ring, self.num_rings)  # task t: rings bounds[t] to bounds[t+1]−1
-        self._startable = np.zeros(self.num_rings, np.int64)  # rows per ring at which a window may start
-        self._priorities = RowPriorities(self._ring_bounds * ring_length, priority) if priority else None
+        self._ring_bounds = np.append(
+            first_ring, self.num_rings
+        )  # task t: rings bounds[t] to bounds[t+1]−1
+        self._startable = np.zeros(
+            self.num_rings, np.int64
+        )  # rows per ring at which a window may start
+        self._priorities = (
+            RowPriorities(self._ring_bounds * ring_length, priority) if priority else None
+        )
         self._chunks = FrameChunks(chunk_steps)
 
     @property
@@ -161,14 +179,16 @@ class ReplayBuffer:
         """Write one row per ring over the oldest one.
 
         Args:
-            observation: ``(R, …)`` in the buffer's dtype; channel-first views of HWC memory copy fastest.
+            observation: ``(R, …)`` in the buffer's dtype; channel-first views of HWC memory copy
+                fastest.
             action: int ``(R,)`` taken at the observation.
             reward, root_value: ``(R,)``.
             terminated, truncated, reset: bool ``(R,)``, see the head of this file.
             visits: ``(R, A)`` visit distribution.
 
         Raises:
-            ValueError: for a wrong shape, another dtype of the observation, or an action out of range.
+            ValueError: for a wrong shape, another dtype of the observation, or an action out of
+                range.
         """
         observation, action = np.asarray(observation), np.asarray(action)
         row = {"action": action, "reward": reward, "visits": visits, "root_value": root_value}
@@ -186,10 +206,11 @@ class ReplayBuffer:
             self._admit((self._head - self.window) % self.ring_length)
 
     def cut(self) -> None:
-        """Seal the rings after environments were restarted in mid-episode: no episode runs across the seam.
+        """Seal the rings after environments were restarted in mid-episode: no episode runs across
+        the seam.
 
-        The last row becomes a final observation (reset) and the row before it a truncation; a ring whose last
-        row ends an episode by itself stays as it is.
+        The last row becomes a final observation (reset) and the row before it a truncation; a ring
+        whose last row ends an episode by itself stays as it is.
         """
         if self._head == 0:
             return
@@ -200,8 +221,11 @@ class ReplayBuffer:
             before = (self._head - 2) % self.ring_length
             flags[is_open & (flags[:, before] == 0), before] = TRUNCATED
 
-    def sample(self, batch_size_of_task: Mapping[int, int], rng: np.random.Generator) -> ReplayWindows:
-        """Draw windows of live rows that do not cross the write head and do not start at a final observation.
+    def sample(
+        self, batch_size_of_task: Mapping[int, int], rng: np.random.Generator
+    ) -> ReplayWindows:
+        """Draw windows of live rows that do not cross the write head and do not start at a final
+        observation.
 
         Args:
             batch_size_of_task: windows to draw per task id; a task that is not named gets none.
@@ -211,7 +235,8 @@ class ReplayBuffer:
             Windows sorted by task id, independent within a task.
 
         Raises:
-            ValueError: for a task that has no ring here, or a batch size that is negative or zero in total.
+            ValueError: for a task that has no ring here, or a batch size that is negative or zero
+                in total.
             RuntimeError: if a task has no window yet.
         """
         task = self._task_of_draw(batch_size_of_task)
@@ -248,16 +273,23 @@ class ReplayBuffer:
         Args:
             directory: where to write.
             suffix: ends the stem of every file, to tell ranks apart.
-            previous: directory of an earlier checkpoint; full frame files that it holds are hard-linked.
+            previous: directory of an earlier checkpoint; full frame files that it holds are
+                hard-linked.
         """
-        chunks = self._chunks.save(self._frames, self.oldest, self._head, directory, suffix, previous)
+        chunks = self._chunks.save(
+            self._frames, self.oldest, self._head, directory, suffix, previous
+        )
         rows = self._rows[:, self._live_slots()]
-        arrays = {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+        arrays = {name: np.ascontiguousarray(rows[name]) for name in self._columns}
         if self._priorities:
             arrays["priority_mass"] = self._priorities.tree.mass(self._live_leaves())
             arrays["max_priority"] = self._priorities.max_priority
         header = {"head": self._head, "chunks": chunks, "layout": self._layout()}
-        save_file(arrays, directory / f"replay-{suffix}.safetensors", metadata={"header": json.dumps(header)})
+        save_file(
+            arrays,
+            directory / f"replay-{suffix}.safetensors",
+            metadata={"header": json.dumps(header)},
+        )
 
     def load(self, directory: Path, *, suffix: str) -> None:
         """Replace the content by that of a checkpoint, bit for bit.
@@ -272,17 +304,21 @@ class ReplayBuffer:
             for name, value in self._layout().items():
                 if header["layout"][name] != value:
                     saved = header["layout"][name]
-                    raise ValueError(f"{name} is {value}, but {path} was saved with {saved}; use that one")
+                    raise ValueError(
+                        f"{name} is {value}, but {path} was saved with {saved}; use that one"
+                    )
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         self._head = header["head"]
         slots = self._live_slots()
-        for name in self._rows.dtype.names:
+        for name in self._columns:
             self._rows[name][:, slots] = arrays[name]
         starts = slots[: max(0, slots.size - self.window + 1)]
         self._startable = np.count_nonzero(self._rows["flags"][:, starts] & RESET == 0, axis=1)
         if self._priorities:
             self._priorities.tree.clear()
-            self._priorities.tree.update(self._live_leaves().ravel(), arrays["priority_mass"].ravel())
+            self._priorities.tree.update(
+                self._live_leaves().ravel(), arrays["priority_mass"].ravel()
+            )
             self._priorities.max_priority[:] = arrays["max_priority"]
         self._chunks.load(self._frames, self.oldest, self._head, directory, header["chunks"])
 
@@ -297,7 +333,9 @@ class ReplayBuffer:
                 raise ValueError(f"{name} has shape {np.shape(values)}; it must be {shape}")
         low, high = row["action"].min(), row["action"].max()
         if low < 0 or high >= self.num_actions:
-            raise ValueError(f"action spans {low} to {high}; it must be within 0 to {self.num_actions - 1}")
+            raise ValueError(
+                f"action spans {low} to {high}; it must be within 0 to {self.num_actions - 1}"
+            )
 
     def _retire(self, slot: int) -> None:
         """Take the oldest row, about to be overwritten, from the starts of windows."""
@@ -319,10 +357,16 @@ class ReplayBuffer:
         """Sorted ``(B,)`` positions in ``_task_ids``, each checked to have a window."""
         unknown = set(batch_size_of_task) - set(self._task_ids.tolist())
         if unknown:
-            raise ValueError(f"no ring holds task {unknown}; the tasks here are {self._task_ids.tolist()}")
-        sizes = np.array([batch_size_of_task.get(task_id, 0) for task_id in self._task_ids.tolist()])
+            raise ValueError(
+                f"no ring holds task {unknown}; the tasks here are {self._task_ids.tolist()}"
+            )
+        sizes = np.array(
+            [batch_size_of_task.get(task_id, 0) for task_id in self._task_ids.tolist()]
+        )
         if sizes.min() < 0 or sizes.sum() == 0:
-            raise ValueError(f"batch_size_of_task is {batch_size_of_task}; sizes must be >= 0 and not all 0")
+            raise ValueError(
+                f"batch_size_of_task is {batch_size_of_task}; sizes must be >= 0 and not all 0"
+            )
         empty = self._task_ids[(sizes > 0) & (self._windows_of_task() == 0)]
         if empty.size:
             raise RuntimeError(
@@ -331,11 +375,15 @@ class ReplayBuffer:
             )
         return np.repeat(np.arange(sizes.size), sizes)
 
-    def _draw_uniform(self, task: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _draw_uniform(
+        self, task: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         ring, step = np.empty_like(task), np.empty_like(task)
         redraw = np.arange(task.size)
         while redraw.size:  # ends: each task has a start that is not rejected
-            ring[redraw] = rng.integers(self._ring_bounds[task[redraw]], self._ring_bounds[task[redraw] + 1])
+            ring[redraw] = rng.integers(
+                self._ring_bounds[task[redraw]], self._ring_bounds[task[redraw] + 1]
+            )
             step[redraw] = rng.integers(self.oldest, self._head - self.window + 1, redraw.size)
             flags = self._rows["flags"][ring[redraw], step[redraw] % self.ring_length]
             redraw = redraw[(flags & RESET) > 0]
@@ -345,9 +393,11 @@ class ReplayBuffer:
         slots = (step[:, None] + np.arange(self.window)) % self.ring_length
         index = ring[:, None] * self.ring_length + slots
         rows = self._rows.reshape(-1).take(index)
-        # numpy, not torch.index_select: its large results come on huge pages, which spares most page faults,
-        # and a memory copy gains nothing from threads that others may be holding.
-        frames = torch.from_numpy(self._frames.reshape(-1, *self._frames.shape[2:]).take(index, axis=0))
+        # numpy, not torch.index_select: its large results come on huge pages, which spares most
+        # page faults, and a memory copy gains nothing from threads that others may be holding.
+        frames = torch.from_numpy(
+            self._frames.reshape(-1, *self._frames.shape[2:]).take(index, axis=0)
+        )
         return ReplayWindows(
             observation=frames.movedim(-1, 2) if self._is_image else frames,
             action=torch.from_numpy(rows["action"].astype(np.int64)),

@@ -1,4 +1,5 @@
-"""Frames of a replay ring in files that never change, so that the next checkpoint links them instead of writing them again.
+"""Frames of a replay ring in files that never change, so that the next checkpoint links them
+instead of writing them again.
 
 Shape legend: R = rings, L = ring length; the frame of absolute step t stands in slot ``t % L``.
 """
@@ -13,16 +14,25 @@ from safetensors.numpy import save_file
 
 
 class FrameChunks:
-    """Files of ``chunk_steps`` absolute steps each; remembers those to which no frame will be added."""
+    """Files of ``chunk_steps`` absolute steps each; remembers those to which no frame will be
+    added.
+    """
 
     def __init__(self, chunk_steps: int) -> None:
         self.chunk_steps = chunk_steps
         self._full: dict[int, str] = {}  # file of every full chunk
 
     def save(
-        self, frames: np.ndarray, oldest: int, head: int, directory: Path, suffix: str, previous: Path | None
+        self,
+        frames: np.ndarray,
+        oldest: int,
+        head: int,
+        directory: Path,
+        suffix: str,
+        previous: Path | None,
     ) -> list[str]:
-        """Write or link the live frames; names carry a random token, so equal names mean equal content.
+        """Write or link the live frames; names carry a random token, so equal names mean equal
+        content.
 
         Args:
             frames: the ring ``(R, L, …)``.
@@ -38,7 +48,10 @@ class FrameChunks:
         for chunk in range(oldest // self.chunk_steps, -(-head // self.chunk_steps)):
             name = self._full.get(chunk)
             if name is None or previous is None or not _link(previous / name, directory / name):
-                first, stop = max(oldest, chunk * self.chunk_steps), min(head, (chunk + 1) * self.chunk_steps)
+                first, stop = (
+                    max(oldest, chunk * self.chunk_steps),
+                    min(head, (chunk + 1) * self.chunk_steps),
+                )
                 name = f"frames-{first:012d}-{secrets.token_hex(4)}-{suffix}.safetensors"
                 rows = frames.take(np.arange(first, stop) % frames.shape[1], axis=1)
                 save_file({"frames": rows}, directory / name, metadata={"first_step": str(first)})
@@ -46,8 +59,12 @@ class FrameChunks:
         self._remember(names, oldest, head)
         return names
 
-    def load(self, frames: np.ndarray, oldest: int, head: int, directory: Path, names: list[str]) -> None:
-        """Read the live frames of ``names`` into the ring ``frames (R, L, …)``; the other arguments as in :meth:`save`."""
+    def load(
+        self, frames: np.ndarray, oldest: int, head: int, directory: Path, names: list[str]
+    ) -> None:
+        """Read the live frames of ``names`` into the ring ``frames (R, L, …)``; the other arguments
+        as in :meth:`save`.
+        """
         for name in names:
             with safe_open(directory / name, framework="numpy") as file:
                 first, rows = int(file.metadata()["first_step"]), file.get_tensor("frames")

@@ -1,8 +1,9 @@
 """Prioritised drawing: a sum tree over leaves, and the priorities of replay rows kept in it.
 
-Shape legend: B = draws or updates of one call, P = leaves, rounded up to a power of two. ``nodes`` is a
-float64 ``(2P,)`` heap: node 1 is the root, the children of node i are 2i and 2i + 1, leaf j is node P + j.
-Every inner node is recomputed as the sum of its two children, so rounding errors never build up.
+Shape legend: B = draws or updates of one call, P = leaves, rounded up to a power of two. ``nodes``
+is a float64 ``(2P,)`` heap: node 1 is the root, the children of node i are 2i and 2i + 1, leaf j is
+node P + j. Every inner node is recomputed as the sum of its two children, so rounding errors never
+build up.
 """
 
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ def _range_sum(nodes, first, stop):
 
 @njit(cache=True, nogil=True)
 def _find_subtree(nodes, first, stop, target):
-    """The subtree of the range, in the order of ``_range_sum``, that holds ``target``, and the rest of it."""
+    """The subtree of the range, in the order of ``_range_sum``, that holds ``target``, and the rest
+    of it.
+    """
     num_leaves = nodes.shape[0] // 2
     low, high, last = num_leaves + first, num_leaves + stop, 0
     while low < high:
@@ -66,7 +69,7 @@ def _find_subtree(nodes, first, stop, target):
 
 @njit(cache=True, nogil=True)
 def _descend(nodes, node, target):
-    """Leaf of the subtree in which ``target`` falls; never one without mass, whatever the rounding."""
+    """Leaf of the subtree in which ``target`` falls; whatever the rounding, one with mass."""
     num_leaves = nodes.shape[0] // 2
     while node < num_leaves:
         node *= 2
@@ -90,7 +93,8 @@ def _sample(nodes, first_B, stop_B, uniform_B, leaf_B):
 
 
 class SumTree:
-    """Non-negative masses over leaves 0 … num_leaves − 1, all zero at first; O(log) time per update or draw.
+    """Non-negative masses over leaves 0 … num_leaves − 1, all zero at first; O(log) time per update
+    or draw.
 
     Memory is 16 to 32 bytes per leaf, of which only touched parts become resident.
 
@@ -138,11 +142,16 @@ class SumTree:
         Raises:
             ValueError: for leaves out of range, other masses or different lengths.
         """
-        leaf, mass = self._checked("leaf", leaf, self.num_leaves - 1), np.ascontiguousarray(mass, np.float64)
+        leaf, mass = (
+            self._checked("leaf", leaf, self.num_leaves - 1),
+            np.ascontiguousarray(mass, np.float64),
+        )
         if mass.shape != leaf.shape:
             raise ValueError(f"mass has shape {mass.shape}; it must be that of leaf, {leaf.shape}")
         if not (np.isfinite(mass) & (mass >= 0)).all():
-            raise ValueError(f"mass spans {mass.min()} to {mass.max()}; it must be finite and not negative")
+            raise ValueError(
+                f"mass spans {mass.min()} to {mass.max()}; it must be finite and not negative"
+            )
         _update(self._nodes, leaf, mass)
 
     def sample(self, first: np.ndarray, stop: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -174,13 +183,16 @@ class SumTree:
     def _checked(name: str, index: ArrayLike, largest: int) -> np.ndarray:
         index = np.ascontiguousarray(index, np.int64)
         if index.size and not (index.min() >= 0 and index.max() <= largest):
-            raise ValueError(f"{name} spans {index.min()} to {index.max()}; it must be within 0 to {largest}")
+            raise ValueError(
+                f"{name} spans {index.min()} to {index.max()}; it must be within 0 to {largest}"
+            )
         return index
 
 
 @dataclass(frozen=True)
 class PriorityConfig:
-    """Prioritised sampling: a row is drawn with probability ∝ (priority + epsilon)^alpha within its task.
+    """Prioritised sampling: a row is drawn with probability ∝ (priority + epsilon)^alpha within its
+    task.
 
     Raises:
         ValueError: for an alpha or beta outside [0, 1], or an epsilon that is not positive.
@@ -206,8 +218,9 @@ class PriorityConfig:
 class RowPriorities:
     """Masses of the rows of T tasks: leaves ``bounds[t]`` … ``bounds[t + 1] − 1`` belong to task t.
 
-    Rows that may not be drawn have mass zero. A row comes in with the largest priority seen so far in its
-    task (1 before any update), so that it is drawn soon; tasks are apart: their errors differ in scale.
+    Rows that may not be drawn have mass zero. A row comes in with the largest priority seen so far
+    in its task (1 before any update), so that it is drawn soon; tasks are apart: their errors
+    differ in scale.
 
     Args:
         bounds: int ``(T + 1,)``, rising from 0 to the number of leaves.
@@ -243,12 +256,13 @@ class RowPriorities:
             rng: source of the draws.
 
         Returns:
-            Leaves int64 ``(B,)`` and importance weights float64 ``(B,)``: probability^−beta, divided by the
-            largest of the task in this call.
+            Leaves int64 ``(B,)`` and importance weights float64 ``(B,)``: probability^−beta,
+            divided by the largest of the task in this call.
         """
         leaf = self.tree.sample(self._bounds[task], self._bounds[task + 1], rng.random(task.size))
         mass = self.tree.mass(leaf)
-        # Within a task, probability is mass over a constant that the division by the largest weight cancels.
+        # Within a task, probability is mass over a constant that the division by the largest weight
+        # cancels.
         _, first, segment = np.unique(task, return_index=True, return_inverse=True)
         return leaf, (mass / np.minimum.reduceat(mass, first)[segment]) ** -self._config.beta
 

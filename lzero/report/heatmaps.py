@@ -72,7 +72,7 @@ class HeatmapPicture:
             columns,
             title=block.title,
             limits=self.limits,
-            colours=self.colours,
+            colors=self.colours,
             column_label=self.column_label,
         )
 

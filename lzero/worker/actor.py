@@ -1,4 +1,5 @@
-"""Acting in environments: encode, search, choose. One actor serves all environments of all tasks of a rank.
+"""Acting in environments: encode, search, choose. One actor serves all environments of all tasks of
+a rank.
 
 Shape legend: N = environments, A = actions, C = context steps.
 """
@@ -47,8 +48,8 @@ class Actor:
         policy: whose online model acts, with the search settings of its config.
         task_id: ``(N,)`` int64.
         legal: legal actions ``(N, A)`` bool.
-        rng: with it the actor explores: root or Gumbel noise, random ties, sampled actions (collecting); None has none
-            of that (evaluating).
+        rng: with it the actor explores: root or Gumbel noise, random ties, sampled actions
+            (collecting); None has none of that (evaluating).
     """
 
     def __init__(
@@ -60,27 +61,42 @@ class Actor:
     ) -> None:
         config = policy.config
         search_config, discount = config.policy.search, config.policy.discount
-        self.model, self.support, self.autocast, self.rng = policy.model, policy.support, policy.autocast, rng
+        self.model, self.support, self.autocast, self.rng = (
+            policy.model,
+            policy.support,
+            policy.autocast,
+            rng,
+        )
         self.search_config, self.legal = search_config, legal
         self.groups = TaskGroups.of(task_id, policy.device)
         self.device = self.groups.task_id.device
-        self.context = EnvContext(len(task_id), config.model.context_steps, config.model.embed_dim, self.device)
-        simulations = search_config.num_eval_simulations if rng is None else search_config.num_simulations
-        self.tree = make_tree(search_config, len(task_id), simulations, legal.shape[1], discount=discount, rng=rng)
+        self.context = EnvContext(
+            len(task_id), config.model.context_steps, config.model.embed_dim, self.device
+        )
+        simulations = (
+            search_config.num_eval_simulations if rng is None else search_config.num_simulations
+        )
+        self.tree = make_tree(
+            search_config, len(task_id), simulations, legal.shape[1], discount=discount, rng=rng
+        )
         self.noise = None
         if rng is not None and search_config.kind == "puct":
-            self.noise = RootNoise(search_config.dirichlet_alpha, search_config.dirichlet_weight, rng)
+            self.noise = RootNoise(
+                search_config.dirichlet_alpha, search_config.dirichlet_weight, rng
+            )
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray) -> Decision:
-        """Choose an action for every observation ``(N, *shape)``; the context moves on by one step."""
+        """Choose an action for every observation ``(N, *shape)``; the context moves on a step."""
         with self.autocast():
             latent = self.model.encoder(self._to_device(observation), self.groups.task_id)
             result = self._search(latent)
         action = result.actions(self.search_config.temperature, self.rng)
         self.context.push(latent, torch.as_tensor(action, device=self.device))
         reward = self.tree.root_rewards(action)
-        return Decision(action, result.policy(), result.value, result.prior, result.network_value, reward)
+        return Decision(
+            action, result.policy(), result.value, result.prior, result.network_value, reward
+        )
 
     def _search(self, latent: torch.Tensor) -> SearchResult:
         small = self.device.type == "cpu" and latent.numel() * latent.shape[1] < SMALL_SEARCH
@@ -95,10 +111,18 @@ class Actor:
             return search(self.model, self.support, root, self.legal, self.tree, self.noise)
 
     def act_randomly(self) -> Decision:
-        """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an empty context.
+        """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an
+        empty context.
 
         Policy and prior are the uniform policy that was followed, values and reward are zero.
+
+        Raises:
+            RuntimeError: if the actor has no ``rng``.
         """
+        if self.rng is None:
+            raise RuntimeError(
+                "an actor that does not explore cannot act at random; make it with rng"
+            )
         policy = (self.legal / self.legal.sum(axis=1, keepdims=True)).astype(np.float32)
         action = sample_actions(policy, 1.0, self.rng)
         self.forget(np.ones(len(policy), bool))

@@ -1,4 +1,5 @@
-"""Collecting: all environments of all tasks of a rank act together, every step goes to the replay ring.
+"""Collecting: all environments of all tasks of a rank act together, every step goes to the replay
+ring.
 
 Shape legend: N = environments, A = actions.
 """
@@ -11,7 +12,7 @@ from lzero.envs.multitask import EnvStep, MultiTaskVectorEnv
 from lzero.logging import PhaseTimer
 from lzero.replay.buffer import ReplayBuffer
 from lzero.worker.actor import Actor, Decision
-from lzero.worker.vitals import Vitals
+from lzero.worker.health import HealthMonitor
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Collected:
     steps: np.ndarray
 
     def sums(self, task_id: np.ndarray, num_tasks: int) -> np.ndarray:
-        """Per task ``(5, T)``: reward, env steps, and of the ended episodes score, length and number.
+        """Per task ``(5, T)``: reward, env steps, and of the ended episodes score, length and
+        number.
 
         Args:
             task_id: of the N environments.
@@ -90,7 +92,7 @@ class Collector:
         replay: receives every step.
         seed: of the environments.
         timer: takes the phase times ``search`` and ``env``.
-        vitals: watches the steps that are searched; None watches nothing.
+        health: watches the steps that are searched; None watches nothing.
     """
 
     def __init__(
@@ -100,15 +102,23 @@ class Collector:
         replay: ReplayBuffer,
         seed: int,
         timer: PhaseTimer,
-        vitals: Vitals | None = None,
+        health: HealthMonitor | None = None,
     ) -> None:
-        self.env, self.actor, self.replay, self.timer, self.vitals = env, actor, replay, timer, vitals
+        self.env, self.actor, self.replay, self.timer, self.health = (
+            env,
+            actor,
+            replay,
+            timer,
+            health,
+        )
         self.counter = EpisodeCounter(env.task_id)
         self.observation = env.reset(seed).observation
 
     def collect(self, num_steps: int, *, random: bool = False) -> Collected:
         """Play ``num_steps`` steps in every environment, at random or by search."""
-        collected = Collected([], np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, np.int64))
+        collected = Collected(
+            [], np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, np.int64)
+        )
         for _ in range(num_steps):
             step = self._step(random)
             collected.episodes.append(self.counter.add(step))
@@ -122,9 +132,10 @@ class Collector:
         with self.timer("env"):
             step = self.env.step(decision.action)
         self._store(decision, step)
-        if self.vitals is not None and not random:
-            self.vitals.add(decision, step)
-        # A cleared context is the start of an episode: after an end, and after the row that only reset.
+        if self.health is not None and not random:
+            self.health.add(decision, step)
+        # A cleared context is the start of an episode: after an end, and after the row that only
+        # reset.
         self.actor.forget(step.terminated | step.episode_over | step.reset)
         self.observation = step.observation
         return step

@@ -9,9 +9,13 @@ from torch import Tensor
 
 
 class EnvContext:
-    """Last C−1 (latent, action) pairs of N environments; each is cleared when its own episode ends, no other's."""
+    """Last C−1 (latent, action) pairs of N environments; each is cleared when its own episode ends,
+    no other's.
+    """
 
-    def __init__(self, num_envs: int, context_steps: int, embed_dim: int, device: torch.device) -> None:
+    def __init__(
+        self, num_envs: int, context_steps: int, embed_dim: int, device: torch.device
+    ) -> None:
         self.latent = torch.zeros(num_envs, context_steps - 1, embed_dim, device=device)
         self.action = torch.zeros(num_envs, context_steps - 1, dtype=torch.int64, device=device)
         self.num_valid = torch.zeros(num_envs, dtype=torch.int64, device=device)
@@ -28,4 +32,6 @@ class EnvContext:
 
     def clear(self, ended: np.ndarray) -> None:
         """Forget the past of the environments whose episode ``ended (N,)``."""
-        self.num_valid = self.num_valid.masked_fill(torch.as_tensor(ended, device=self.num_valid.device), 0)
+        self.num_valid = self.num_valid.masked_fill(
+            torch.as_tensor(ended, device=self.num_valid.device), 0
+        )

@@ -65,21 +65,24 @@ def evaluate(
 ) -> Evaluation:
     """Play ``num_episodes`` episodes of every task.
 
-    Every environment plays its own fixed share of the episodes, so that short episodes are not counted more often than
-    long ones. The actor's context is cleared where an episode ends.
+    Every environment plays its own fixed share of the episodes, so that short episodes are not
+    counted more often than long ones. The actor's context is cleared where an episode ends.
 
     Args:
         env: evaluation environments, neither clipping rewards nor cutting at lost lives.
         actor: not exploring, with as many roots as ``env`` has environments.
-        num_episodes: E; rounded up to a multiple of each task's environments, the surplus is dropped.
+        num_episodes: E; rounded up to a multiple of each task's environments, the surplus is
+            dropped.
         seed: of the environments.
         screens: by task id; their first episode is recorded.
         on_step: told (episodes finished, episodes wanted) after every step.
     """
-    seeds = {task: task_seed(seed, task) for task in (screens or {})}
-    first_row = {int(task): int(np.flatnonzero(env.task_id == task)[0]) for task in seeds}
-    cameras = {task: _Camera(screen, first_row[task], seeds[task]) for task, screen in (screens or {}).items()}
-    per_env = np.repeat([-(-num_episodes // count) for count in env.num_envs_per_task], env.num_envs_per_task)
+    cameras: dict[int, _Camera] = {}
+    for task, screen in (screens or {}).items():
+        first_row = int(np.flatnonzero(env.task_id == task)[0])
+        cameras[task] = _Camera(screen, first_row, task_seed(seed, task))
+    counts = np.array(env.num_envs_per_task)
+    per_env = np.repeat(-(-num_episodes // counts), counts)  # rounded up
     score = np.zeros((env.num_envs, per_env.max()))
     length = np.zeros((env.num_envs, per_env.max()), np.int64)
     done = np.zeros(env.num_envs, np.int64)
@@ -101,13 +104,23 @@ def evaluate(
         observation = step.observation
         if on_step is not None:
             on_step(int(done.sum()), int(per_env.sum()))
+    recordings: dict[int, Recording] = {}
+    for task, camera in cameras.items():
+        recordings[task] = Recording(camera.frames, camera.screen.frames_per_second)
     return Evaluation(
         score=_first_episodes(score, per_env, env, num_episodes),
         length=_first_episodes(length, per_env, env, num_episodes),
-        recordings={task: Recording(c.frames, c.screen.frames_per_second) for task, c in cameras.items()},
+        recordings=recordings,
     )
 
 
-def _first_episodes(values: np.ndarray, per_env: np.ndarray, env: MultiTaskVectorEnv, num_episodes: int) -> np.ndarray:
-    """``(tasks, E)``: of every task, the environments' first episodes, then their second ones, and so on."""
-    return np.stack([values[rows, : per_env[rows.start]].T.flatten()[:num_episodes] for rows in env.rows])
+def _first_episodes(
+    values: np.ndarray, per_env: np.ndarray, env: MultiTaskVectorEnv, num_episodes: int
+) -> np.ndarray:
+    """``(tasks, E)``: of every task, the environments' first episodes, then their second ones, and
+    so on.
+    """
+    by_task = []
+    for rows in env.rows:
+        by_task.append(values[rows, : per_env[rows.start]].T.flatten()[:num_episodes])
+    return np.stack(by_task)

@@ -1,4 +1,6 @@
-"""Conflict where its cause is known: the two Catch tasks show the same pictures and ask for opposite moves."""
+"""Conflict where its cause is known: the two Catch tasks show the same pictures and ask for
+opposite moves.
+"""
 
 import numpy as np
 import torch
@@ -19,7 +21,11 @@ def make_config(*, share_head: bool = True, moe: dict | None = None) -> Experime
     """One step of context and no task embedding: only heads of their own can tell the tasks apart."""
     data = presets(moe=True)["blind"][1].model_dump()
     data["model"]["share_head"] = share_head
-    data["policy"] |= {"gradient_conflict_interval": INTERVAL, "loss": ONLY_POLICY, "batch_size": 64}
+    data["policy"] |= {
+        "gradient_conflict_interval": INTERVAL,
+        "loss": ONLY_POLICY,
+        "batch_size": 64,
+    }
     data["model"]["moe"] |= moe or {}
     return ExperimentConfig.model_validate(data | {"device": "cpu", "precision": "fp32"})
 
@@ -33,15 +39,28 @@ def best_action(picture: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
 
 
 def conflicts(config: ExperimentConfig) -> list[dict[str, GradientConflict]]:
-    """Of the last three measured updates, on games played at random with the best moves as policy targets.
+    """Of the last three measured updates, on games played at random with the best moves as policy
+    targets.
 
-    The first updates learn what the tasks have in common, such as how often the ball is straight above.
+    The first updates learn what the tasks have in common, such as how often the ball is straight
+    above.
     """
     env = load_domain(config.env.domain).make(
-        config.env, config.env.games, (0, 1), (16, 16), env_offsets=(0, 0), training=True, num_threads=1
+        config.env,
+        config.env.games,
+        (0, 1),
+        (16, 16),
+        env_offsets=(0, 0),
+        training=True,
+        num_threads=1,
     )
     replay = ReplayBuffer(
-        env.task_id, 80, env.observation_shape, env.observation_dtype, env.num_actions, config.policy.window
+        env.task_id,
+        80,
+        env.observation_shape,
+        env.observation_dtype,
+        env.num_actions,
+        config.policy.window,
     )
     rng = np.random.default_rng(0)
     observation = env.reset(0).observation
@@ -50,7 +69,14 @@ def conflicts(config: ExperimentConfig) -> list[dict[str, GradientConflict]]:
         visits = np.eye(3)[best_action(observation, env.task_id == 1)]
         step = env.step(action)
         flags = {"terminated": step.terminated, "truncated": step.truncated, "reset": step.reset}
-        replay.append(observation, action, step.reward, visits=visits, root_value=np.zeros(env.num_envs), **flags)
+        replay.append(
+            observation,
+            action,
+            step.reward,
+            visits=visits,
+            root_value=np.zeros(env.num_envs),
+            **flags,
+        )
         observation = step.observation
     torch.manual_seed(0)
     policy = UniZeroMTPolicy(config, env.observation_shape, env.legal_actions[[0, 16]])
@@ -64,7 +90,13 @@ def mean_score(measured: list[dict[str, GradientConflict]], component: str) -> f
 
 def test_what_cannot_tell_mirrored_tasks_apart_is_torn_between_them():
     shared, own = conflicts(make_config()), conflicts(make_config(share_head=False))
-    for component in ("encoder", "before_moe/layer0", "moe_layer/layer0", "shared_expert/layer0", "transformer"):
+    for component in (
+        "encoder",
+        "before_moe/layer0",
+        "moe_layer/layer0",
+        "shared_expert/layer0",
+        "transformer",
+    ):
         score = mean_score(shared, component)
         assert score > 0.4, f"{component}: opposite moves are wanted of the same features"
         assert mean_score(own, component) < score / 2, f"{component}: heads of their own translate"
@@ -74,4 +106,7 @@ def test_hardcoded_experts_are_never_pulled_by_both_tasks():
     for found in conflicts(make_config(moe={"routing": "hardcoded"})):
         experts = [conflict for name, conflict in found.items() if name.startswith("expert_")]
         assert len(experts) == 8
-        assert all(conflict.valid.sum() == 1 and np.isnan(conflict.max_conflict_score) for conflict in experts)
+        assert all(
+            conflict.valid.sum() == 1 and np.isnan(conflict.max_conflict_score)
+            for conflict in experts
+        )

@@ -1,4 +1,6 @@
-"""Expert selection in the logs: divergences equal scipy's, every tag reaches the event file with the right number."""
+"""Expert selection in the logs: divergences equal scipy's, every tag reaches the event file with
+the right number.
+"""
 
 import itertools
 import math
@@ -43,7 +45,9 @@ REFERENCES = {
 
 
 def subsets(size: int) -> itertools.chain:
-    return itertools.chain.from_iterable(itertools.combinations(range(size), n) for n in range(size + 1))
+    return itertools.chain.from_iterable(
+        itertools.combinations(range(size), n) for n in range(size + 1)
+    )
 
 
 @pytest.mark.parametrize("function", REFERENCES, ids=lambda function: function.__name__)
@@ -56,7 +60,9 @@ def test_divergences_equal_their_references(function):
     assert (matrix >= 0).all()
     for i, j in itertools.product(range(6), repeat=2):
         assert matrix[i, j] == pytest.approx(REFERENCES[function](p[i], p[j]), abs=1e-12)
-    assert matrix[0, 1] == pytest.approx({"js": math.log(2), "to": 1.0, "wa": 7.0}[function.__name__[:2]])
+    assert matrix[0, 1] == pytest.approx(
+        {"js": math.log(2), "to": 1.0, "wa": 7.0}[function.__name__[:2]]
+    )
     np.testing.assert_array_equal(function(np.stack([p, p[::-1]]))[1], matrix[::-1, ::-1])
 
 
@@ -82,7 +88,9 @@ def test_only_wasserstein_depends_on_the_experts_numbers():
 
 
 def make_selection(num_tasks: int = len(TASKS), seed: int = 0) -> dict[int, ExpertSelection]:
-    """Selections of two layers; the last expert of layer 0 is dead in the first window, the last task has no data there."""
+    """Selections of two layers; the last expert of layer 0 is dead in the first window, the last
+    task has no data there.
+    """
     rng = np.random.default_rng(seed)
     selection = {}
     for layer in LAYERS:
@@ -100,7 +108,10 @@ def expected_tags(num_tasks: int) -> set[str]:
         for task in range(num_tasks):
             for name in ("Entropy", "EntropyNormalised", "Variance"):
                 tags.add(f"MOE_Details/Task{task}_{window}/ExpertSelection{name}")
-            tags |= {f"MOE_Details/Task{task}_{window}/{name}" for name in ("TotalSelections", "DataPoints")}
+            tags |= {
+                f"MOE_Details/Task{task}_{window}/{name}"
+                for name in ("TotalSelections", "DataPoints")
+            }
         for name in (
             *("NumActiveTasks", "NumExperts", "ExpertUsageEntropy", "ExpertUsageEntropyNormalised"),
             *("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance"),
@@ -113,7 +124,9 @@ def expected_tags(num_tasks: int) -> set[str]:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory) -> tuple[EventAccumulator, dict[str, float | None], dict[str, list]]:
-    """Event file, scalars of the JSONL file and its arrays after one look at :func:`make_selection`."""
+    """Event file, scalars of the JSONL file and its arrays after one look at
+    :func:`make_selection`.
+    """
     directory = tmp_path_factory.mktemp("run")
     with RunLogger(directory, is_main=True) as logger:
         log_expert_selection(logger, make_selection(), TASKS, 160, 40)
@@ -132,7 +145,11 @@ def test_every_tag_is_in_the_event_file(logged):
     for tag in tags:
         [event] = events.Scalars(tag)
         assert event.step == 160
-        assert math.isnan(event.value) if metrics[tag] is None else event.value == pytest.approx(metrics[tag], rel=1e-6)
+        assert (
+            math.isnan(event.value)
+            if metrics[tag] is None
+            else event.value == pytest.approx(metrics[tag], rel=1e-6)
+        )
     pictures = {f"TaskSimilarity/{window}_{name}_Matrix" for window in WINDOWS for name in MATRICES}
     pictures |= {f"MOE_Heatmap/{window}_TaskExpert_Heatmap" for window in WINDOWS}
     assert set(events.Tags()["images"]) == pictures
@@ -155,26 +172,43 @@ def test_numbers_are_those_of_a_naive_loop(logged):
             row = rows.get(task)
             entropy = None if row is None else -sum(p * math.log(p) for p in row if p)
             expected[tag + "ExpertSelectionEntropy"] = entropy
-            expected[tag + "ExpertSelectionEntropyNormalised"] = None if row is None else entropy / math.log(NUM_EXPERTS)
-            expected[tag + "ExpertSelectionVariance"] = None if row is None else ((row - 0.25) ** 2).mean()
+            expected[tag + "ExpertSelectionEntropyNormalised"] = (
+                None if row is None else entropy / math.log(NUM_EXPERTS)
+            )
+            expected[tag + "ExpertSelectionVariance"] = (
+                None if row is None else ((row - 0.25) ** 2).mean()
+            )
         usage, load = np.mean(list(rows.values()), axis=0), counts.sum(axis=0)
         usage_entropy = -sum(p * math.log(p) for p in usage if p)
         values = (len(rows), NUM_EXPERTS, usage_entropy, usage_entropy / math.log(NUM_EXPERTS))
         values += (load.argmax(), load.argmin(), sum(load == 0), load.max() / load.mean())
-        names = ("NumActiveTasks", "NumExperts", "ExpertUsageEntropy", "ExpertUsageEntropyNormalised")
+        names = (
+            "NumActiveTasks",
+            "NumExperts",
+            "ExpertUsageEntropy",
+            "ExpertUsageEntropyNormalised",
+        )
         names += ("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance")
-        expected |= {f"MOE_Global/{window}/{name}": value for name, value in zip(names, values, strict=True)}
+        expected |= {
+            f"MOE_Global/{window}/{name}": value for name, value in zip(names, values, strict=True)
+        }
         for (name, quantity), function in zip(MATRICES.items(), REFERENCES, strict=True):
-            pairs = [REFERENCES[function](rows[i], rows[j]) for i, j in itertools.combinations(rows, 2)]
+            pairs = [
+                REFERENCES[function](rows[i], rows[j]) for i, j in itertools.combinations(rows, 2)
+            ]
             expected[f"MOE_Divergence/{window}_Avg{quantity}"] = np.mean(pairs)
             expected[f"MOE_Divergence/{window}_Max{quantity}"] = max(pairs)
             matrix = np.array(arrays[f"task_similarity/{window}_{name}/layer{layer}"], dtype=float)
             assert np.nanmax(matrix) == pytest.approx(max(pairs))
             assert np.isnan(matrix).any() == (window == "immediate")
         for tag, value in expected.items():
-            assert metrics[f"{tag}/layer{layer}"] == (None if value is None else pytest.approx(value)), tag
+            assert metrics[f"{tag}/layer{layer}"] == (
+                None if value is None else pytest.approx(value)
+            ), tag
         table = np.array(arrays[f"expert_selection/{window}/layer{layer}"], dtype=float)
-        np.testing.assert_allclose(table, [rows.get(task, np.full(NUM_EXPERTS, np.nan)) for task in range(len(TASKS))])
+        np.testing.assert_allclose(
+            table, [rows.get(task, np.full(NUM_EXPERTS, np.nan)) for task in range(len(TASKS))]
+        )
     assert metrics["MOE_Global/immediate/DeadExperts/layer0"] == 1
 
 
@@ -210,21 +244,35 @@ def test_pictures_show_the_matrices(monkeypatch, tmp_path):
     np.testing.assert_array_equal(panels["layer 2"], selection[2].frequencies[1])
     panels, rows, columns, limits = drawn["Wasserstein Distance between tasks, long window"]
     assert (rows, columns, limits) == (TASKS, TASKS, (0.0, 3.0))
-    np.testing.assert_array_equal(panels["layer 0"], wasserstein_matrix(selection[0].frequencies)[3])
+    np.testing.assert_array_equal(
+        panels["layer 0"], wasserstein_matrix(selection[0].frequencies)[3]
+    )
     assert drawn["JS Divergence between tasks, long window"][-1] == (0.0, math.log(2))
 
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
-    monkeypatch.setattr(expert_log, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), dtype=np.uint8))
+    monkeypatch.setattr(
+        expert_log, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), dtype=np.uint8)
+    )
     counts = np.full((len(WINDOWS), 1, 1), 0 if empty else 7)
     with RunLogger(tmp_path, is_main=True) as logger:
-        log_expert_selection(logger, {0: ExpertSelection(WINDOWS, counts, counts[..., 0])}, ("Pong",), 1, 1)
-    metrics = {tag: value for row in read_metrics(tmp_path / "metrics.jsonl") for tag, value in row["metrics"].items()}
+        log_expert_selection(
+            logger, {0: ExpertSelection(WINDOWS, counts, counts[..., 0])}, ("Pong",), 1, 1
+        )
+    metrics = {
+        tag: value
+        for row in read_metrics(tmp_path / "metrics.jsonl")
+        for tag, value in row["metrics"].items()
+    }
     assert expected_tags(1) <= set(metrics)
     assert all(value is None for tag, value in metrics.items() if tag.startswith("MOE_Divergence/"))
     assert metrics["MOE_Global/long/NumActiveTasks"] == (0 if empty else 1)
-    assert metrics["MOE_Global/long/DeadExperts"] == metrics["MOE_Global/long/ExpertUsageEntropy"] == (None if empty else 0)
+    assert (
+        metrics["MOE_Global/long/DeadExperts"]
+        == metrics["MOE_Global/long/ExpertUsageEntropy"]
+        == (None if empty else 0)
+    )
     assert metrics["MOE_Global/long/LoadImbalance"] == (None if empty else 1)
     assert metrics["MOE_Global/long/MostUsedExpert"] == (None if empty else 0)
 
@@ -238,5 +286,8 @@ def test_other_ranks_and_dense_models_draw_nothing(tmp_path, monkeypatch):
 
 
 def test_a_name_per_task_is_needed(tmp_path):
-    with RunLogger(tmp_path, is_main=True) as logger, pytest.raises(ValueError, match="2 names for 3 tasks"):
+    with (
+        RunLogger(tmp_path, is_main=True) as logger,
+        pytest.raises(ValueError, match="2 names for 3 tasks"),
+    ):
         log_expert_selection(logger, make_selection(), TASKS[:2], 1, 1)

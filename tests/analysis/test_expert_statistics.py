@@ -27,7 +27,10 @@ from lzero.nn.moe import MoELayer, hardcoded_experts
 from tests.ranks import SECONDS, run_ranks
 
 NUM_TASKS, NUM_EXPERTS, DIM, LENGTH = 3, 4, 16, 6
-SMALL = {"windows": {"fine": 4, "middle": 12, "coarse": 40}, "num_buckets": 4}  # buckets of 1, 3 and 10 updates
+SMALL = {
+    "windows": {"fine": 4, "middle": 12, "coarse": 40},
+    "num_buckets": 4,
+}  # buckets of 1, 3 and 10 updates
 WORLD_SIZE, UPDATES = 2, 130
 
 
@@ -48,7 +51,9 @@ def assert_same(selection: ExpertSelection, other: ExpertSelection) -> None:
     np.testing.assert_array_equal(selection.data_points, other.data_points)
 
 
-def recorded(statistics: ExpertSelectionStatistics, updates: list[Tensor]) -> ExpertSelectionStatistics:
+def recorded(
+    statistics: ExpertSelectionStatistics, updates: list[Tensor]
+) -> ExpertSelectionStatistics:
     for counts in updates:
         statistics.record(counts)
     return statistics
@@ -78,18 +83,26 @@ def test_windows_equal_brute_force(options, number, every):
         for index, length in enumerate(options["windows"].values()):
             inside = torch.stack(list(history)[-covered(done, length, options["num_buckets"]) :])
             np.testing.assert_array_equal(selection.counts[index], inside.sum(dim=0))
-            np.testing.assert_array_equal(selection.data_points[index], inside.any(dim=2).sum(dim=0))
+            np.testing.assert_array_equal(
+                selection.data_points[index], inside.any(dim=2).sum(dim=0)
+            )
 
 
 def test_at_bucket_borders_a_window_is_exactly_its_length():
     for length, bucket in zip(SMALL["windows"].values(), (1, 3, 10), strict=True):
-        assert {covered(updates, length, 4) for updates in range(length, 3 * length, bucket)} == {length}
+        assert {covered(updates, length, 4) for updates in range(length, 3 * length, bucket)} == {
+            length
+        }
 
 
 def test_windows_and_memory():
     assert WINDOWS == {"immediate": 100, "short": 1_000, "medium": 10_000, "long": 100_000}
     statistics = ExpertSelectionStatistics(26, 8)
-    assert statistics.nbytes == sum(statistics.__dict__[name].nbytes for name in ("_ring", "_sums")) <= 2**20
+    assert (
+        statistics.nbytes
+        == sum(statistics.__dict__[name].nbytes for name in ("_ring", "_sums"))
+        <= 2**20
+    )
 
 
 def test_windows_that_cannot_be_cut_are_refused():
@@ -129,7 +142,9 @@ def test_other_ranks_restore_data_points_but_no_selections():
     "other",
     [
         ExpertSelectionStatistics(NUM_TASKS, NUM_EXPERTS + 1, **SMALL),
-        ExpertSelectionStatistics(NUM_TASKS, NUM_EXPERTS, windows={"a": 4, "b": 12, "c": 44}, num_buckets=4),
+        ExpertSelectionStatistics(
+            NUM_TASKS, NUM_EXPERTS, windows={"a": 4, "b": 12, "c": 44}, num_buckets=4
+        ),
     ],
     ids=["experts", "windows"],
 )
@@ -148,7 +163,9 @@ def test_copies_and_readings_stay_as_they_are():
     [summed] = reduce_selections([statistics])
     total = before.counts.sum()
     recorded(statistics, [torch.ones(NUM_TASKS, NUM_EXPERTS, dtype=torch.int64)])
-    assert before.counts.sum() == summed.counts.sum() == total != statistics.selection().counts.sum()
+    assert (
+        before.counts.sum() == summed.counts.sum() == total != statistics.selection().counts.sum()
+    )
     assert reduce_selections([]) == []
 
 
@@ -160,8 +177,12 @@ class OnDeviceOnly(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.seen += 1
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        assert all(tensor.device.type == "meta" for tensor in tensors), f"{func} takes a tensor of the host"
-        assert func.overloadpacket.__name__ not in ("index", "index_put_", "lift_fresh"), f"{func}: indices come from the host"
+        assert all(tensor.device.type == "meta" for tensor in tensors), (
+            f"{func} takes a tensor of the host"
+        )
+        assert func.overloadpacket.__name__ not in ("index", "index_put_", "lift_fresh"), (
+            f"{func}: indices come from the host"
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -171,7 +192,10 @@ def test_counting_and_recording_wait_for_no_value(monkeypatch):
     config = MoEConfig(num_experts=NUM_EXPERTS, routing="hardcoded")
     monkeypatch.setattr(moe, "compute_dtype", lambda x: x.dtype)
     layer = MoELayer(config, DIM, NUM_TASKS).to("meta").train()
-    tokens, task_id = torch.empty(12, DIM, device="meta"), torch.empty(12, dtype=torch.int64, device="meta")
+    tokens, task_id = (
+        torch.empty(12, DIM, device="meta"),
+        torch.empty(12, dtype=torch.int64, device="meta"),
+    )
     present = torch.empty(NUM_TASKS, dtype=torch.bool, device="meta")
     recorder = ExpertSelectionRecorder({0: layer})
     with OnDeviceOnly() as mode:
@@ -214,7 +238,10 @@ def test_hardcoded_routing_is_counted_exactly():
                 expected = np.zeros(NUM_EXPERTS)
                 expected[owner[task]] = selections
                 np.testing.assert_array_equal(window["total_counts"], expected)
-                assert (window["total_selections"], window["data_points"]) == (selections, data_points)
+                assert (window["total_selections"], window["data_points"]) == (
+                    selections,
+                    data_points,
+                )
                 frequencies = expected / selections if selections else np.full(NUM_EXPERTS, np.nan)
                 np.testing.assert_array_equal(window["frequencies"], frequencies)
         one = transformer.recorder.stats(2)[layer]
@@ -254,7 +281,10 @@ def test_windows_are_no_part_of_the_module():
     target = copy.deepcopy(transformer)
     before = set(transformer.state_dict()), [name for name, _ in transformer.named_buffers()]
     update(transformer, [0, 1])
-    assert (set(transformer.state_dict()), [name for name, _ in transformer.named_buffers()]) == before
+    assert (
+        set(transformer.state_dict()),
+        [name for name, _ in transformer.named_buffers()],
+    ) == before
     assert not copy.deepcopy(target).blocks[0].feed_forward.selection_counts.any()
 
 
@@ -274,9 +304,15 @@ def test_unknown_tasks_and_layers_are_refused():
         with pytest.raises(ValueError, match=f"task_id={task}: allowed are 0 to 2"):
             transformer.recorder.stats(task)
     state = transformer.recorder.state()
-    assert sorted(state) == [f"layer{layer}.{name}" for layer in (0, 1) for name in ("ring", "updates", "windows")]
-    with pytest.raises(ValueError, match=r"are of \['layer0'\], this model routes in layers \[0, 1\]"):
-        transformer.recorder.load_state({name: state[name] for name in state if name.startswith("layer0.")})
+    assert sorted(state) == [
+        f"layer{layer}.{name}" for layer in (0, 1) for name in ("ring", "updates", "windows")
+    ]
+    with pytest.raises(
+        ValueError, match=r"are of \['layer0'\], this model routes in layers \[0, 1\]"
+    ):
+        transformer.recorder.load_state(
+            {name: state[name] for name in state if name.startswith("layer0.")}
+        )
 
 
 TASKS_OF_UPDATE = [([0, 1], [1, 2]), ([0], [0]), ([1, 1], [2]), ([2], [1, 1, 1])]

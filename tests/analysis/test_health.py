@@ -12,13 +12,17 @@ from lzero.analysis.plasticity import effective_rank, parameter_lag
 
 @pytest.mark.parametrize("directions", [1, 3, 8])
 def test_effective_rank_counts_directions_of_equal_strength(directions):
-    basis = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0][:directions]
+    basis = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0][
+        :directions
+    ]
     rows = torch.cat([basis, -basis]) + 5.0  # a common offset is no direction
     assert effective_rank(rows).item() == pytest.approx(directions, rel=1e-4)
 
 
 def test_effective_rank_is_the_exponential_of_the_entropy_of_singular_values():
-    rows = torch.randn(40, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.01, 3, 12)
+    rows = torch.randn(40, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(
+        0.01, 3, 12
+    )
     singular = np.linalg.svd((rows - rows.mean(0)).numpy(), compute_uv=False)
     assert effective_rank(rows).item() == pytest.approx(np.exp(entropy(singular)), rel=1e-4)
 

@@ -1,4 +1,6 @@
-"""The update task by task: the same step as a plain one, and gradients of tasks that equal an independent computation."""
+"""The update task by task: the same step as a plain one, and gradients of tasks that equal an
+independent computation.
+"""
 
 import builtins
 import copy
@@ -10,7 +12,14 @@ import torch
 from lzero.analysis.aggregation import AggregationError, Aggregator
 from lzero.analysis.points import ActivationPoint, ParameterPoint
 from lzero.policy import UniZeroMTPolicy, unizero_multitask
-from tests.policy.unizero_cases import MODELS, independent_loss, make_config, make_policy, make_windows, merged
+from tests.policy.unizero_cases import (
+    MODELS,
+    independent_loss,
+    make_config,
+    make_policy,
+    make_windows,
+    merged,
+)
 
 EVERY = {"policy": {"gradient_conflict_interval": 1}}
 NEVER = {"policy": {"gradient_conflict_interval": 0}}
@@ -18,19 +27,31 @@ NEVER = {"policy": {"gradient_conflict_interval": 0}}
 
 @pytest.mark.parametrize("name", MODELS)
 def test_measuring_changes_no_parameter(name):
-    plain, measured = (make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY))
+    plain, measured = (
+        make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY)
+    )
     start = copy.deepcopy(plain.model.state_dict())
     for seed in range(3):
         windows = make_windows(plain.config, seed=seed)
         results = [policy.learn(windows) for policy in (plain, measured)]
         assert not results[0].grams and results[1].grams
         for field in ("task_means", "spread", "task_losses", "grad_norm", "value_error"):
-            torch.testing.assert_close(getattr(results[1], field), getattr(results[0], field), rtol=1e-4, atol=1e-5)
-    for (key, one), other in zip(plain.model.state_dict().items(), measured.model.state_dict().values(), strict=True):
-        if key.endswith("qkv.bias"):  # no softmax feels the keys' bias: its gradient is noise, which Adam blows up
+            torch.testing.assert_close(
+                getattr(results[1], field), getattr(results[0], field), rtol=1e-4, atol=1e-5
+            )
+    for (key, one), other in zip(
+        plain.model.state_dict().items(), measured.model.state_dict().values(), strict=True
+    ):
+        if key.endswith(
+            "qkv.bias"
+        ):  # no softmax feels the keys' bias: its gradient is noise, which Adam blows up
             one, other = (bias.view(3, -1)[[0, 2]] for bias in (one, other))
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
-    assert any(not torch.equal(start[key], value) for key, value in plain.model.state_dict().items())
+        torch.testing.assert_close(
+            one, other, rtol=0, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+        )
+    assert any(
+        not torch.equal(start[key], value) for key, value in plain.model.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("kind", ["mean", "upgrad"])
@@ -39,12 +60,20 @@ def test_gradients_lie_in_memory_as_their_parameters_do(name, kind, monkeypatch)
     """Fused optimisers walk through memory: a gradient in another order would move other weights."""
     if kind != "mean":
         pytest.importorskip("torchjd")
-    policy = make_policy(make_config(merged(MODELS[name], merged(EVERY, {"policy": {"gradient_aggregator": kind}}))))
-    for parameter in policy.model.task_parameters():  # autograd gives gradients that lie in another order
+    policy = make_policy(
+        make_config(merged(MODELS[name], merged(EVERY, {"policy": {"gradient_aggregator": kind}})))
+    )
+    for (
+        parameter
+    ) in policy.model.task_parameters():  # autograd gives gradients that lie in another order
         parameter.data = parameter.data.mT.contiguous().mT
     monkeypatch.setattr(policy, "_step", lambda present: torch.zeros(()))
     policy.learn(make_windows(policy.config))
-    strides = {name: (p.stride(), p.grad.stride()) for name, p in policy.model.named_parameters() if p.grad is not None}
+    strides = {
+        name: (p.stride(), p.grad.stride())
+        for name, p in policy.model.named_parameters()
+        if p.grad is not None
+    }
     assert len(strides) > 20
     for name, (parameter, gradient) in strides.items():
         assert gradient == parameter, name
@@ -80,10 +109,16 @@ def expected_gradients(policy: UniZeroMTPolicy, windows, targets) -> dict[str, n
     """Gradient of every task's loss at every component ``(T, D)``, from one joint graph."""
     model, layers = policy.model, policy.model.world_model.transformer.blocks
     latents, inputs = [], [[] for _ in layers]
-    hooks = [model.encoder.register_forward_hook(lambda module, arguments, output: latents.append(output))]
+    hooks = [
+        model.encoder.register_forward_hook(
+            lambda module, arguments, output: latents.append(output)
+        )
+    ]
     for layer, block in enumerate(layers):
         hooks.append(
-            block.feed_forward.register_forward_pre_hook(lambda m, args, layer=layer: inputs[layer].append(args[0]))
+            block.feed_forward.register_forward_pre_hook(
+                lambda m, args, layer=layer: inputs[layer].append(args[0])
+            )
         )
     losses = independent_loss(policy, windows, targets)
     for hook in hooks:
@@ -92,8 +127,12 @@ def expected_gradients(policy: UniZeroMTPolicy, windows, targets) -> dict[str, n
     def flat(task: int, parameters, expert: int | None = None) -> np.ndarray:
         parameters = list(parameters)
         found = torch.autograd.grad(losses[task], parameters, retain_graph=True, allow_unused=True)
-        found = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        return np.concatenate([(g if expert is None else g[expert]).numpy().ravel() for g in found]).astype(np.float64)
+        found = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)
+        ]
+        return np.concatenate(
+            [(g if expert is None else g[expert]).numpy().ravel() for g in found]
+        ).astype(np.float64)
 
     def mean_token(task: int, tensors: list) -> np.ndarray:
         (gradient,) = torch.autograd.grad(losses[task], [tensors[task]], retain_graph=True)
@@ -106,21 +145,29 @@ def expected_gradients(policy: UniZeroMTPolicy, windows, targets) -> dict[str, n
         expected[f"before_moe/layer{layer}"] = [mean_token(task, inputs[layer]) for task in tasks]
         expected[f"moe_layer/layer{layer}"] = [flat(task, forward.parameters()) for task in tasks]
         if policy.config.model.moe.enabled:
-            expected[f"shared_expert/layer{layer}"] = [flat(t, forward.shared_experts.parameters()) for t in tasks]
+            expected[f"shared_expert/layer{layer}"] = [
+                flat(t, forward.shared_experts.parameters()) for t in tasks
+            ]
             for expert in range(len(forward.experts.w_in)):
                 expected[f"expert_{expert}/layer{layer}"] = [
                     flat(t, forward.experts.parameters(), expert) for t in tasks
                 ]
             if forward.router is not None:
-                expected[f"router/layer{layer}"] = [flat(task, forward.router.parameters()) for task in tasks]
-    expected["transformer"] = [flat(task, model.world_model.transformer.parameters()) for task in tasks]
+                expected[f"router/layer{layer}"] = [
+                    flat(task, forward.router.parameters()) for task in tasks
+                ]
+    expected["transformer"] = [
+        flat(task, model.world_model.transformer.parameters()) for task in tasks
+    ]
     expected["encoder_parameters"] = [flat(task, model.encoder.parameters()) for task in tasks]
     return {name: np.stack(rows) for name, rows in expected.items()}
 
 
 @pytest.mark.parametrize("name", ["moe", "dense", "shared heads", "hardcoded", "registers"])
 def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
-    plain, measured = (make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY))
+    plain, measured = (
+        make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY)
+    )
     windows = make_windows(plain.config)
     untouched = copy.deepcopy(plain.model)
     plain.learn(windows)
@@ -133,7 +180,9 @@ def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
         valid = norms > 0
         found = conflicts[component]
         assert found.valid.tolist() == valid.tolist(), component
-        np.testing.assert_allclose(found.gradient_norms[found.valid], norms[valid], rtol=1e-3, err_msg=component)
+        np.testing.assert_allclose(
+            found.gradient_norms[found.valid], norms[valid], rtol=1e-3, err_msg=component
+        )
         cosine = found.cosine_similarity_matrix.numpy()[np.ix_(valid, valid)]
         np.testing.assert_allclose(
             cosine,
@@ -142,7 +191,11 @@ def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
             err_msg=component,
         )
     if name == "hardcoded":  # every task has its own expert
-        assert all(c.valid.sum() == 1 for key, c in conflicts.items() if key.startswith("expert_") and c.valid.any())
+        assert all(
+            c.valid.sum() == 1
+            for key, c in conflicts.items()
+            if key.startswith("expert_") and c.valid.any()
+        )
         assert any(c.valid.any() for key, c in conflicts.items() if key.startswith("expert_"))
 
 
@@ -183,7 +236,9 @@ def test_of_several_outputs_a_point_takes_the_first():
 def test_an_activation_without_a_part_in_the_loss_has_no_gradient():
     policy = make_policy(make_config(EVERY))
     probe = torch.nn.Linear(policy.config.model.embed_dim, 3)
-    policy.model.encoder.register_forward_hook(lambda module, arguments, latent: (probe(latent), None)[1])
+    policy.model.encoder.register_forward_hook(
+        lambda module, arguments, latent: (probe(latent), None)[1]
+    )
     measure_only(policy, {"probe": ActivationPoint(probe, "output")})
     assert not policy.learn(make_windows(policy.config)).conflicts()["probe"].valid.any()
 
@@ -191,10 +246,22 @@ def test_an_activation_without_a_part_in_the_loss_has_no_gradient():
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        (lambda policy: ActivationPoint(policy.model.encoder, "input"), "'mine', input of a Encoder: no tensor with a"),
-        (lambda policy: ActivationPoint(experts_of(policy), "output"), "'mine', output of a SwiGLU: the model never"),
-        (lambda policy: ParameterPoint(((experts_of(policy).w_in, -1),)), r"'mine' asks for slice -1 .* 0 to 3"),
-        (lambda policy: ParameterPoint(((experts_of(policy).w_in, 4),)), r"'mine' asks for slice 4 .* 0 to 3"),
+        (
+            lambda policy: ActivationPoint(policy.model.encoder, "input"),
+            "'mine', input of a Encoder: no tensor with a",
+        ),
+        (
+            lambda policy: ActivationPoint(experts_of(policy), "output"),
+            "'mine', output of a SwiGLU: the model never",
+        ),
+        (
+            lambda policy: ParameterPoint(((experts_of(policy).w_in, -1),)),
+            r"'mine' asks for slice -1 .* 0 to 3",
+        ),
+        (
+            lambda policy: ParameterPoint(((experts_of(policy).w_in, 4),)),
+            r"'mine' asks for slice 4 .* 0 to 3",
+        ),
     ],
 )
 def test_points_where_nothing_can_be_measured_are_refused_by_name(point, message):
@@ -258,14 +325,21 @@ ORTHOGONAL, SAME = torch.diag(torch.tensor([1.0, 1.0, 0.0, 1.0])), torch.ones(4,
 
 @pytest.mark.parametrize(
     ("kind", "gram", "weight"),
-    [("pcgrad", ORTHOGONAL, 0.25), ("upgrad", ORTHOGONAL, 0.25), ("upgrad", SAME, 0.25), ("cagrad", SAME, 1.4 * 0.25)],
+    [
+        ("pcgrad", ORTHOGONAL, 0.25),
+        ("upgrad", ORTHOGONAL, 0.25),
+        ("upgrad", SAME, 0.25),
+        ("cagrad", SAME, 1.4 * 0.25),
+    ],
 )
 def test_without_conflict_tasks_weigh_the_same(kind, gram, weight):
     """And as much as in the mean; cagrad's step is 1 + c times as long, as in its paper."""
     pytest.importorskip("torchjd")
     for scale in (1.0, 1e-12):
         weights = Aggregator(kind, 0.4).weights(gram * scale)
-        torch.testing.assert_close(weights, torch.where(gram.diagonal() > 0, weight, 0.0).double(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            weights, torch.where(gram.diagonal() > 0, weight, 0.0).double(), atol=1e-3, rtol=0
+        )
 
 
 @pytest.mark.parametrize("kind", ["pcgrad", "cagrad", "upgrad"])
@@ -286,5 +360,7 @@ def test_a_missing_package_names_the_install_line(monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without_torchjd)
-    with pytest.raises(AggregationError, match=r"gradient_aggregator='upgrad'.*pip install.*torchjd"):
+    with pytest.raises(
+        AggregationError, match=r"gradient_aggregator='upgrad'.*pip install.*torchjd"
+    ):
         make_policy(make_config({"policy": {"gradient_aggregator": "upgrad"}}))

@@ -41,7 +41,13 @@ def test_batch_of_roots_equals_searches_of_one_root(kind, moe):
     def run(rows):
         groups = TaskGroups.of(task_id[rows], "cpu")
         root = model.initial_inference(latent[rows], action[rows], valid[rows], groups, SIMULATIONS)
-        return search(model, support, root, legal[rows], kind(len(rows), SIMULATIONS, NUM_ACTIONS, discount=0.997))
+        return search(
+            model,
+            support,
+            root,
+            legal[rows],
+            kind(len(rows), SIMULATIONS, NUM_ACTIONS, discount=0.997),
+        )
 
     together = run(np.arange(6))
     assert not together.visits[task_id == 2, 3:].any()
@@ -113,7 +119,9 @@ def test_rounds_equal_one_simulation_after_the_other(
     valid = torch.tensor([3, 0, 1, 2, 3, 3, 2, 0])
 
     def root():
-        return model.initial_inference(latent, action, valid, TaskGroups.of(task_id, "cpu"), num_simulations)
+        return model.initial_inference(
+            latent, action, valid, TaskGroups.of(task_id, "cpu"), num_simulations
+        )
 
     def tree() -> BatchTree:
         return kind(len(task_id), num_simulations, num_actions, discount=0.997, **settings)
@@ -135,11 +143,18 @@ def test_rounds_equal_one_simulation_after_the_other(
 def test_noise_keeps_a_distribution_over_legal_actions():
     prior = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], np.float32)
     legal = prior > 0
-    draws = np.stack([add_noise(prior, legal, RootNoise(0.3, 0.25, np.random.default_rng(seed))) for seed in range(2000)])
+    draws = np.stack(
+        [
+            add_noise(prior, legal, RootNoise(0.3, 0.25, np.random.default_rng(seed)))
+            for seed in range(2000)
+        ]
+    )
     np.testing.assert_allclose(draws.sum(axis=2), 1.0, atol=1e-5)
     assert not draws[:, 0, 2].any()
     # The mean of a symmetric Dirichlet is uniform over the legal actions.
-    np.testing.assert_allclose(draws.mean(axis=0), 0.75 * prior + 0.25 * legal / legal.sum(1, keepdims=True), atol=0.01)
+    np.testing.assert_allclose(
+        draws.mean(axis=0), 0.75 * prior + 0.25 * legal / legal.sum(1, keepdims=True), atol=0.01
+    )
 
 
 def test_sampled_actions_follow_sharpened_visits():

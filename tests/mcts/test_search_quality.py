@@ -1,6 +1,8 @@
-"""Does search help? Known MDPs with exact values from dynamic programming, searched through a model that knows them.
+"""Does search help? Known MDPs with exact values from dynamic programming, searched through a model
+that knows them.
 
-Shape legend: N = MDPs (one root each), L = levels, W = states per level, A = actions, M = simulations.
+Shape legend: N = MDPs (one root each), L = levels, W = states per level, A = actions, M =
+simulations.
 """
 
 import itertools
@@ -23,7 +25,8 @@ KINDS = {"puct": BatchTree, "gumbel": GumbelTree}
 
 @dataclass(frozen=True)
 class Mdps:
-    """N random deterministic graphs of L levels; every action leads one level on, nothing happens behind the last.
+    """N random deterministic graphs of L levels; every action leads one level on, nothing happens
+    behind the last.
 
     A state is ``level · W + place``; the root is state 0, the end is state ``L · W``.
     """
@@ -57,7 +60,9 @@ def random_mdps(seed: int) -> Mdps:
 
 
 class KnownModel:
-    """True rewards and transitions; policy logits ``(N, states, A)`` and values ``(N, states)`` as given."""
+    """True rewards and transitions; policy logits ``(N, states, A)`` and values ``(N, states)`` as
+    given.
+    """
 
     def __init__(self, mdps: Mdps, logits: np.ndarray, value: np.ndarray) -> None:
         self.mdps, self.logits, self.value = mdps, logits, value
@@ -90,7 +95,9 @@ class ScalarValues:
         return values
 
 
-def run(kind: str, mdps: Mdps, logits: np.ndarray, value: np.ndarray, num_simulations: int) -> SearchResult:
+def run(
+    kind: str, mdps: Mdps, logits: np.ndarray, value: np.ndarray, num_simulations: int
+) -> SearchResult:
     model = KnownModel(mdps, logits, value)
     tree = KINDS[kind](N, num_simulations, A, discount=DISCOUNT)
     return search(model, ScalarValues(), model.root(num_simulations), np.ones((N, A), bool), tree)
@@ -106,7 +113,9 @@ def make_logits(name: str, mdps: Mdps) -> np.ndarray:
 
 
 def make_value(name: str, mdps: Mdps) -> np.ndarray:
-    """``zero``, ``exact`` or with ``noise`` of half a reward's spread; the end is known to be worth nothing."""
+    """``zero``, ``exact`` or with ``noise`` of half a reward's spread; the end is known to be worth
+    nothing.
+    """
     if name == "zero":
         return np.zeros(mdps.value.shape)
     noise = 0.5 * np.random.default_rng(6).normal(size=mdps.value.shape) if name == "noisy" else 0.0
@@ -140,9 +149,11 @@ def test_the_exact_values_are_those_of_the_best_path():
     ("puct", "zero", 0.95), ("puct", "noisy", 0.95), ("gumbel", "noisy", 0.95), ("gumbel", "zero", 0.85),
 ])  # fmt: skip
 def test_enough_simulations_find_the_best_root_action(kind, value, wanted, prior):
-    """The action chosen is the best one, or loses less than a tenth of a reward's spread, in almost all MDPs.
+    """The action chosen is the best one, or loses less than a tenth of a reward's spread, in almost
+    all MDPs.
 
-    Gumbel search relies more on the values: below the root an action whose first returns look bad is hardly tried again.
+    Gumbel search relies more on the values: below the root an action whose first returns look bad
+    is hardly tried again.
     """
     logits = make_logits(prior, MDPS)
     result = run(kind, MDPS, logits, make_value(value, MDPS), 1000)
@@ -155,7 +166,9 @@ def test_enough_simulations_find_the_best_root_action(kind, value, wanted, prior
 
 @pytest.mark.parametrize("prior", ["uniform", "random", "misleading"])
 @pytest.mark.parametrize("value", ["zero", "noisy"])
-def test_the_improved_policy_is_better_than_the_prior_and_gumbels_needs_fewer_simulations(prior, value):
+def test_the_improved_policy_is_better_than_the_prior_and_gumbels_needs_fewer_simulations(
+    prior, value
+):
     logits, values = make_logits(prior, MDPS), make_value(value, MDPS)
     lost = {}
     for kind, num_simulations in (("puct", 25), ("gumbel", 8), ("gumbel", 16)):
@@ -177,7 +190,9 @@ def test_gumbel_improves_every_prior_as_soon_as_every_action_has_its_exact_q(pri
 
 @pytest.mark.parametrize("value", ["zero", "noisy"])
 def test_the_root_value_of_puct_converges_to_the_exact_one(value):
-    """The mean return holds what exploration costs, a share of the visits that falls about as 1 / √M."""
+    """The mean return holds what exploration costs, a share of the visits that falls about as 1 /
+    √M.
+    """
     logits, values = make_logits("uniform", MDPS), make_value(value, MDPS)
     errors = [
         np.abs(run("puct", MDPS, logits, values, num_simulations).value - MDPS.value[:, 0])
@@ -190,9 +205,11 @@ def test_the_root_value_of_puct_converges_to_the_exact_one(value):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_search_that_foresees_death_avoids_it(kind):
-    """What a model imagines behind a death looks like life; only the survival probability tells the difference.
+    """What a model imagines behind a death looks like life; only the survival probability tells the
+    difference.
 
-    Rewards are the same everywhere, and the values behind a fatal action are as good as anywhere else.
+    Rewards are the same everywhere, and the values behind a fatal action are as good as anywhere
+    else.
     """
     rng = np.random.default_rng(3)
     fatal = rng.integers(0, A, (N, L * W + 1))  # one action of every state kills

@@ -1,4 +1,6 @@
-"""The array tree against a plain recursive search over node objects, and properties of the search itself."""
+"""The array tree against a plain recursive search over node objects, and properties of the search
+itself.
+"""
 
 import hashlib
 import math
@@ -10,8 +12,8 @@ import pytest
 from lzero.mcts.tree import BatchTree
 
 DISCOUNT = 0.997
-# Offset and spread of a model's rewards and values, by seed: mixed signs, all positive, nearly flat (a range
-# of Q below the smallest one the search rescales by).
+# Offset and spread of a model's rewards and values, by seed: mixed signs, all positive, nearly flat
+# (a range of Q below the smallest one the search rescales by).
 REGIMES = ((0.0, 1.0), (5.0, 1.0), (0.0, 5e-4))
 
 
@@ -29,7 +31,9 @@ class Node:
     """A node of the reference search."""
 
     reward: float
-    evaluation: float | None  # None at the root, whose own evaluation is not among the backed-up returns
+    evaluation: (
+        float | None
+    )  # None at the root, whose own evaluation is not among the backed-up returns
     prior: np.ndarray
     returns: list[float] = field(default_factory=list)
     children: dict[int, "Node"] = field(default_factory=dict)
@@ -63,7 +67,12 @@ def reference_scores(node: Node, root: Node, mean_q: float, num_actions: int) ->
 
 
 def reference_simulation(
-    node: Node, root: Node, parent_mean_q: float | None, path: tuple[int, ...], seed: int, legal: np.ndarray
+    node: Node,
+    root: Node,
+    parent_mean_q: float | None,
+    path: tuple[int, ...],
+    seed: int,
+    legal: np.ndarray,
 ) -> float:
     """One simulation from ``node`` down; returns what the node's parent sees as this node's value."""
     visited = [child.q for child in node.children.values()]
@@ -177,7 +186,7 @@ def test_full_softmax_and_legal_softmax_give_the_same_search():
 
 
 def test_finds_the_best_first_step_of_a_small_mdp():
-    """Action 1 pays 0.1 at once; action 0 pays nothing, but only behind it, at 0, 1, 1, lies the reward 1."""
+    """Action 1 pays 0.1 at once; action 0 nothing, but only behind it, at 0, 1, 1, lies reward 1."""
 
     def reward_of(path: tuple[int, ...]) -> float:
         if len(path) == 1:
@@ -210,7 +219,8 @@ def test_ties_go_to_the_lowest_action_or_to_all_tied_ones():
     fixed = BatchTree(3000, 1, 5, discount=DISCOUNT)
     assert set(one_choice(fixed, prior)) == {1}
     drawn = one_choice(
-        BatchTree(3000, 1, 5, discount=DISCOUNT, deterministic=False, rng=np.random.default_rng(0)), prior
+        BatchTree(3000, 1, 5, discount=DISCOUNT, deterministic=False, rng=np.random.default_rng(0)),
+        prior,
     )
     counts = np.bincount(drawn, minlength=5)
     assert counts[[0, 4]].sum() == 0
@@ -222,7 +232,9 @@ def test_random_ties_repeat_with_the_generator_and_deterministic_draws_nothing()
     draws = []
     for _ in range(2):
         rng = np.random.default_rng(4)
-        draws.append(one_choice(BatchTree(50, 1, 18, discount=1.0, deterministic=False, rng=rng), prior))
+        draws.append(
+            one_choice(BatchTree(50, 1, 18, discount=1.0, deterministic=False, rng=rng), prior)
+        )
     np.testing.assert_array_equal(*draws)
     rng = np.random.default_rng(4)
     one_choice(BatchTree(50, 1, 18, discount=1.0, rng=rng), prior)
@@ -301,8 +313,9 @@ def test_root_value_is_the_mean_of_backed_up_returns():
 def test_rescaling_follows_the_current_range_of_q():
     """A Q that was the highest once but is not any more must not stretch the range.
 
-    Node 1 falls from 10 to 0.5, so Q ranges over -9…0.5 and action 0 leads by 0.053 after rescaling, more
-    than the 0.04 by which the prior favours action 1. Over the stale range -9…10 it would lead by 0.026 only.
+    Node 1 falls from 10 to 0.5, so Q ranges over -9…0.5 and action 0 leads by 0.053 after
+    rescaling, more than the 0.04 by which the prior favours action 1. Over the stale range -9…10 it
+    would lead by 0.026 only.
     """
     tree = BatchTree(1, 4, 2, discount=1.0)
     prior = np.array([[0.5808, 0.4192]])
@@ -321,7 +334,13 @@ def test_misuse_is_refused():
     prior, legal = np.full((2, 3), 1 / 3, np.float32), np.ones((2, 3), bool)
     with pytest.raises(RuntimeError, match="call reset"):
         tree.select()
-    for bad_prior in (prior[:1], prior * 2, -prior, prior * np.nan, np.array([[1.0, 0, 0], [1e9, -1e9, 1]])):
+    for bad_prior in (
+        prior[:1],
+        prior * 2,
+        -prior,
+        prior * np.nan,
+        np.array([[1.0, 0, 0], [1e9, -1e9, 1]]),
+    ):
         with pytest.raises(ValueError, match="prior"):
             tree.reset(bad_prior, legal)
     with pytest.raises(ValueError, match="root 1"):
@@ -374,7 +393,8 @@ def test_values_count_as_much_as_their_path_survives():
     tree.expand_and_backup(np.array([1.0, 1.0]), np.array([4.0, 4.0]), prior, np.array([0.5, 1.0]))
     assert tree.root_values() == pytest.approx([1 + 0.45 * 4, 1 + 0.9 * 4])
     tree.select()
-    tree.expand_and_backup(np.array([2.0, 2.0]), np.array([100.0, 100.0]), prior, np.array([0.0, 1.0]))
+    reward, value, survival = np.full(2, 2.0), np.full(2, 100.0), np.array([0.0, 1.0])
+    tree.expand_and_backup(reward, value, prior, survival)
     first, second = [1 + 0.45 * 4, 1 + 0.9 * 4], [1 + 0.45 * 2, 1 + 0.9 * (2 + 0.9 * 100)]
     assert tree.root_values() == pytest.approx(np.mean([first, second], axis=0))
     assert tree.arrays.q[:, 1] == pytest.approx([1 + 0.45 * (4 + 2) / 2, 1 + 0.9 * (4 + 92) / 2])

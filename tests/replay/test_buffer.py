@@ -1,4 +1,4 @@
-"""Replay ring against a plain Python list of rows, statistics of sampling, checkpoints and memory."""
+"""Replay ring against a plain Python list of rows, statistics of sampling, memory."""
 
 import os
 import tracemalloc
@@ -12,43 +12,7 @@ from scipy import stats
 
 from lzero.replay.buffer import ReplayBuffer
 from lzero.replay.sum_tree import PriorityConfig
-
-TASKS = np.array([3, 3, 5, 5, 5, 9])
-A = 18
-
-
-def make(length=40, window=6, shape=(1,), dtype=np.float32, tasks=TASKS, **options) -> ReplayBuffer:
-    return ReplayBuffer(tasks, length, shape, dtype, A, window, **options)
-
-
-class Stream:
-    """Random rows for a buffer, also kept in a list; ring r's observation at step t starts at 1000·t + r."""
-
-    def __init__(self, buffer: ReplayBuffer, seed: int = 0, reset_share: float = 0.2) -> None:
-        self.buffer, self.rng, self.reset_share = buffer, np.random.default_rng(seed), reset_share
-        self.rows: list[dict[str, np.ndarray]] = []
-
-    def append(self, steps: int) -> "Stream":
-        shape, rings, rng = self.buffer.observation_shape, self.buffer.num_rings, self.rng
-        for _ in range(steps):
-            frame = 1000 * len(self.rows) + np.arange(rings)
-            content = np.arange(np.prod(shape)).reshape(shape) + frame.reshape(-1, *[1] * len(shape))
-            row = {
-                "observation": content.astype(self.buffer._frames.dtype),
-                "action": rng.integers(0, A, rings),
-                "reward": rng.normal(size=rings).astype(np.float32),
-                "terminated": rng.random(rings) < 0.1,
-                "truncated": rng.random(rings) < 0.1,
-                "reset": rng.random(rings) < self.reset_share,
-                "visits": rng.dirichlet(np.ones(A), size=rings).astype(np.float32),
-                "root_value": rng.normal(size=rings).astype(np.float32),
-            }
-            self.rows.append(row)
-            self.buffer.append(**row)
-        return self
-
-    def window(self, name: str, ring: int, step: int) -> np.ndarray:
-        return np.stack([row[name][ring] for row in self.rows[step : step + self.buffer.window]])
+from tests.replay.buffer_cases import TASKS, A, Stream, make
 
 
 def assert_windows_equal_rows(stream: Stream, batch_sizes: dict[int, int], seed: int) -> None:
@@ -67,7 +31,9 @@ def assert_windows_equal_rows(stream: Stream, batch_sizes: dict[int, int], seed:
 
 
 @pytest.mark.parametrize("priority", [None, PriorityConfig()])
-@pytest.mark.parametrize(("shape", "dtype"), [((3,), np.float32), ((3, 5, 4), np.uint8), ((2, 3), np.int64)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((3,), np.float32), ((3, 5, 4), np.uint8), ((2, 3), np.int64)]
+)
 def test_windows_equal_the_last_rows_of_a_plain_list(priority, shape, dtype):
     stream = Stream(make(shape=shape, dtype=dtype, priority=priority))
     # Collect calls of odd lengths: windows run across their borders and across the end of the ring.
@@ -116,7 +82,9 @@ def eligible_rows(stream: Stream, task: int) -> list[tuple[int, int]]:
 def sampled_counts(stream: Stream, task: int, draws: int, seed: int) -> dict[tuple[int, int], int]:
     """How often each row that may start a window was drawn."""
     counts = dict.fromkeys(eligible_rows(stream, task), 0)
-    for ring, step in stream.buffer.sample({task: draws}, np.random.default_rng(seed)).index.tolist():
+    for ring, step in stream.buffer.sample(
+        {task: draws}, np.random.default_rng(seed)
+    ).index.tolist():
         counts[ring, step] += 1  # a KeyError here is a window that must not be drawn
     return counts
 
@@ -144,7 +112,10 @@ def test_prioritised_sampling_is_proportional_and_weights_follow_the_formula(ste
     expected = np.array([mass[row] for row in counts]) / total * 40_000
     frequent = expected > 5
     observed = np.array(list(counts.values()))
-    merged = [np.append(values[frequent], values[~frequent].sum() + 1e-9) for values in (observed, expected)]
+    merged = [
+        np.append(values[frequent], values[~frequent].sum() + 1e-9)
+        for values in (observed, expected)
+    ]
     assert stats.chisquare(merged[0], merged[1] * merged[0].sum() / merged[1].sum()).pvalue > 1e-3
 
     windows = stream.buffer.sample({3: 7, 5: 50}, rng)
@@ -208,7 +179,11 @@ def test_too_few_rows_and_wrong_requests_are_refused():
     stream.append(1)
     assert stream.buffer.can_sample
     assert stream.buffer.sample({3: 1}, rng).index[0, 1] == 0
-    for request, message in (({4: 1}, "no ring holds task"), ({3: 0}, "not all 0"), ({3: -1, 5: 2}, ">= 0")):
+    for request, message in (
+        ({4: 1}, "no ring holds task"),
+        ({3: 0}, "not all 0"),
+        ({3: -1, 5: 2}, ">= 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             stream.buffer.sample(request, rng)
     with pytest.raises(RuntimeError, match="PriorityConfig"):
@@ -302,133 +277,27 @@ def test_after_cut_no_window_starts_at_the_seam(priority):
     assert "res" in sealed[2:5]
 
 
-def contents(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
-    slots = buffer._live_slots()
-    arrays = {"frames": buffer._frames[:, slots], "rows": buffer._rows[:, slots]}
-    arrays["startable"] = buffer._startable
-    if buffer._priorities:
-        arrays |= {"tree": buffer._priorities.tree._nodes, "max": buffer._priorities.max_priority}
-    return {name: array.copy() for name, array in arrays.items()} | {"head": np.array(buffer.head)}
-
-
-@pytest.mark.parametrize("priority", [None, PriorityConfig()])
-@pytest.mark.parametrize("steps", [0, 3, 29, 40, 173])
-def test_a_loaded_buffer_equals_the_saved_one(tmp_path, priority, steps):
-    options = {"shape": (3, 4, 5), "dtype": np.uint8, "priority": priority, "chunk_steps": 16}
-    stream = Stream(make(**options)).append(steps)
-    if priority and steps >= 29:
-        index = stream.buffer.sample({3: 30, 5: 30}, np.random.default_rng(0)).index
-        stream.buffer.update_priorities(index, np.random.default_rng(1).gamma(1, 1, 60))
-    stream.buffer.save(tmp_path, suffix="rank0")
-    loaded = Stream(make(**options), seed=99).append(55).buffer  # what was in it before does not matter
-    loaded.load(tmp_path, suffix="rank0")
-    after = contents(loaded)
-    for name, array in contents(stream.buffer).items():
-        assert array.tobytes() == after[name].tobytes(), name
-    other = Stream(loaded, seed=5)
-    other.rows, stream.rng = list(stream.rows), np.random.default_rng(5)
-    draws = []
-    for continued in (stream, other):
-        continued.append(50)
-        draws.append(vars(continued.buffer.sample({5: 40}, np.random.default_rng(2))))
-    assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
-
-
-def inodes(directory: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_ino for path in directory.glob("frames-*")}
-
-
-def test_full_chunks_are_linked_and_the_rest_is_written(tmp_path):
-    stream = Stream(make(chunk_steps=8), reset_share=0.0)
-    previous, directories = None, []
-    for number, steps in enumerate((21, 4, 30, 5)):  # heads 21, 25, 55, 60; the ring holds 40 steps
-        stream.append(steps)
-        directory = tmp_path / f"step_{number}"
-        directory.mkdir()
-        stream.buffer.save(directory, suffix="rank3", previous=previous)
-        assert all("rank3" in path.name for path in directory.iterdir())
-        directories.append(directory)
-        previous = directory
-        loaded = make(chunk_steps=8)
-        loaded.load(directory, suffix="rank3")
-        assert contents(loaded)["frames"].tobytes() == contents(stream.buffer)["frames"].tobytes()
-    files = [inodes(directory) for directory in directories]
-    shared = [len(set(files[i].items()) & set(files[i + 1].items())) for i in range(3)]
-    # Full in the earlier checkpoint and live in the later one: chunks 0, 1; then 1, 2; then 2 to 5.
-    assert shared == [2, 2, 4]
-    assert [len(names) for names in files] == [3, 4, 6, 6]
-    # The first checkpoint can go: its links keep the frames.
-    for path in directories[0].iterdir():
-        path.unlink()
-    loaded = make(chunk_steps=8)
-    loaded.load(directories[1], suffix="rank3")
-
-
-def test_a_resumed_run_links_what_it_loaded_and_nothing_of_another_past(tmp_path):
-    first, second, third, fourth = (tmp_path / name for name in ("first", "second", "third", "fourth"))
-    for directory in (first, second, third, fourth):
-        directory.mkdir()
-    stream = Stream(make(chunk_steps=8)).append(16)
-    stream.buffer.save(first, suffix="rank0")
-    stream.append(8)
-    stream.buffer.save(second, suffix="rank0", previous=first)
-    resumed = Stream(make(chunk_steps=8), seed=77)
-    resumed.buffer.load(first, suffix="rank0")
-    resumed.rows = [{}] * 100  # shifts the content of the frames that follow from those of `second`
-    resumed.append(8)
-    resumed.buffer.save(third, suffix="rank0", previous=first)
-    resumed.buffer.save(fourth, suffix="rank0", previous=second)
-    for directory in (third, fourth):
-        linked = set(inodes(second).items()) & set(inodes(directory).items())
-        assert linked == set(inodes(first).items())
-        loaded = make(chunk_steps=8)
-        loaded.load(directory, suffix="rank0")
-        assert contents(loaded)["rows"].tobytes() == contents(resumed.buffer)["rows"].tobytes()
-        assert contents(loaded)["frames"].tobytes() == contents(resumed.buffer)["frames"].tobytes()
-
-
-def test_file_systems_without_hard_links_get_copies(tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise OSError("no hard links here")
-
-    stream = Stream(make(chunk_steps=8)).append(20)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    stream.buffer.save(tmp_path / "a", suffix="rank0")
-    monkeypatch.setattr(os, "link", refuse)
-    stream.buffer.save(tmp_path / "b", suffix="rank0", previous=tmp_path / "a")
-    shared = set(inodes(tmp_path / "a")) & set(inodes(tmp_path / "b"))
-    assert len(shared) == 2
-    assert all(inodes(tmp_path / "a")[name] != inodes(tmp_path / "b")[name] for name in shared)
-    make(chunk_steps=8).load(tmp_path / "b", suffix="rank0")
-
-
-def test_a_checkpoint_of_another_buffer_is_refused(tmp_path):
-    Stream(make()).append(10).buffer.save(tmp_path, suffix="rank0")
-    for change in ({"length": 41}, {"window": 7}, {"tasks": np.arange(6)}, {"priority": PriorityConfig()}):
-        with pytest.raises(ValueError, match=r"was saved with"):
-            make(**change).load(tmp_path, suffix="rank0")
-    with pytest.raises(FileNotFoundError):
-        make().load(tmp_path, suffix="rank1")
-
-
 def test_bytes_per_row_at_atari_sizes():
-    buffer = ReplayBuffer(np.zeros(8, int), 12_500, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig())
+    buffer = ReplayBuffer(
+        np.zeros(8, int), 12_500, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig()
+    )
     assert buffer.frame_bytes == 12_288
     assert buffer.bookkeeping_bytes < 200
     arrays = [buffer._frames, buffer._rows, buffer._priorities.tree._nodes]
     rows = buffer.num_rings * buffer.ring_length
-    assert sum(array.nbytes for array in arrays) == rows * (buffer.frame_bytes + buffer.bookkeeping_bytes)
+    assert sum(array.nbytes for array in arrays) == rows * (
+        buffer.frame_bytes + buffer.bookkeeping_bytes
+    )
 
 
 def test_memory_is_constant_once_the_ring_is_full():
     stream = Stream(make(shape=(3, 16, 16), dtype=np.uint8, priority=PriorityConfig()))
-    rng = np.random.default_rng(0)
+    rng, nothing = np.random.default_rng(0), {}
 
     def steps(count: int) -> int:
         for _ in range(count):
             stream.append(1)
-            stream.rows[-1] = {}  # keep the test's own list small
+            stream.rows[-1] = nothing  # keep the test's own list small
             if stream.buffer.can_sample:
                 windows = stream.buffer.sample({3: 8, 5: 8}, rng)
                 stream.buffer.update_priorities(windows.index, np.ones(16))
@@ -443,13 +312,17 @@ def test_memory_is_constant_once_the_ring_is_full():
     assert later - full < 64 * 1024  # one more row of every ring per step would be 1.8 MB
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc"
+)
 def test_a_large_ring_takes_no_memory_before_it_is_used():
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()
-    buffer = ReplayBuffer(np.zeros(4, int), 20_000, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig())
+    buffer = ReplayBuffer(
+        np.zeros(4, int), 20_000, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig()
+    )
     Stream(buffer).append(20)
     assert buffer._frames.nbytes > 900 * 2**20
     assert resident() - before < 64 * 2**20

@@ -19,7 +19,9 @@ def test_masses_and_range_sums_equal_a_plain_array(num_leaves):
             plain[index] = value
         np.testing.assert_array_equal(tree.mass(np.arange(num_leaves)), plain)
         first, stop = np.sort(rng.integers(0, num_leaves + 1, 2))
-        assert tree.range_mass(first, stop) == pytest.approx(plain[first:stop].sum(), rel=1e-12, abs=0)
+        assert tree.range_mass(first, stop) == pytest.approx(
+            plain[first:stop].sum(), rel=1e-12, abs=0
+        )
     tree.clear()
     assert tree.range_mass(0, num_leaves) == 0
 
@@ -41,7 +43,9 @@ def test_draws_are_proportional_within_the_range(first, stop):
 
 
 def test_no_rounding_ever_draws_a_leaf_without_mass_or_out_of_range():
-    """Masses over 30 orders of magnitude next to empty leaves, and random numbers at both ends of [0, 1)."""
+    """Masses over 30 orders of magnitude next to empty leaves, and random numbers at both ends of
+    [0, 1).
+    """
     rng = np.random.default_rng(2)
     tree = SumTree(200)
     mass = 10.0 ** rng.uniform(-15, 15, 200) * (rng.random(200) < 0.5)
@@ -49,7 +53,11 @@ def test_no_rounding_ever_draws_a_leaf_without_mass_or_out_of_range():
     bounds = np.sort(rng.integers(0, 201, (20_000, 2)), axis=1)
     has_mass = np.array([mass[first:stop].sum() > 0 for first, stop in bounds])
     first, stop = bounds[has_mass].T
-    for uniform in (np.zeros(first.size), np.full(first.size, np.nextafter(1, 0)), rng.random(first.size)):
+    for uniform in (
+        np.zeros(first.size),
+        np.full(first.size, np.nextafter(1, 0)),
+        rng.random(first.size),
+    ):
         draws = tree.sample(first, stop, uniform)
         assert ((draws >= first) & (draws < stop)).all()
         assert (mass[draws] > 0).all()

@@ -21,7 +21,10 @@ from lzero.worker.collector import Collector, Episodes
 CONTEXT, WINDOW = 3, 8
 CONFIG = ExperimentConfig.model_validate(
     {
-        "env": {"domain": "zoo.classic_control.domain:CLASSIC_CONTROL", "games": ("CartPole-v1", "Acrobot-v1")},
+        "env": {
+            "domain": "zoo.classic_control.domain:CLASSIC_CONTROL",
+            "games": ("CartPole-v1", "Acrobot-v1"),
+        },
         "model": {
             "embed_dim": 32,
             "num_heads": 4,
@@ -45,7 +48,9 @@ CONFIG = ExperimentConfig.model_validate(
 
 
 class LivesVectorEnv(VectorEnv):
-    """n games that observe (game, episode, time), lose a life at time 3, die or are cut at their own length."""
+    """n games that observe (game, episode, time), lose a life at time 3, die or are cut at their
+    own length.
+    """
 
     def __init__(self, lengths: Sequence[int], cut_from: int = 10) -> None:
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -70,18 +75,29 @@ class LivesVectorEnv(VectorEnv):
         return observation, reward, over & ~is_cut, over & is_cut, info
 
     def _answer(self):
-        observation = np.stack([np.arange(self.num_envs), self.episode, self.time], axis=1).astype(np.float32)
+        observation = np.stack([np.arange(self.num_envs), self.episode, self.time], axis=1).astype(
+            np.float32
+        )
         return observation, {"lives": 3 - (self.time >= 3)}
 
 
 def make_env() -> MultiTaskVectorEnv:
-    """CartPole with two actions and short episodes; games with lives, clipped rewards and three actions."""
+    """CartPole with two actions and short episodes; games with lives, clipped rewards and three
+    actions.
+    """
     poles = [lambda: gymnasium.make("CartPole-v1", max_episode_steps=7)] * 2
     cartpole = SyncVectorEnv(poles, autoreset_mode=AutoresetMode.NEXT_STEP)
     return MultiTaskVectorEnv(
         [
             TaskEnv(cartpole, 0, "cartpole", "vector"),
-            TaskEnv(LivesVectorEnv([2, 5, 12]), 1, "lives", "vector", clip_reward=True, end_on_life_loss=True),
+            TaskEnv(
+                LivesVectorEnv([2, 5, 12]),
+                1,
+                "lives",
+                "vector",
+                clip_reward=True,
+                end_on_life_loss=True,
+            ),
         ]
     )
 
@@ -97,13 +113,19 @@ def make_policy(env: MultiTaskVectorEnv) -> UniZeroMTPolicy:
 
 
 class Recorded:
-    """A collector beside which every answer of the environments and every decision of the actor is written down."""
+    """A collector beside which every answer of the environments and every decision of the actor is
+    written down.
+    """
 
     def __init__(self, ring_length: int = 200, seed: int = 5, **actor_options) -> None:
         self.env, self.timer = make_env(), PhaseTimer()
         self.policy = make_policy(self.env)
-        self.actor: Actor = Actor(self.policy, self.env.task_id, self.env.legal_actions, np.random.default_rng(seed))
-        self.replay = ReplayBuffer(self.env.task_id, ring_length, self.env.observation_shape, np.float32, 3, WINDOW)
+        self.actor: Actor = Actor(
+            self.policy, self.env.task_id, self.env.legal_actions, np.random.default_rng(seed)
+        )
+        self.replay = ReplayBuffer(
+            self.env.task_id, ring_length, self.env.observation_shape, np.float32, 3, WINDOW
+        )
         self.answers: list[EnvStep] = []
         self.actions: list[np.ndarray] = []
         self.decisions: list[Decision] = []
@@ -127,7 +149,9 @@ class Recorded:
         setattr(target, name, spying)
 
     def own_steps(self, ring: int) -> int:
-        """Steps of the episode or life that environment ``ring`` is in, walked through the recording."""
+        """Steps of the episode or life that environment ``ring`` is in, walked through the
+        recording.
+        """
         steps = 0
         for answer in self.answers[1:]:
             over = answer.terminated[ring] or answer.episode_over[ring] or answer.reset[ring]
@@ -181,10 +205,14 @@ def test_an_environment_forgets_at_its_own_ends_and_no_others():
                 seen = torch.from_numpy(run.answers[-1 - back].observation[ring : ring + 1])
                 with torch.no_grad():
                     latent = run.policy.model.encoder(seen, task[ring : ring + 1])[0]
-                torch.testing.assert_close(context.latent[ring, -back], latent, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(
+                    context.latent[ring, -back], latent, atol=1e-5, rtol=1e-5
+                )
                 assert context.action[ring, -back] == run.actions[-back][ring]
     assert {(4, valid) for valid in range(CONTEXT)} <= lengths
-    assert len({tuple(answer.episode_over) for answer in run.answers}) > 3, "episodes end at different times"
+    assert len({tuple(answer.episode_over) for answer in run.answers}) > 3, (
+        "episodes end at different times"
+    )
     run.env.close()
 
 
@@ -204,13 +232,23 @@ def test_the_past_changes_decisions():
     run.env.close()
 
 
+def test_an_actor_that_does_not_explore_cannot_act_at_random():
+    run = Recorded()
+    actor = Actor(run.policy, run.env.task_id, run.env.legal_actions, None)
+    with pytest.raises(RuntimeError, match="make it with rng"):
+        actor.act_randomly()
+    run.env.close()
+
+
 def test_decisions_of_many_environments_equal_those_of_each_alone():
     """One batch over the environments of two tasks against five actors with one environment each."""
     run = Recorded()
     run.collector.collect(4)
     task_id, legal = run.env.task_id, run.env.legal_actions
     together = Actor(run.policy, task_id, legal, None)
-    alone = [Actor(run.policy, task_id[i : i + 1], legal[i : i + 1], None) for i in range(len(task_id))]
+    alone = [
+        Actor(run.policy, task_id[i : i + 1], legal[i : i + 1], None) for i in range(len(task_id))
+    ]
     for step in range(8):
         run.collector.collect(1)
         observation, ended = run.collector.observation, run.answers[-1].episode_over
@@ -235,7 +273,9 @@ def test_visits_are_distributions_over_legal_actions():
         assert not decision.policy[~run.env.legal_actions].any()
         if number < 5:
             legal = run.env.legal_actions
-            np.testing.assert_allclose(decision.policy, legal / legal.sum(axis=1, keepdims=True), rtol=1e-6)
+            np.testing.assert_allclose(
+                decision.policy, legal / legal.sum(axis=1, keepdims=True), rtol=1e-6
+            )
             assert not decision.value.any()
     run.env.close()
 
@@ -291,7 +331,9 @@ def test_episodes_are_counted_with_true_rewards_over_lives_and_calls():
     counted = [
         (int(env), int(task), float(score), int(length))
         for ended in rounds
-        for env, task, score, length in zip(ended.env, ended.task_id, ended.score, ended.length, strict=True)
+        for env, task, score, length in zip(
+            ended.env, ended.task_id, ended.score, ended.length, strict=True
+        )
     ]
     expected = naive_episodes(run)
     assert counted == [pytest.approx(episode) for episode in expected]

@@ -21,7 +21,10 @@ from lzero.worker.evaluator import Evaluation, evaluate
 from zoo.atari.domain import ATARI
 
 SMALL = {
-    "env": {"domain": "zoo.classic_control.domain:CLASSIC_CONTROL", "games": ("CartPole-v1", "Acrobot-v1")},
+    "env": {
+        "domain": "zoo.classic_control.domain:CLASSIC_CONTROL",
+        "games": ("CartPole-v1", "Acrobot-v1"),
+    },
     "model": {
         "embed_dim": 32,
         "num_heads": 4,
@@ -78,7 +81,10 @@ class CountingActor:
     def act(self, observation: np.ndarray) -> Decision:
         action = np.full(len(observation), self.calls % 3)
         self.calls += 1
-        policy, scalar = np.full((len(observation), 3), 1 / 3, np.float32), np.zeros(len(observation), np.float32)
+        policy, scalar = (
+            np.full((len(observation), 3), 1 / 3, np.float32),
+            np.zeros(len(observation), np.float32),
+        )
         return Decision(action, policy, scalar, policy, scalar, scalar)
 
     def forget(self, ended: np.ndarray) -> None:
@@ -86,13 +92,21 @@ class CountingActor:
 
 
 def counting_env(*lengths: Sequence[int]) -> MultiTaskVectorEnv:
-    tasks = [TaskEnv(CountingVectorEnv(of_task), 3 * t, f"task{t}", "vector") for t, of_task in enumerate(lengths)]
+    tasks = [
+        TaskEnv(CountingVectorEnv(of_task), 3 * t, f"task{t}", "vector")
+        for t, of_task in enumerate(lengths)
+    ]
     return MultiTaskVectorEnv(tasks)
 
 
 @pytest.mark.parametrize(
     ("num_episodes", "first", "second"),
-    [(1, [2], [4]), (2, [2, 9], [4, 4]), (3, [2, 9, 2], [4, 4, 4]), (4, [2, 9, 2, 9], [4, 4, 4, 4])],
+    [
+        (1, [2], [4]),
+        (2, [2, 9], [4, 4]),
+        (3, [2, 9, 2], [4, 4, 4]),
+        (4, [2, 9, 2, 9], [4, 4, 4, 4]),
+    ],
 )
 def test_every_environment_plays_its_fixed_share(num_episodes, first, second):
     """Short episodes are not counted more often, though their environment finishes many of them."""
@@ -109,7 +123,8 @@ def test_a_surplus_of_rounding_up_is_dropped():
 def test_scores_are_sums_of_the_true_rewards():
     """Reset rows count neither as a step nor for the score."""
     result = evaluate(counting_env([2, 5]), CountingActor(), 4, 0)
-    # env 0 acts at calls 0 1, resets at 2, acts at 3 4; env 1 acts at calls 0 … 4, resets at 5, acts at 6 … 10
+    # env 0 acts at calls 0 1, resets at 2, acts at 3 4; env 1 acts at calls 0 … 4, resets at 5,
+    # acts at 6 … 10
     expected = [[0 + 1, 0 + 1 + 2 + 0 + 1 + 5 * 0.01, 0 + 1, 0 + 1 + 2 + 0 + 1 + 5 * 0.01]]
     np.testing.assert_allclose(result.score, expected, rtol=1e-5)
 
@@ -119,7 +134,10 @@ def test_contexts_are_cleared_at_the_start_and_at_every_end_of_their_own():
     evaluate(env, actor, 2, 0)
     (calls, everyone), *later = actor.forgotten
     assert calls == 0 and everyone.all()
-    for calls, ended in later:  # after step n: an episode of L steps and its reset row take L + 1 steps
+    for (
+        calls,
+        ended,
+    ) in later:  # after step n: an episode of L steps and its reset row take L + 1 steps
         assert ended.tolist() == [calls % (length + 1) in (0, length) for length in (2, 5, 3)]
     assert [calls for calls, _ in later] == list(range(1, actor.calls + 1))
 
@@ -127,7 +145,13 @@ def test_contexts_are_cleared_at_the_start_and_at_every_end_of_their_own():
 def test_progress_is_told_after_every_step():
     told = []
     actor = CountingActor()
-    evaluate(counting_env([2, 5], [3]), actor, 2, 0, on_step=lambda done, wanted: told.append((done, wanted)))
+    evaluate(
+        counting_env([2, 5], [3]),
+        actor,
+        2,
+        0,
+        on_step=lambda done, wanted: told.append((done, wanted)),
+    )
     assert len(told) == actor.calls
     assert told[-1] == (4, 4) and told[0] == (0, 4)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -225,8 +249,12 @@ class Training:
     def state(self) -> dict[str, object]:
         model = {f"model/{name}": t.clone() for name, t in self.policy.model.state_dict().items()}
         buffers = {f"buffer/{name}": t.clone() for name, t in self.policy.model.named_buffers()}
-        target = {f"target/{name}": t.clone() for name, t in self.policy.target.state_dict().items()}
-        generators = {name: copy.deepcopy(rng.bit_generator.state) for name, rng in self.rngs.items()}
+        target = {
+            f"target/{name}": t.clone() for name, t in self.policy.target.state_dict().items()
+        }
+        generators = {
+            name: copy.deepcopy(rng.bit_generator.state) for name, rng in self.rngs.items()
+        }
         return (
             model
             | buffers
@@ -236,7 +264,9 @@ class Training:
                 "torch": torch.get_rng_state(),
                 "numpy": np.random.get_state()[1].copy(),
                 "grad": [parameter.grad for parameter in self.policy.model.parameters()],
-                "requires_grad": [parameter.requires_grad for parameter in self.policy.model.parameters()],
+                "requires_grad": [
+                    parameter.requires_grad for parameter in self.policy.model.parameters()
+                ],
                 "training": [module.training for module in self.policy.model.modules()],
                 "head": self.replay.head,
             }
@@ -259,7 +289,10 @@ def test_evaluation_leaves_no_trace():
     for _ in range(2):
         outcomes = [training.go_on() for training in (disturbed, left_alone)]
         assert torch.equal(*outcomes)
-    windows = [training.replay.sample({0: 50, 1: 50}, np.random.default_rng(0)) for training in (disturbed, left_alone)]
+    windows = [
+        training.replay.sample({0: 50, 1: 50}, np.random.default_rng(0))
+        for training in (disturbed, left_alone)
+    ]
     for name, value in vars(windows[0]).items():
         assert torch.equal(value, getattr(windows[1], name)), name
     for training in (disturbed, left_alone):
@@ -279,7 +312,9 @@ ATARI_CONFIG = ExperimentConfig.model_validate(
 def test_the_filmed_twin_plays_the_evaluated_episode():
     """On Atari: as many pictures as steps, and the same score at the end of the film."""
     config, games = ATARI_CONFIG, ATARI_CONFIG.env.games
-    env = ATARI.make(config.env, games, (0, 1), (2, 2), env_offsets=(0, 0), training=False, num_threads=1)
+    env = ATARI.make(
+        config.env, games, (0, 1), (2, 2), env_offsets=(0, 0), training=False, num_threads=1
+    )
     policy = make_policy(env, config)
     screens = {task: ATARI.make_screen(config.env, game) for task, game in enumerate(games)}
     scores = dict.fromkeys(screens, 0.0)

@@ -50,7 +50,11 @@ def test_a_table_normalises_means_and_leaves_out_games_without_a_scale():
     assert table.normalised == pytest.approx(expected)
     assert table.aggregates() == pytest.approx(aggregate(expected))
     metrics = table.metrics()
-    assert {name: metrics[f"eval_return/{name}"] for name in SCORES} == {"Pong": -20, "Boxing": 20, "Homebrew": 6}
+    assert {name: metrics[f"eval_return/{name}"] for name in SCORES} == {
+        "Pong": -20,
+        "Boxing": 20,
+        "Homebrew": 6,
+    }
     assert metrics["eval_normalised/Boxing"] == pytest.approx(19.9 / 12)
     assert metrics["eval_aggregate/mean"] == pytest.approx((0.7 / 35.3 + 19.9 / 12) / 2)
     assert "eval_normalised/Homebrew" not in metrics
@@ -74,7 +78,12 @@ def test_the_printed_table_shows_every_game_and_aggregate():
     lines = console.export_text().splitlines()
     rows = {line.split()[1]: line for line in lines if "│" in line}
     assert "evaluation at 160 env steps" in "\n".join(lines)
-    assert "-20.0" in rows["Pong"] and "0.8" in rows["Pong"] and "3" in rows["Pong"] and "0.020" in rows["Pong"]
+    assert (
+        "-20.0" in rows["Pong"]
+        and "0.8" in rows["Pong"]
+        and "3" in rows["Pong"]
+        and "0.020" in rows["Pong"]
+    )
     assert "6.0" in rows["Homebrew"] and "–" in rows["Homebrew"]
     assert f"{(0.7 / 35.3 + 19.9 / 12) / 2:.3f}" in rows["mean"]
     assert {"median", "IQM"} <= set(rows)

@@ -1,4 +1,4 @@
-"""Vital signs against sums over whole episodes, written down step by step."""
+"""Health of acting against sums over whole episodes, written down step by step."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from scipy.stats import entropy
 
 from lzero.envs.multitask import EnvStep
 from lzero.worker.actor import Decision
-from lzero.worker.vitals import Vitals, VitalSums
+from lzero.worker.health import HealthMonitor, HealthSums
 
 DISCOUNT, ACTIONS, GAMES = 0.9, 4, ("First", "Second", "Third")
 TASK_ID = np.array([0, 0, 2])
@@ -22,12 +22,21 @@ def play(rng: np.random.Generator) -> list[tuple[Decision, EnvStep]]:
         reset = over
         terminated = (rng.random(len(TASK_ID)) < 0.15) & ~reset
         truncated = (rng.random(len(TASK_ID)) < 0.05) & ~reset & ~terminated
-        over = (terminated & (rng.random(len(TASK_ID)) < 0.6)) | truncated  # the other deaths are lost lives
+        over = (
+            terminated & (rng.random(len(TASK_ID)) < 0.6)
+        ) | truncated  # the other deaths are lost lives
         value, reward, predicted = rng.normal(size=(3, len(TASK_ID))).astype(np.float32)
         reward[reset] = 0.0
-        decision = Decision(np.zeros(len(TASK_ID), np.int64), policy, value, prior, value, predicted)
+        decision = Decision(
+            np.zeros(len(TASK_ID), np.int64), policy, value, prior, value, predicted
+        )
         stream.append(
-            (decision, EnvStep(np.zeros((len(TASK_ID), 1)), reward, reward, terminated, truncated, over, reset))
+            (
+                decision,
+                EnvStep(
+                    np.zeros((len(TASK_ID), 1)), reward, reward, terminated, truncated, over, reset
+                ),
+            )
         )
     return stream
 
@@ -49,10 +58,10 @@ def segments(stream: list, env: int) -> list[list[tuple[float, float]]]:
 
 def test_values_are_compared_with_the_returns_that_followed():
     stream = play(np.random.default_rng(0))
-    vitals = Vitals(TASK_ID, len(GAMES), DISCOUNT)
+    health = HealthMonitor(TASK_ID, len(GAMES), DISCOUNT)
     for decision, step in stream:
-        vitals.add(decision, step)
-    metrics = vitals.take().metrics(GAMES)
+        health.add(decision, step)
+    metrics = health.take().metrics(GAMES)
     for task in (0, 2):
         values, returns = [], []
         for env in np.flatnonzero(TASK_ID == task):
@@ -60,20 +69,25 @@ def test_values_are_compared_with_the_returns_that_followed():
                 rewards = [reward for _, reward in segment]
                 values += [value for value, _ in segment]
                 returns += [
-                    sum(DISCOUNT**k * r for k, r in enumerate(rewards[start:])) for start in range(len(rewards))
+                    sum(DISCOUNT**k * r for k, r in enumerate(rewards[start:]))
+                    for start in range(len(rewards))
                 ]
         assert len(values) > 10
-        assert metrics[f"health/value_predicted/{GAMES[task]}"] == pytest.approx(np.mean(values), rel=1e-5)
-        assert metrics[f"health/value_realised/{GAMES[task]}"] == pytest.approx(np.mean(returns), rel=1e-5)
+        assert metrics[f"health/value_predicted/{GAMES[task]}"] == pytest.approx(
+            np.mean(values), rel=1e-5
+        )
+        assert metrics[f"health/value_realised/{GAMES[task]}"] == pytest.approx(
+            np.mean(returns), rel=1e-5
+        )
     assert not [tag for tag in metrics if tag.endswith("/Second")]
 
 
 def test_means_per_step_leave_out_rows_that_only_reset():
     stream = play(np.random.default_rng(1))
-    vitals = Vitals(TASK_ID, len(GAMES), DISCOUNT)
+    health = HealthMonitor(TASK_ID, len(GAMES), DISCOUNT)
     for decision, step in stream:
-        vitals.add(decision, step)
-    metrics = vitals.take().metrics(GAMES)
+        health.add(decision, step)
+    metrics = health.take().metrics(GAMES)
     rows = [(decision, step, 2) for decision, step in stream if not step.reset[2]]
     expected = {
         "search_kl": [entropy(d.policy[e], d.prior[e]) for d, _, e in rows],
@@ -89,15 +103,19 @@ def test_means_per_step_leave_out_rows_that_only_reset():
 
 def test_sums_add_up_over_ranks_and_start_again_when_taken():
     stream = play(np.random.default_rng(2))
-    whole, first, second = (Vitals(TASK_ID[rows], len(GAMES), DISCOUNT) for rows in (slice(None), [0], [1, 2]))
+    whole, first, second = (
+        HealthMonitor(TASK_ID[rows], len(GAMES), DISCOUNT) for rows in (slice(None), [0], [1, 2])
+    )
     for decision, step in stream:
         whole.add(decision, step)
         for part, rows in ((first, [0]), (second, [1, 2])):
             part.add(
-                Decision(*(getattr(decision, name)[rows] for name in Decision.__dataclass_fields__)),
+                Decision(
+                    *(getattr(decision, name)[rows] for name in Decision.__dataclass_fields__)
+                ),
                 EnvStep(*(getattr(step, name)[rows] for name in EnvStep.__dataclass_fields__)),
             )
-    together = VitalSums(*(first.take().stack() + second.take().stack()))
+    together = HealthSums(*(first.take().stack() + second.take().stack()))
     np.testing.assert_allclose(together.stack(), whole.take().stack(), rtol=1e-9)
     assert whole.take().metrics(GAMES) == {}
 
@@ -105,7 +123,9 @@ def test_sums_add_up_over_ranks_and_start_again_when_taken():
 def test_a_prior_that_has_become_zero_gives_a_finite_number():
     decision, step = play(np.random.default_rng(3))[5]
     prior = np.tile(np.array([0.0, 0.0, 0.0, 1.0], np.float32), (len(TASK_ID), 1))
-    broken = Decision(decision.action, decision.policy, decision.value, prior, decision.value, decision.reward)
-    vitals = Vitals(TASK_ID, len(GAMES), DISCOUNT)
-    vitals.add(broken, step)
-    assert np.isfinite(vitals.take().stack()).all()
+    broken = Decision(
+        decision.action, decision.policy, decision.value, prior, decision.value, decision.reward
+    )
+    health = HealthMonitor(TASK_ID, len(GAMES), DISCOUNT)
+    health.add(broken, step)
+    assert np.isfinite(health.take().stack()).all()

@@ -1,6 +1,8 @@
-"""Vital signs of acting: does the search improve on the network, and does the network predict what then happens?
+"""Health of acting: does the search improve on the network, and does the network predict what then
+happens?
 
-All sums run over env steps as they are played, in numpy over all environments at once; nothing is stored per step.
+All sums run over env steps as they are played, in numpy over all environments at once; nothing is
+stored per step.
 
 Shape legend: N = environments, T = tasks of the run, A = actions.
 """
@@ -14,10 +16,11 @@ from lzero.worker.actor import Decision
 
 
 @dataclass
-class VitalSums:
+class HealthSums:
     """Sums per task ``(T,)`` since they were last taken; they add up over ranks.
 
-    ``returns`` count steps of finished segments alone, see :class:`Vitals`; the rest counts every step.
+    ``returns`` count steps of finished segments alone, see :class:`HealthMonitor`; the rest counts
+    every step.
     """
 
     steps: np.ndarray
@@ -32,7 +35,7 @@ class VitalSums:
     value_realised: np.ndarray
 
     @classmethod
-    def zeros(cls, num_tasks: int) -> "VitalSums":
+    def zeros(cls, num_tasks: int) -> "HealthSums":
         """Nothing counted yet."""
         return cls(*np.zeros((len(fields(cls)), num_tasks)))
 
@@ -56,16 +59,19 @@ class VitalSums:
                     metrics[f"health/{name}/{game}"] = getattr(self, name)[task] / self.steps[task]
             if self.return_steps[task]:
                 for name in ("value_predicted", "value_realised"):
-                    metrics[f"health/{name}/{game}"] = getattr(self, name)[task] / self.return_steps[task]
+                    metrics[f"health/{name}/{game}"] = (
+                        getattr(self, name)[task] / self.return_steps[task]
+                    )
         return metrics
 
 
-class Vitals:
+class HealthMonitor:
     """Watches N environments while they are played.
 
-    A segment is what the value predicts: it ends where the value ends, at a death (or at a lost life, where that ends
-    an episode for learning). For finished segments the mean of the network's values is compared with the mean of
-    the discounted returns that followed. Segments that a time limit cuts have no known return and are left out.
+    A segment is what the value predicts: it ends where the value ends, at a death (or at a lost
+    life, where that ends an episode for learning). For finished segments the mean of the network's
+    values is compared with the mean of the discounted returns that followed. Segments that a time
+    limit cuts have no known return and are left out.
 
     Args:
         task_id: ``(N,)`` int64.
@@ -75,7 +81,7 @@ class Vitals:
 
     def __init__(self, task_id: np.ndarray, num_tasks: int, discount: float) -> None:
         self.task_id, self.num_tasks, self.discount = task_id, num_tasks, discount
-        self.sums = VitalSums.zeros(num_tasks)
+        self.sums = HealthSums.zeros(num_tasks)
         self._length, self._weight, self._value, self._return = np.zeros((4, len(task_id)))
 
     def add(self, decision: Decision, step: EnvStep) -> None:
@@ -95,13 +101,15 @@ class Vitals:
             self._add_per_task(total, values, acted)
         self._follow_segments(decision.network_value, step, acted)
 
-    def take(self) -> VitalSums:
+    def take(self) -> HealthSums:
         """The sums since the last call."""
-        taken, self.sums = self.sums, VitalSums.zeros(self.num_tasks)
+        taken, self.sums = self.sums, HealthSums.zeros(self.num_tasks)
         return taken
 
     def _follow_segments(self, value: np.ndarray, step: EnvStep, acted: np.ndarray) -> None:
-        """Σ_t G_t of a segment grows with each reward r_k by r_k·Σ_{t≤k} γ^{k−t}: no step needs to be kept."""
+        """Σ_t G_t of a segment grows with each reward r_k by r_k·Σ_{t≤k} γ^{k−t}: no step needs to
+        be kept.
+        """
         self._length += acted
         self._weight = np.where(acted, 1 + self.discount * self._weight, self._weight)
         self._value += np.where(acted, value, 0.0)
