@@ -1,16 +1,26 @@
-# make train   the main job: sets everything up, then trains on two Atari games
-# make test    sets everything up, then runs all tests
-# make setup   only prepares .venv
-# JOBS=2       test processes side by side
-# ARGS="…"     extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
+# make train        the main job: sets everything up, then trains on two Atari games
+# make test         sets everything up, then runs all tests
+# make lint         lint, format and types, as CI wants them
+# make format       writes imports and lines as lint wants them
+# make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
+# make setup        only prepares .venv
+# JOBS=2            test processes side by side
+# ARGS="…"          extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 2
 BIN := .venv/bin
+LOWEST ?= .venv-lowest
 SCRIPT := zoo/atari/config/atari_unizero_multitask_segment_ddp_config_moe.py
+# Every dependency is used by one of them, and examples/ trains; minutes instead of the whole suite.
+LOWEST_TESTS := tests/test_project.py tests/test_examples.py tests/test_imports.py tests/test_config.py \
+	tests/test_logging.py tests/test_checkpoint.py tests/test_profiling.py tests/entry/test_cli.py \
+	tests/envs/test_atari.py tests/mcts/test_tree.py tests/mcts/test_search.py tests/analysis/test_heatmap.py \
+	tests/analysis/test_task_gradients.py tests/report/test_statistics.py tests/report/test_figures.py \
+	tests/worker/test_evaluator.py tests/zoo/test_minatar.py
 
-.PHONY: train test lint setup clean
+.PHONY: train test lint format test-lowest setup clean
 
 train: setup
 	$(BIN)/python $(SCRIPT) $(ARGS)
@@ -20,15 +30,27 @@ test: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile $(LOWEST_TESTS) $(ARGS)
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt setup.py
+.venv/.installed: requirements.txt pyproject.toml setup.py
+$(LOWEST)/.installed: requirements-lowest.txt pyproject.toml setup.py
+
+%/.installed:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with make PYTHON=/path/to/python"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PYTHON) -m venv $*
+	$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	$*/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest

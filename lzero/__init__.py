@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # OpenMP threads that spin while they wait make a search on 2 cores 10 times slower as soon as any other process wants a core;
 # threads that sleep lose nothing in an update. Read when torch loads; a value of the user's own is kept.
