@@ -19,8 +19,8 @@ from torch import nn
 
 from lzero.config import MoEConfig
 from lzero.device import autocast, resolve_device, resolve_precision
+from lzero.nn.block import DenseMLP
 from lzero.nn.moe import PATHS, MoELayer, Segments, choose_path
-from lzero.model.unizero_world_models.transformer import DenseMLP
 
 CASES = {"training": [64, 256, 672, 1344, 4096], "inference": [8, 16, 64, 112, 448]}
 

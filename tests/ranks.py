@@ -29,7 +29,8 @@ def run_ranks(worker: Callable[[], Any], world_size: int, directory: Path) -> li
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
-        context.Process(target=_run_rank, args=(worker, rank, world_size, port, directory)) for rank in range(world_size)
+        context.Process(target=_run_rank, args=(worker, rank, world_size, port, directory))
+        for rank in range(world_size)
     ]
     try:
         for process in ranks:
@@ -41,15 +42,26 @@ def run_ranks(worker: Callable[[], Any], world_size: int, directory: Path) -> li
         if any(codes):
             raise RuntimeError(f"exit codes of the ranks: {codes}; what they said is above")
         if None in codes:
-            raise RuntimeError(f"after {SECONDS} s these ranks were still at work: {[code is None for code in codes]}")
+            raise RuntimeError(
+                f"after {SECONDS} s these ranks were still at work: {[code is None for code in codes]}"
+            )
     finally:
         for process in ranks:
             process.kill()
-    return [torch.load(directory / f"rank_{rank}.pt", weights_only=False) for rank in range(world_size)]
+    return [
+        torch.load(directory / f"rank_{rank}.pt", weights_only=False) for rank in range(world_size)
+    ]
 
 
-def _run_rank(worker: Callable[[], Any], rank: int, world_size: int, port: int, directory: Path) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+def _run_rank(
+    worker: Callable[[], Any], rank: int, world_size: int, port: int, directory: Path
+) -> None:
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": world_size,
+    }
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)

@@ -16,7 +16,9 @@ DOCS = Path(lzero.__file__).parents[1] / "docs"
 
 
 def python_blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(
+        r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL
+    )
 
 
 def test_the_domain_recipe_trains(tmp_path, monkeypatch):

@@ -14,7 +14,9 @@ import pytest
 import lzero
 
 ROOT = Path(lzero.__file__).parents[1]
-SERVICES = frozenset({"checkpoint", "config_fields", "device", "distributed", "logging", "profiling"})
+SERVICES = frozenset(
+    {"checkpoint", "config_fields", "device", "distributed", "logging", "profiling"}
+)
 MAY_IMPORT = {
     "config_sections": frozenset(),
     "config": frozenset({"config_sections"}),
@@ -24,9 +26,37 @@ MAY_IMPORT = {
     "model": frozenset({"config", "nn"}),
     "analysis": frozenset({"device", "distributed", "logging", "nn"}),
     "envs": frozenset({"config"}),
-    "policy": frozenset({"checkpoint", "config", "device", "distributed", "nn", "analysis", "replay", "mcts", "model"}),
-    "worker": frozenset({"config", "device", "logging", "nn", "analysis", "replay", "mcts", "model", "envs", "policy"}),
-    "entry": frozenset({"config", "nn", "analysis", "replay", "mcts", "model", "envs", "policy", "worker"}) | SERVICES,
+    "policy": frozenset(
+        {
+            "checkpoint",
+            "config",
+            "device",
+            "distributed",
+            "nn",
+            "analysis",
+            "replay",
+            "mcts",
+            "model",
+        }
+    ),
+    "worker": frozenset(
+        {
+            "config",
+            "device",
+            "logging",
+            "nn",
+            "analysis",
+            "replay",
+            "mcts",
+            "model",
+            "envs",
+            "policy",
+        }
+    ),
+    "entry": frozenset(
+        {"config", "nn", "analysis", "replay", "mcts", "model", "envs", "policy", "worker"}
+    )
+    | SERVICES,
     "report": frozenset({"config", "analysis", "envs"}) | SERVICES,
     **dict.fromkeys(SERVICES, SERVICES | {"config", "config_sections"}),
 }
@@ -56,7 +86,9 @@ def module_name(path: Path) -> str:
 
 @cache
 def sources() -> dict[str, ast.Module]:
-    paths = [path for package in ("lzero", "zoo") for path in sorted((ROOT / package).rglob("*.py"))]
+    paths = [
+        path for package in ("lzero", "zoo") for path in sorted((ROOT / package).rglob("*.py"))
+    ]
     return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
@@ -93,7 +125,15 @@ class E:
         import lzero.e as e
 """
     tree = ast.parse(source)
-    everything = {"lzero.a", "os", "lzero.b", "typing.TYPE_CHECKING", "lzero.c.C", "lzero.d.D", "lzero.e"}
+    everything = {
+        "lzero.a",
+        "os",
+        "lzero.b",
+        "typing.TYPE_CHECKING",
+        "lzero.c.C",
+        "lzero.d.D",
+        "lzero.e",
+    }
     assert set(imported_names(tree, at_run_time=False)) == everything
     assert set(imported_names(tree, at_run_time=True)) == everything - {"lzero.c.C"}
     assert "lzero.policy.unizero_multitask" in imports("lzero.entry.build")
@@ -137,10 +177,14 @@ def test_importing_the_policy_is_cheap():
     """
     runs = []
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, check=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, check=True, timeout=60
+        )
         runs.append(json.loads(done.stdout))
     loaded = {name.split(".")[0] for _, _, modules in runs for name in modules}
     assert "lzero" in loaded
     assert sorted(loaded & set(HEAVY)) == []
-    torch_seconds, policy_seconds = (sum(run[index] for run in runs) / len(runs) for index in (0, 1))
+    torch_seconds, policy_seconds = (
+        sum(run[index] for run in runs) / len(runs) for index in (0, 1)
+    )
     assert policy_seconds < max(0.5, 0.3 * torch_seconds)

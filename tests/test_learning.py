@@ -29,7 +29,16 @@ def scores(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, preset, "--output-dir", folder, "--exp-name", preset, *ONLY_THE_LAST_EVALUATION],
+            [
+                sys.executable,
+                SCRIPT,
+                preset,
+                "--output-dir",
+                folder,
+                "--exp-name",
+                preset,
+                *ONLY_THE_LAST_EVALUATION,
+            ],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -43,7 +52,11 @@ def scores(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
         assert run.returncode == 0, output
     found = {}
     for preset in PRESETS:
-        *_, last = (line["arrays"] for line in read_metrics(folder / preset / "metrics.jsonl") if "arrays" in line)
+        *_, last = (
+            line["arrays"]
+            for line in read_metrics(folder / preset / "metrics.jsonl")
+            if "arrays" in line
+        )
         found[preset] = {game: np.array(last[f"eval_scores/{game}"]) for game in CATCH.games}
     return found
 

@@ -5,7 +5,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lzero.report.components import CONFLICT, EXPERT, EXPERTS, MEASURES, ORDER, ROUTED, Component, components, tag_of
+from lzero.report.components import (
+    CONFLICT,
+    EXPERT,
+    EXPERTS,
+    MEASURES,
+    ORDER,
+    ROUTED,
+    Component,
+    components,
+    tag_of,
+)
 from lzero.report.curves import ENTROPY, WINDOWS, divergence_tags, entropy_tag, load_tags
 from lzero.report.last_part import Part, difference, mean_or_nan, over_seeds, with_numbers
 from lzero.report.run_data import Group, RunData

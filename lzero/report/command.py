@@ -21,7 +21,12 @@ import rich
 import tyro
 
 from lzero.logging import setup_logging
-from lzero.report.analysis_tables import CONFLICT_COLUMNS, EXPERT_COLUMNS, conflict_rows, expert_rows
+from lzero.report.analysis_tables import (
+    CONFLICT_COLUMNS,
+    EXPERT_COLUMNS,
+    conflict_rows,
+    expert_rows,
+)
 from lzero.report.conflict import CONFLICT_PICTURES, EXPERT_CONFLICT
 from lzero.report.experts import EXPERT_PICTURES
 from lzero.report.heatmaps import (

@@ -3,7 +3,16 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from lzero.report.components import EXPERT, HEADLINE, MEASURES, ROUTED, Component, components, routed_series, tag_of
+from lzero.report.components import (
+    EXPERT,
+    HEADLINE,
+    MEASURES,
+    ROUTED,
+    Component,
+    components,
+    routed_series,
+    tag_of,
+)
 from lzero.report.run_data import Group, Series
 from lzero.report.statistics import Curve, build_curves, mean_curve
 

@@ -12,7 +12,15 @@ from lzero.config_fields import EARLIER_CONFIG
 from lzero.report.analysis_notes import PREFIXES, analysis_notes
 from lzero.report.curves import all_curves
 from lzero.report.progress import shown
-from lzero.report.run_data import SHOWN_FIELDS, Group, RunData, RunDataError, differing_fields, group_runs, read_run
+from lzero.report.run_data import (
+    SHOWN_FIELDS,
+    Group,
+    RunData,
+    RunDataError,
+    differing_fields,
+    group_runs,
+    read_run,
+)
 from lzero.report.statistics import Curve, FinalScore, common_range, final_score
 
 
@@ -75,7 +83,9 @@ def reference_scores(
     tasks: Sequence[tuple[str, str]],
 ) -> tuple[dict[tuple[str, str], Mapping[str, float]], list[str]]:
     """Reference scores of tasks (domain, game) as their domains give them, and a sentence for each that has none."""
-    from lzero.envs.domain import load_domain  # gymnasium with it, which nothing else of a report needs
+    from lzero.envs.domain import (
+        load_domain,  # gymnasium with it, which nothing else of a report needs
+    )
 
     found: dict[tuple[str, str], Mapping[str, float]] = dict.fromkeys(tasks, {})
     notes = []

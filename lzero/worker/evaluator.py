@@ -5,13 +5,31 @@ Shape legend: N = environments, T = tasks of the run, E = episodes per task.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from lzero.envs.domain import Screen
 from lzero.envs.multitask import MultiTaskVectorEnv, task_seed
-from lzero.worker.actor import Actor
 from lzero.worker.collector import EpisodeCounter
+
+
+class Choice(Protocol):
+    """What an evaluation asks of a decision."""
+
+    @property
+    def action(self) -> np.ndarray:
+        """``(N,)`` int64."""
+
+
+class Player(Protocol):
+    """Who is evaluated: an :class:`~lzero.worker.actor.Actor`, or anybody else who chooses actions."""
+
+    def act(self, observation: np.ndarray) -> Choice:
+        """Choose an action for every observation ``(N, *shape)``."""
+
+    def forget(self, ended: np.ndarray) -> None:
+        """Forget the past of the environments whose episode ``ended (N,)``."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class _Camera:
 
 def evaluate(
     env: MultiTaskVectorEnv,
-    actor: Actor,
+    actor: Player,
     num_episodes: int,
     seed: int,
     *,

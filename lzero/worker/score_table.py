@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
-REFERENCES = ("random", "human")  # labels of known scores that stand beside one's own; published ones are in the report
+REFERENCES = (
+    "random",
+    "human",
+)  # labels of known scores that stand beside one's own; published ones are in the report
 
 
 def aggregate(scores: Mapping[str, float]) -> dict[str, float]:
@@ -26,7 +29,9 @@ def aggregate(scores: Mapping[str, float]) -> dict[str, float]:
         raise ValueError("scores={}: at least one game is needed")
     broken = [game for game, score in scores.items() if not math.isfinite(score)]
     if broken:
-        raise ValueError(f"scores of {', '.join(broken)} are not finite: leave out games without a finished episode")
+        raise ValueError(
+            f"scores of {', '.join(broken)} are not finite: leave out games without a finished episode"
+        )
     from scipy.stats import trim_mean  # takes longer to import than all else here
 
     values = np.array(list(scores.values()), dtype=np.float64)
@@ -69,7 +74,9 @@ class ScoreTable:
             scale: what that scale is called.
             references: game to its known raw scores by label.
         """
-        normalised = {game: normalise(game, float(values.mean())) for game, values in scores.items()}
+        normalised = {
+            game: normalise(game, float(values.mean())) for game, values in scores.items()
+        }
         on_scale = {game: value for game, value in normalised.items() if value is not None}
         return cls(scores, on_scale, scale, {game: references(game) for game in scores})
 
@@ -79,13 +86,21 @@ class ScoreTable:
 
     def metrics(self) -> dict[str, float]:
         """Numbers for the log."""
-        metrics = {f"eval_return/{game}": float(values.mean()) for game, values in self.scores.items()}
+        metrics = {
+            f"eval_return/{game}": float(values.mean()) for game, values in self.scores.items()
+        }
         metrics |= {f"eval_normalised/{game}": value for game, value in self.normalised.items()}
-        return metrics | {f"eval_aggregate/{name}": value for name, value in self.aggregates().items()}
+        return metrics | {
+            f"eval_aggregate/{name}": value for name, value in self.aggregates().items()
+        }
 
     def render(self, title: str) -> Table:
         """The table for a terminal."""
-        beside = [label for label in REFERENCES if any(label in known for known in self.references.values())]
+        beside = [
+            label
+            for label in REFERENCES
+            if any(label in known for known in self.references.values())
+        ]
         table = Table(title=title)
         for header in ("game", "return", "std", "episodes", *beside, self.scale):
             table.add_column(header, justify="left" if header == "game" else "right")
@@ -93,7 +108,14 @@ class ScoreTable:
             known = self.references.get(game, {})
             shown = [f"{known[label]:,.1f}" if label in known else "–" for label in beside]
             normalised = f"{self.normalised[game]:.3f}" if game in self.normalised else "–"
-            table.add_row(game, f"{values.mean():,.1f}", f"{values.std():,.1f}", str(len(values)), *shown, normalised)
+            table.add_row(
+                game,
+                f"{values.mean():,.1f}",
+                f"{values.std():,.1f}",
+                str(len(values)),
+                *shown,
+                normalised,
+            )
         aggregates = self.aggregates()
         if aggregates:
             table.add_section()

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from lzero.logging import RunLogger
-from lzero.report.conflict import EXPERT_CONFLICT, average_panels, conflict_panels, expert_legend, expert_panels
+from lzero.report.conflict import (
+    EXPERT_CONFLICT,
+    average_panels,
+    conflict_panels,
+    expert_legend,
+    expert_panels,
+)
 from lzero.report.curves import WINDOWS
 from lzero.report.experts import divergence_panels, entropy_panels, load_panels
 from lzero.report.layout import arrange

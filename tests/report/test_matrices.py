@@ -9,7 +9,13 @@ import pytest
 from matplotlib.image import imread
 
 from lzero.report import heatmaps
-from lzero.report.heatmaps import CONFLICT_MATRICES, HEATMAPS, MATRIX_COLUMNS, SELECTION_MATRICES, matrix_rows
+from lzero.report.heatmaps import (
+    CONFLICT_MATRICES,
+    HEATMAPS,
+    MATRIX_COLUMNS,
+    SELECTION_MATRICES,
+    matrix_rows,
+)
 from lzero.report.matrices import conflict_blocks, nan_mean, selection_blocks, similarity_blocks
 from lzero.report.run_data import Group, RunData, Series
 from lzero.report.study import Study

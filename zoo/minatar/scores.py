@@ -167,7 +167,9 @@ class _RandomActor:
 
     def act(self, observation: np.ndarray) -> _Choice:
         """Choose without looking."""
-        return _Choice(self.legal_actions[self.rng.integers(len(self.legal_actions), size=self.num_envs)])
+        return _Choice(
+            self.legal_actions[self.rng.integers(len(self.legal_actions), size=self.num_envs)]
+        )
 
     def forget(self, ended: np.ndarray) -> None:
         """There is no memory."""
@@ -188,8 +190,12 @@ def _play(
         sticky=settings.sticky_action_probability,
         difficulty_ramping=settings.difficulty_ramping,
     )
-    legal = game_shape(game).minimal_actions if settings.minimal_actions else tuple(range(NUM_ACTIONS))
-    env = MultiTaskVectorEnv([TaskEnv(native, task_id=0, name=game, layout="hwc", legal_actions=legal)])
+    legal = (
+        game_shape(game).minimal_actions if settings.minimal_actions else tuple(range(NUM_ACTIONS))
+    )
+    env = MultiTaskVectorEnv(
+        [TaskEnv(native, task_id=0, name=game, layout="hwc", legal_actions=legal)]
+    )
     try:
         actor = _RandomActor(env.num_envs, np.array(legal), rng)
         return evaluate(env, actor, episodes, seed, on_step=on_step)
@@ -211,9 +217,13 @@ def main(command: Command, console: Console) -> None:
             def show(done: int, wanted: int, bar: Any = bar) -> None:
                 progress.update(bar, completed=done, total=wanted)
 
-            play = measured[game] = measure(game, command.settings, command.episodes, command.seed, show)
+            play = measured[game] = measure(
+                game, command.settings, command.episodes, command.seed, show
+            )
             interval = f"{play.low:.3f} to {play.high:.3f}"
-            table.add_row(game, f"{play.mean:.3f}", interval, str(play.episodes), f"{play.mean_length:.1f}")
+            table.add_row(
+                game, f"{play.mean:.3f}", interval, str(play.episodes), f"{play.mean_length:.1f}"
+            )
     console.print(table)
     if command.write:
         store(SCORES_FILE, command.settings, measured)
