@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-WINDOWS = {"immediate": 100, "short": 1_000, "medium": 10_000, "long": 100_000}
-"""Lengths of the sliding windows in updates."""
+from lzero.tags import WINDOWS
+
 NUM_BUCKETS = 100
 
 
