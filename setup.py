@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=("lzero", "lzero.*", "zoo", "zoo.*")),
-    package_data={"zoo.atari": ["scores.json"], "zoo.minatar": ["scores.json"]},
+    package_data={"lzero.report": ["page.css"], "zoo.atari": ["scores.json"], "zoo.minatar": ["scores.json"]},
     # The reason for each is in the README.
     install_requires=[
         "torch>=2.11,<2.14",

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from lzero.logging import RunLogger
-from lzero.report.conflict import EXPERT_CONFLICT, average_panels, conflict_panels, expert_legend, expert_panels
-from lzero.report.curves import WINDOWS
-from lzero.report.experts import divergence_panels, entropy_panels, load_panels
-from lzero.report.layout import arrange
-from lzero.report.pictures import group_legend, tag_panels
+from lzero.report.curves import DRAWN_WINDOWS
+from lzero.report.figures import arrange
+from lzero.report.panels import (
+    average_panels,
+    conflict_panels,
+    divergence_panels,
+    entropy_panels,
+    expert_legend,
+    expert_panels,
+    group_legend,
+    load_panels,
+    tag_panels,
+)
+from lzero.report.pictures import PICTURES
 from lzero.report.statistics import ONE_SEED, OVER_SEEDS
 from lzero.report.study import Study, build_study
 from tests.report.synthetic_runs import GAMES, write_run
@@ -82,7 +91,8 @@ def test_experts_are_compared_with_the_shared_one(study):
         ("whole feed-forward", "shared expert", "routed experts, mean"), ""
     )
     assert expert_legend(study, [])["shared expert"] is None
-    assert EXPERT_CONFLICT.draw(study).png.startswith(b"\x89PNG")
+    [picture] = [picture for picture in PICTURES if picture.name == "conflict_experts"]
+    assert picture.draw(study).png.startswith(b"\x89PNG")
 
 
 def test_the_mean_over_experts_is_that_of_their_numbers(study):
@@ -96,7 +106,7 @@ def test_the_mean_over_experts_is_that_of_their_numbers(study):
 
 def test_expert_selection_has_a_row_for_each_window(study):
     panels = entropy_panels(study)
-    assert [panel.title for panel in panels] == [f"{game}, {window}" for window in WINDOWS for game in GAMES]
+    assert [panel.title for panel in panels] == [f"{game}, {window}" for window in DRAWN_WINDOWS for game in GAMES]
     assert [panel.starts_row for panel in panels] == [True, False, False] * 2
     for panel in panels:
         assert panel.references == {"all 4 alike": math.log(4)} and panel.limits == (0.0, math.log(4))
@@ -115,7 +125,7 @@ def test_expert_selection_has_a_row_for_each_window(study):
         assert len({panel.title for panel in panels}) == 6
     assert {curve.metric for panel in divergence_panels(study) for curve in panel.curves} == {
         f"MOE_Divergence/{window}_Avg{name}"
-        for window in WINDOWS
+        for window in DRAWN_WINDOWS
         for name in ("JS_Divergence", "TV_Distance", "Wasserstein_Distance")
     }
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lzero.report.analysis_notes import analysis_notes
 from lzero.report.analysis_tables import CONFLICT_COLUMNS, EXPERT_COLUMNS, conflict_rows, expert_rows
 from lzero.report.last_part import NO_NUMBER, NOT_ENOUGH_SEEDS, OVER_BOTH_GROUPS
+from lzero.report.notes import analysis_notes
 from lzero.report.run_data import Group, RunData, Series
 from lzero.report.statistics import ONE_SEED, OVER_SEEDS, bootstrap_difference
 from lzero.report.study import Study

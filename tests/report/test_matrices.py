@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from lzero.report import heatmaps
-from lzero.report.heatmaps import CONFLICT_MATRICES, HEATMAPS, MATRIX_COLUMNS, SELECTION_MATRICES, matrix_rows
-from lzero.report.matrices import conflict_blocks, nan_mean, selection_blocks, similarity_blocks
+from lzero.report import matrices
+from lzero.report.matrices import (
+    MATRIX_COLUMNS,
+    conflict_blocks,
+    matrix_rows,
+    nan_mean,
+    selection_blocks,
+    similarity_blocks,
+)
+from lzero.report.pictures import PICTURES, MatrixPicture
 from lzero.report.run_data import Group, RunData, Series
 from lzero.report.study import Study
 
+HEATMAPS = [picture for picture in PICTURES if isinstance(picture, MatrixPicture)]
+CONFLICT_MATRICES, SELECTION_MATRICES, _ = HEATMAPS
 TAG = "gradient_conflict_matrix/moe_layer/layer0"
 SHORT = "expert_selection/short/layer0"
 
@@ -125,11 +134,11 @@ def test_games_in_another_order_keep_their_names(monkeypatch):
     )
     drawn = []
     monkeypatch.setattr(
-        heatmaps, "heatmap_image", lambda *args, **_: drawn.append(args) or np.zeros((3, 5, 5), np.uint8)
+        matrices, "heatmap_image", lambda *args, **_: drawn.append(args) or np.zeros((3, 5, 5), np.uint8)
     )
     SELECTION_MATRICES.draw(study)
     [(panels, rows, columns)] = drawn
-    assert (rows, columns) == (("Pong", "Boxing", "Alien"), ("0", "1"))
+    assert (rows, columns) == (["Pong", "Boxing", "Alien"], ["0", "1"])
     first, second = panels.values()
     assert first[:2].tolist() == [[0.1, 0.9], [0.4, 0.6]] and np.isnan(first[2]).all()
     assert second[1:].tolist() == [[0.2, 0.8], [0.3, 0.7]] and np.isnan(second[0]).all()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lzero.report.page import page, table
-from lzero.report.pictures import RETURN_PICTURES, Drawn
+from lzero.report.pictures import PICTURES, Drawn
 from lzero.report.run_data import Group, RunData, Series
 from lzero.report.statistics import OVER_SEEDS, FinalScore
 from lzero.report.study import Study
@@ -81,7 +81,7 @@ def study_of(*labels: str) -> Study:
 
 
 def test_the_page_is_one_whole_file():
-    drawn = [(RETURN_PICTURES[0], Drawn(png(30, 20), "read & learn"))]
+    drawn = [(PICTURES[0], Drawn(png(30, 20), "read & learn"))]
     html = page(study_of("one", "two"), drawn, ["<b> is missing"])
     tags = parsed(html)
     assert html == page(study_of("one", "two"), drawn, ["<b> is missing"])
@@ -114,7 +114,7 @@ def test_the_page_says_what_ran():
 def test_sections_without_content_are_left_out():
     text = " ".join(parsed(page(study_of("one"), [], [])).text)
     assert "Gradient conflict" not in text and "Plasticity" not in text and "Returns" not in text
-    picture = replace(RETURN_PICTURES[0])
+    picture = replace(PICTURES[0])
     assert "Returns" in " ".join(parsed(page(study_of("one"), [(picture, Drawn(png(1, 1), ""))], [])).text)
 
 

@@ -20,8 +20,9 @@ import lzero
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
-from lzero.report.command import PICTURES, main, write_report
-from lzero.report.pictures import game_panels, random_reward_rate
+from lzero.report.command import main, write_report
+from lzero.report.panels import game_panels, random_reward_rate
+from lzero.report.pictures import PICTURES
 from lzero.report.statistics import (
     NO_EVALUATION,
     NO_SCORES,

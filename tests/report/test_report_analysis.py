@@ -15,8 +15,9 @@ import pytest
 from lzero.logging import RunLogger
 from lzero.report import pictures
 from lzero.report.analysis_tables import conflict_rows
-from lzero.report.command import PICTURES, main
+from lzero.report.command import main
 from lzero.report.last_part import OVER_BOTH_GROUPS
+from lzero.report.pictures import PICTURES
 from lzero.report.run_data import read_run
 from lzero.report.study import build_study
 from tests.report.synthetic_runs import ENV_STEPS, GAMES, write_run
