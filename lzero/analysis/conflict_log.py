@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lzero import tags
 from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.logging import RunLogger
@@ -37,12 +38,12 @@ def log_gradient_conflicts(
     arrays: dict[str, np.ndarray] = {}
     for component, conflict in conflicts.items():
         scalars |= {
-            f"gradient_conflict/avg_{component}": conflict.avg_conflict_score,
-            f"gradient_conflict/max_{component}": conflict.max_conflict_score,
-            f"gradient_conflict/rate_{component}": conflict.conflict_rate,
+            tags.conflict("avg", component): conflict.avg_conflict_score,
+            tags.conflict("max", component): conflict.max_conflict_score,
+            tags.conflict("rate", component): conflict.conflict_rate,
         }
         arrays |= {
-            f"gradient_conflict_matrix/{component}": conflict.cosine_similarity_matrix.numpy(),
+            f"{tags.CONFLICT_MATRIX}{component}": conflict.cosine_similarity_matrix.numpy(),
             f"gradient_conflict_norms/{component}": conflict.gradient_norms.numpy(),
         }
     logger.scalars(scalars, env_step, train_iter)

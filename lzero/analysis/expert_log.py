@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from scipy.special import entr, rel_entr
 
+from lzero import tags
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.analysis.expert_statistics import ExpertSelection
 from lzero.analysis.heatmap import heatmap_image
@@ -71,10 +72,10 @@ class _Comparison:
 
 
 _COMPARISONS = {
-    "JS": _Comparison(js_divergence_matrix, "JS_Divergence", lambda _: math.log(2)),
-    "TV": _Comparison(total_variation_matrix, "TV_Distance", lambda _: 1.0),
+    "JS": _Comparison(js_divergence_matrix, tags.JENSEN_SHANNON, lambda _: math.log(2)),
+    "TV": _Comparison(total_variation_matrix, tags.TOTAL_VARIATION, lambda _: 1.0),
     "Wasserstein": _Comparison(
-        wasserstein_matrix, "Wasserstein_Distance", lambda num_experts: max(1.0, num_experts - 1.0)
+        wasserstein_matrix, tags.WASSERSTEIN, lambda num_experts: max(1.0, num_experts - 1.0)
     ),
 }
 
@@ -121,7 +122,7 @@ class _Selection:
         """``MOE_Details``: each ``(L, W, T)``."""
         entropy = entr(self.frequencies).sum(axis=-1)
         return {
-            "ExpertSelectionEntropy": entropy,
+            tags.SELECTION_ENTROPY: entropy,
             "ExpertSelectionEntropyNormalised": self._normalised(entropy),
             "ExpertSelectionVariance": self.frequencies.var(axis=-1),
             "TotalSelections": self.counts.sum(axis=-1),
@@ -143,10 +144,10 @@ class _Selection:
         return {
             "NumActiveTasks": num_active,
             "NumExperts": np.full(num_active.shape, self.num_experts),
-            "ExpertUsageEntropy": usage_entropy,
+            tags.USAGE_ENTROPY: usage_entropy,
             "ExpertUsageEntropyNormalised": self._normalised(usage_entropy),
-            "DeadExperts": np.where(has_data, (load == 0).sum(axis=-1), np.nan),
-            "LoadImbalance": np.where(has_data, imbalance, np.nan),
+            tags.DEAD_EXPERTS: np.where(has_data, (load == 0).sum(axis=-1), np.nan),
+            tags.LOAD_IMBALANCE: np.where(has_data, imbalance, np.nan),
             **_extreme_experts(load),
         }
 
@@ -218,18 +219,18 @@ def _scalars(
         for name, values in of_tasks.items():
             for task, of_layers in enumerate(values[:, index].T):
                 yield from _tagged(
-                    f"MOE_Details/Task{task}_{window}/{name}", of_layers, stacked.layers
+                    tags.task_selection(task, window, name), of_layers, stacked.layers
                 )
         for name, values in overall.items():
             mean = pooled[name][index] if name in pooled else None
             yield from _tagged(
-                f"MOE_Global/{window}/{name}", values[:, index], stacked.layers, mean
+                tags.expert_load(window, name), values[:, index], stacked.layers, mean
             )
         for name, matrices in similarity.items():
             average, largest = _over_pairs(matrices[:, index])
             quantity = _COMPARISONS[name].quantity
-            yield from _tagged(f"MOE_Divergence/{window}_Avg{quantity}", average, stacked.layers)
-            yield from _tagged(f"MOE_Divergence/{window}_Max{quantity}", largest, stacked.layers)
+            yield from _tagged(tags.divergence(window, "Avg", quantity), average, stacked.layers)
+            yield from _tagged(tags.divergence(window, "Max", quantity), largest, stacked.layers)
 
 
 def _arrays(
@@ -237,9 +238,15 @@ def _arrays(
 ) -> Iterator[tuple[str, np.ndarray]]:
     for index, window in enumerate(stacked.windows):
         for place, layer in enumerate(stacked.layers):
-            yield f"expert_selection/{window}/layer{layer}", stacked.frequencies[place, index]
+            yield (
+                tags.of_layer(f"{tags.SELECTION_MATRIX}{window}", layer),
+                stacked.frequencies[place, index],
+            )
             for name, matrices in similarity.items():
-                yield f"task_similarity/{window}_{name}/layer{layer}", matrices[place, index]
+                yield (
+                    tags.of_layer(f"{tags.SIMILARITY_MATRIX}{window}_{name}", layer),
+                    matrices[place, index],
+                )
 
 
 def _pictures(
@@ -284,7 +291,7 @@ def _tagged(
     """A number's scalars: ``overall``, or else the mean over layers, and each layer's ``(L,)``."""
     yield tag, float(of_layers.mean() if overall is None else overall)
     for layer, value in zip(layers, of_layers, strict=True):
-        yield f"{tag}/layer{layer}", float(value)
+        yield tags.of_layer(tag, layer), float(value)
 
 
 def _extreme_experts(load: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-WINDOWS = {"immediate": 100, "short": 1_000, "medium": 10_000, "long": 100_000}
-"""Lengths of the sliding windows in updates."""
-NUM_BUCKETS = 100  # the shortest window then has buckets of one update; longer ones are 1 % coarse
+from lzero.tags import WINDOWS
+
+NUM_BUCKETS = 100
 
 
 class WindowStatistics(TypedDict):

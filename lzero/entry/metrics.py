@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lzero import tags
 from lzero.analysis.conflict_log import log_gradient_conflicts
 from lzero.analysis.expert_log import log_expert_selection
 from lzero.policy.metrics import LearnResult, health_metrics, plasticity_metrics, update_metrics
@@ -29,10 +30,10 @@ def log_collected(run: "Run", collected: Collected) -> None:
     run.reward_rate.add(reward, steps)
     metrics = {}
     for game, rate in run.reward_rate.by_game().items():
-        metrics[f"collect_reward/{game}"] = rate
+        metrics[tags.of_game(tags.COLLECT_REWARD, game)] = rate
     for task in np.flatnonzero(count):
         run.last_returns[games[task]] = score[task] / count[task]
-        metrics[f"collect_return/{games[task]}"] = score[task] / count[task]
+        metrics[tags.of_game(tags.COLLECT_RETURN, games[task])] = score[task] / count[task]
         metrics[f"collect_length/{games[task]}"] = length[task] / count[task]
     log(run, metrics)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero import tags
 from lzero.analysis.conflict import GradientConflict
 from lzero.analysis.plasticity import (
     effective_rank,
@@ -65,13 +66,13 @@ def update_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, 
     entropy_weight = policy.entropy_weight.weight().cpu()
     grad_norm = result.grad_norm.item()
     metrics = {
-        "learn/grad_norm": grad_norm,
-        "learn/grad_norm_clipped": min(grad_norm, config.policy.optimiser.max_grad_norm),
-        "learn/loss": losses.mean().item(),
-        "learn/spread": spread.mean().item(),
+        f"{tags.LEARN}grad_norm": grad_norm,
+        f"{tags.LEARN}grad_norm_clipped": min(grad_norm, config.policy.optimiser.max_grad_norm),
+        f"{tags.LEARN}loss": losses.mean().item(),
+        f"{tags.LEARN}spread": spread.mean().item(),
     }
     for index, name in enumerate(TERMS):
-        metrics[f"learn/{name}"] = means[index].mean().item()
+        metrics[f"{tags.LEARN}{name}"] = means[index].mean().item()
     for task, game in enumerate(config.env.games):
         metrics[f"learn_loss/{game}"] = losses[task].item()
         metrics[f"learn_spread/{game}"] = spread[task].item()
@@ -87,14 +88,14 @@ def health_metrics(policy: "UniZeroMTPolicy", windows: "ReplayWindows") -> dict[
 
     Collective; waits for the device. Two frames of every window are looked at, which bounds the rank.
     """
-    metrics = {"health/target_lag": parameter_lag(policy.model, policy.target).item()}
+    metrics = {f"{tags.HEALTH}target_lag": parameter_lag(policy.model, policy.target).item()}
     ranks = np.stack(policy.dist.all_gather_array(_latent_health(policy, windows)))  # (ranks, 2, T)
     seen = ~np.isnan(ranks)
     values = np.where(seen, ranks, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     for row, name in enumerate(("effective_rank", "latent_norm")):
         for task, game in enumerate(policy.config.env.games):
             if seen[:, row, task].any():
-                metrics[f"health/{name}/{game}"] = values[row, task]
+                metrics[tags.of_game(f"{tags.HEALTH}{name}", game)] = values[row, task]
     return metrics
 
 
@@ -127,10 +128,10 @@ def plasticity_metrics(
     with policy.autocast():
         metrics = measure_plasticity(policy.model, policy.unit_groups(), arguments, policy.dist)
     modules = [module_of(name) for name, _ in policy.model.named_parameters()]
-    for name, norms in (
-        ("weight_norm", parameter_norms(policy.model)),
-        ("gradient_norm", result.gradient_norms),
+    for prefix, norms in (
+        (tags.WEIGHT_NORM, parameter_norms(policy.model)),
+        (tags.GRADIENT_NORM, result.gradient_norms),
     ):
         for module, norm in norms_by_module(modules, norms).items():
-            metrics[f"plasticity/{name}/{module}"] = norm
+            metrics[f"{prefix}{module}"] = norm
     return metrics

@@ -1,1 +1,12 @@
-"""What a report is made of: runs read from disk, statistics over seeds, and panels that show them."""
+"""Reports on runs: ``python -m lzero.report RUN …``; in Python ``load_runs`` reads them.
+
+How a report is made, in the order of reading: ``run_data`` reads runs and finds which are seeds of
+one experiment; ``statistics`` and ``curves`` make curves and final scores of them; a ``study``
+holds all that; ``pictures`` is the table of all pictures, whose panels are made in ``panels`` and
+drawn in ``figures``; ``matrices`` has pictures of matrices; ``tables``, ``analysis_tables`` and
+``notes`` make the numbers and the texts; ``page`` and ``command`` put them together.
+"""
+
+from lzero.report.run_data import Group, RunData, RunDataError, Series, group_runs, load_runs
+
+__all__ = ["Group", "RunData", "RunDataError", "Series", "group_runs", "load_runs"]

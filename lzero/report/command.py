@@ -3,16 +3,16 @@
 python -m lzero.report runs/breakout_s0 runs/breakout_s1
 python -m lzero.report runs/moe_s* runs/dense_s* --out reports/moe_against_dense
 
-Runs whose configs are equal apart from names, lengths and rhythms (``NOT_LEARNING`` in ``lzero/config_fields.py``)
-are seeds of one experiment. The report is a folder: ``index.html`` has everything in one file that can be sent to
-somebody; beside it are every picture (PNG) and every number (CSV). What a run does not have is named in the log, on the
-page and in ``notes.txt``, and never made up.
+Runs whose configs are equal apart from names, lengths and rhythms (``NOT_LEARNING`` in
+``lzero/config_fields.py``) are seeds of one experiment. The report is a folder: ``index.html`` has
+everything in one file that can be sent to somebody; beside it are every picture (PNG) and every
+number (CSV). What a run does not have is named in the log, on the page and in ``notes.txt``, and
+never made up.
 """
 
 import logging
 import sys
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,44 +27,17 @@ from lzero.report.analysis_tables import (
     conflict_rows,
     expert_rows,
 )
-from lzero.report.conflict import CONFLICT_PICTURES, EXPERT_CONFLICT
-from lzero.report.experts import EXPERT_PICTURES
-from lzero.report.heatmaps import (
-    CONFLICT_MATRICES,
-    MATRIX_COLUMNS,
-    SELECTION_MATRICES,
-    SIMILARITY_MATRIX,
-    matrix_rows,
-)
+from lzero.report.matrices import MATRIX_COLUMNS, matrix_rows
 from lzero.report.page import page
-from lzero.report.pictures import (
-    LEARNING_PICTURES,
-    PLASTICITY_PICTURES,
-    RETURN_PICTURES,
-    SECTION_LACKING,
-    Drawn,
-    Picture,
-    Section,
-)
+from lzero.report.pictures import PICTURES, SECTION_LACKING, Drawn, Picture
 from lzero.report.progress import shown
-from lzero.report.run_data import RunDataError
+from lzero.report.run_data import RunDataError, gather
 from lzero.report.study import Study, build_study
 from lzero.report.tables import CURVE_COLUMNS, curve_rows, final_rows, final_table, write_csv
 
 logger = logging.getLogger(__name__)
 
 PAGE = "index.html"
-PICTURES: tuple[Picture, ...] = (
-    *RETURN_PICTURES,
-    *LEARNING_PICTURES,
-    *CONFLICT_PICTURES,
-    CONFLICT_MATRICES,
-    EXPERT_CONFLICT,
-    *EXPERT_PICTURES,
-    SELECTION_MATRICES,
-    SIMILARITY_MATRIX,
-    *PLASTICITY_PICTURES,
-)
 
 
 @dataclass(frozen=True)
@@ -77,9 +50,11 @@ class ReportCommand:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
     """Folders of runs, e.g. runs/atari_cpu_moe."""
     out: Path | None = None
-    """Folder of the report; the first run's own ``report`` if not given. Pictures of an earlier report are replaced."""
+    """Folder of the report; the first run's own ``report`` if not given. Pictures of an earlier
+    report are replaced."""
     labels: tuple[str, ...] = ()
-    """Names of the groups, in the order of their first runs; made from the runs' names if not given."""
+    """Names of the groups, in the order of their first runs; made from the runs' names if not
+    given."""
     ignore: tuple[str, ...] = ()
     """Config fields or sections, e.g. ``device``, in which seeds of one experiment may differ too."""
 
@@ -94,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     folder = command.out or command.runs[0] / "report"
     if folder.exists() and not folder.is_dir():
-        sys.exit(f"error: --out {folder} is a file; name a folder, which is made if it is not there")
+        sys.exit(
+            f"error: --out {folder} is a file; name a folder, which is made if it is not there"
+        )
     files = write_report(study, folder)
     rich.get_console().print(final_table(study))
     logger.info("wrote %s: %s", folder, ", ".join(files))
@@ -102,10 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_report(study: Study, folder: Path) -> list[str]:
-    """Write the page, all figures and all tables; those of an earlier report that now have nothing to show are removed.
+    """Write the page, all figures and all tables; returns the names of the files.
 
-    Returns:
-        Names of the files.
+    Files of an earlier report that now have nothing to show are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[Picture, Drawn]] = []
@@ -119,7 +95,7 @@ def write_report(study: Study, folder: Path) -> list[str]:
         else:
             path.write_bytes(content.png)
             drawn.append((picture, content))
-    notes = [*study.notes, *_not_drawn(missing, {picture.section for picture, _ in drawn})]
+    notes = [*study.notes, *_not_drawn(missing, drawn)]
     tables = [*_write_tables(study, folder)]
     (folder / PAGE).write_text(page(study, drawn, notes), encoding="utf-8")
     (folder / "notes.txt").write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
@@ -128,13 +104,16 @@ def write_report(study: Study, folder: Path) -> list[str]:
     return [PAGE, *(f"{picture.name}.png" for picture, _ in drawn), *tables, "notes.txt"]
 
 
-def _not_drawn(missing: Sequence[Picture], shown_sections: Collection[Section]) -> Iterator[str]:
-    """A sentence for each reason; a section of which nothing is shown has one for all its pictures."""
-    lacking: defaultdict[str, list[str]] = defaultdict(list)
+def _not_drawn(missing: Sequence[Picture], drawn: Sequence[tuple[Picture, Drawn]]) -> Iterator[str]:
+    """A sentence for each reason; a section of which nothing is shown has one for all."""
+    there = {picture.section for picture, _ in drawn}
+    lacking = []
     for picture in missing:
-        of_section = picture.section not in shown_sections and SECTION_LACKING.get(picture.section)
-        lacking[of_section or picture.lacking].append(f"{picture.name}.png")
-    for reason, names in lacking.items():
+        of_section = SECTION_LACKING.get(picture.section, "")
+        is_whole = of_section and picture.section not in there
+        reason = of_section if is_whole else picture.lacking or of_section
+        lacking.append((reason, f"{picture.name}.png"))
+    for reason, names in gather(lacking).items():
         yield f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not drawn: {reason}"
 
 

@@ -7,17 +7,20 @@ from typing import Self
 
 import numpy as np
 
+from lzero import tags
 from lzero.report.run_data import RunData, Series
 
-CONFLICT = "gradient_conflict/"
-EXPERTS = "MOE_"
-HEADLINE = "max"
-MEASURES = (HEADLINE, "avg", "rate")
-"""Of the pairs of games: the largest conflict, the mean, and the share of pairs that are in conflict."""
+HEADLINE = tags.CONFLICT_MEASURES[0]
 EXPERT = "expert"
-ROUTED = "routed_experts"
-"""What this report calls the mean over the routed experts of a layer, which no run logs."""
-ORDER = ("encoder", "encoder_parameters", "transformer", "before_moe", "moe_layer", "shared_expert", ROUTED, "router")
+SHARED = "shared_expert"
+# What this report calls numbers of a layer's routed experts together, which no run logs.
+ROUTED = "routed_experts"  # their mean
+WORST = "worst_routed_expert"
+SHARED_MINUS_ROUTED = "shared_expert_minus_routed_experts"
+ORDER = (
+    *("encoder", "encoder_parameters", "transformer", "before_moe", "moe_layer"),
+    *(SHARED, ROUTED, WORST, SHARED_MINUS_ROUTED, "router"),
+)
 MEANING = {
     "encoder": "its output",
     "before_moe": "feed-forward input",
@@ -28,17 +31,11 @@ PATTERN = re.compile(r"(?:expert_(?P<expert>\d+)|(?P<kind>.+?))(?:/layer(?P<laye
 
 @dataclass(frozen=True)
 class Component:
-    """A place in the network at which the gradients of the games are compared.
+    """A place in the network at which the gradients of the games are compared."""
 
-    Attributes:
-        kind: its name without number and layer; ``expert`` for routed experts.
-        layer: number of the block; None for what is outside of the blocks.
-        expert: number of the routed expert.
-    """
-
-    kind: str
-    layer: int | None = None
-    expert: int | None = None
+    kind: str  # its name without number and layer; ``expert`` for routed experts
+    layer: int | None = None  # number of the block; None outside of the blocks
+    expert: int | None = None  # number of the routed expert
 
     @classmethod
     def parse(cls, name: str) -> Self:
@@ -50,14 +47,15 @@ class Component:
         found = PATTERN.fullmatch(name)
         if found is None:
             raise ValueError(f"name={name!r} of a component must not be empty")
-        layer, expert = (int(found[key]) if found[key] else None for key in ("layer", "expert"))
+        layer = None if found["layer"] is None else int(found["layer"])
+        expert = None if found["expert"] is None else int(found["expert"])
         return cls(found["kind"] or EXPERT, layer, expert)
 
     @property
     def name(self) -> str:
         """As in a tag."""
         kind = self.kind if self.expert is None else f"{self.kind}_{self.expert}"
-        return kind if self.layer is None else f"{kind}/layer{self.layer}"
+        return kind if self.layer is None else tags.of_layer(kind, self.layer)
 
     @property
     def title(self) -> str:
@@ -66,29 +64,33 @@ class Component:
 
     @property
     def place(self) -> tuple[int, str, int, int]:
-        """Sorts components: from the encoder through the feed-forward to the router, others behind."""
+        """Sorts components: from the encoder to the router, others behind."""
         order = ORDER.index(self.kind) if self.kind in ORDER else len(ORDER)
         return order, self.kind, self.layer or 0, self.expert or 0
 
 
+def sort_components(names: Iterable[str]) -> list[Component]:
+    """Components by their :attr:`Component.place`, each once."""
+    return sorted(map(Component.parse, set(names)), key=lambda component: component.place)
+
+
 def components(runs: Iterable[RunData], measure: str) -> list[Component]:
-    """Components for which any of the runs logged the conflict, even if it never was a number, sorted."""
-    prefix = f"{CONFLICT}{measure}_"
-    names = {tag.removeprefix(prefix) for run in runs for tag in run.scalars if tag.startswith(prefix)}
-    return sorted((Component.parse(name) for name in names), key=lambda component: component.place)
-
-
-def tag_of(measure: str, component: Component) -> str:
-    """Tag of a component's conflict."""
-    return f"{CONFLICT}{measure}_{component.name}"
+    """Components for which any run logged the conflict, even if it never was a number, sorted."""
+    prefix = tags.conflict(measure, "")
+    names = []
+    for run in runs:
+        names += [tag.removeprefix(prefix) for tag in run.scalars if tag.startswith(prefix)]
+    return sort_components(names)
 
 
 def routed_series(run: RunData, measure: str, experts: Iterable[Component]) -> Series:
-    """Mean over routed experts of their conflict, at every env step over those that had a number there.
+    """Mean over routed experts of their conflict, at every env step over those with a number there.
 
-    Experts have no order that two seeds share, so a mean over seeds is one of this mean, not of the third expert.
+    Experts have no order that two seeds share, so a mean over seeds is one of this mean, not of the
+    third expert.
     """
-    series = [run.series(tag_of(measure, expert)) for expert in experts]
-    steps, inverse = np.unique(np.concatenate([one.env_step for one in series]), return_inverse=True)
+    series = [run.series(tags.conflict(measure, expert.name)) for expert in experts]
+    every_step = np.concatenate([one.env_step for one in series])
     values = np.concatenate([one.value for one in series])
-    return Series(steps, np.bincount(inverse, values, len(steps)) / np.bincount(inverse, minlength=len(steps)))
+    steps, inverse, count = np.unique(every_step, return_inverse=True, return_counts=True)
+    return Series(steps, np.bincount(inverse, values, len(steps)) / count)

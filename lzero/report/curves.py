@@ -1,99 +1,88 @@
 """Which logged numbers become curves of a report."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
-from lzero.report.components import (
-    EXPERT,
-    HEADLINE,
-    MEASURES,
-    ROUTED,
-    Component,
-    components,
-    routed_series,
-    tag_of,
-)
-from lzero.report.run_data import Group, Series
+from lzero import tags
+from lzero.report.components import EXPERT, HEADLINE, ROUTED, Component, components, routed_series
+from lzero.report.run_data import Group, gather
 from lzero.report.statistics import Curve, build_curves, mean_curve
 
 PREFIXES = (
-    *("eval_return/", "eval_normalised/", "eval_aggregate/", "collect_return/", "collect_reward/", "learn/", "health/"),
-    *(
-        "plasticity/dormant_ratio/",
-        "plasticity/router_entropy/",
-        "plasticity/weight_norm/",
-        "plasticity/gradient_norm/",
-    ),
+    *(tags.EVAL_RETURN, tags.EVAL_NORMALISED, tags.EVAL_AGGREGATE),
+    *(tags.COLLECT_RETURN, tags.COLLECT_REWARD, tags.LEARN, tags.HEALTH),
+    *(tags.DORMANT_RATIO, tags.ROUTER_ENTROPY, tags.WEIGHT_NORM, tags.GRADIENT_NORM),
 )
-WINDOWS = {"immediate": 100, "short": 1_000}
-"""Windows of the expert selection that are drawn over training, in updates; longer ones change too slowly."""
-ENTROPY = "ExpertSelectionEntropy"
-DIVERGENCES = ("JS_Divergence", "TV_Distance", "Wasserstein_Distance")
-LOADS = ("ExpertUsageEntropy", "DeadExperts", "LoadImbalance")
+DRAWN_WINDOWS = ("immediate", "short")  # over training; longer ones change too slowly
+DIVERGENCES = (tags.JENSEN_SHANNON, tags.TOTAL_VARIATION, tags.WASSERSTEIN)
+LOADS = (tags.USAGE_ENTROPY, tags.DEAD_EXPERTS, tags.LOAD_IMBALANCE)
 
 
-def all_curves(group: Group) -> Iterator[Curve]:
+def all_curves(group: Group) -> list[Curve]:
     """Every curve of a group that a report has."""
+    curves: list[Curve | None] = []
     for prefix in PREFIXES:
-        yield from (curve for curve in build_curves(group, prefix) if f"{EXPERT}_" not in curve.metric)
-    yield from conflict_curves(group)
-    yield from expert_curves(group)
+        curves += [one for one in build_curves(group, prefix) if f"{EXPERT}_" not in one.metric]
+    for measure in tags.CONFLICT_MEASURES:
+        curves += conflict_curves(group, measure)
+    for metric, game, logged in selection_numbers(group):
+        if game or metric == logged[0]:
+            curves.append(mean_curve(group, metric, group.series(logged[0]), game))
+    return list(filter(None, curves))
 
 
-def conflict_curves(group: Group) -> Iterator[Curve]:
-    """Curves of a group's conflict: of every component, of the mean over routed experts, and of each routed expert.
+def conflict_curves(group: Group, measure: str) -> Iterator[Curve | None]:
+    """Curves of a group's conflict: of components, of the mean over routed experts, of each expert.
 
     The last are those of one seed, because experts have no order that seeds share.
     """
-    for measure in MEASURES:
-        everywhere = components(group.runs, measure)
-        for component in (component for component in everywhere if component.kind != EXPERT):
-            tag = tag_of(measure, component)
-            yield from _known(mean_curve(group, tag, _series(group, tag)))
-        for layer, experts in _experts_by_layer(everywhere).items():
-            tag = tag_of(measure, Component(ROUTED, layer))
-            series = {run.name: routed_series(run, measure, experts) for run in group.runs}
-            yield from _known(mean_curve(group, tag, series))
-            one_seed = next((name for name, one in series.items() if len(one)), None)
-            for tag in (tag_of(measure, expert) for expert in experts if measure == HEADLINE and one_seed):
-                yield from _known(mean_curve(group, tag, {one_seed: _series(group, tag)[one_seed]}))
+    experts = []
+    for component in components(group.runs, measure):
+        if component.kind == EXPERT:
+            experts.append((component.layer, component))
+        else:
+            tag = tags.conflict(measure, component.name)
+            yield mean_curve(group, tag, group.series(tag))
+    for layer, of_layer in gather(experts).items():
+        series = {}
+        for run in group.runs:
+            routed = routed_series(run, measure, of_layer)
+            if len(routed):
+                series[run.name] = routed
+        yield mean_curve(group, tags.conflict(measure, Component(ROUTED, layer).name), series)
+        if series and measure == HEADLINE:
+            seed = next(iter(series))
+            for expert in of_layer:
+                tag = tags.conflict(measure, expert.name)
+                known = group.series(tag)
+                yield mean_curve(group, tag, {seed: known[seed]} if seed in known else {})
 
 
-def expert_curves(group: Group) -> Iterator[Curve]:
-    """Curves of how a group's games select experts, means over layers."""
-    for window in WINDOWS:
+def selection_numbers(group: Group) -> Iterator[tuple[str, str, list[str]]]:
+    """How a group's games select experts: metric, game, and the tags whose mean it is.
+
+    Without a game it is of all games together; of the entropy, the mean over games.
+    """
+    for window in DRAWN_WINDOWS:
+        entropies = {}
         for task, game in enumerate(group.games):
-            series = _series(group, entropy_tag(task, window))
-            yield from _known(mean_curve(group, f"MOE_Details/{window}/{ENTROPY}", series, game))
+            entropies[game] = tags.task_selection(task, window, tags.SELECTION_ENTROPY)
+        yield entropy_metric(window), "", list(entropies.values())
+        for game, tag in entropies.items():
+            yield entropy_metric(window), game, [tag]
         for tag in (*divergence_tags(window), *load_tags(window)):
-            yield from _known(mean_curve(group, tag, _series(group, tag)))
+            yield tag, "", [tag]
 
 
-def entropy_tag(task: int, window: str) -> str:
-    """Tag of the entropy with which a task selects its experts."""
-    return f"MOE_Details/Task{task}_{window}/{ENTROPY}"
+def entropy_metric(window: str) -> str:
+    """What this report calls the entropy with which games select their experts."""
+    return f"{tags.EXPERTS}Details/{window}/{tags.SELECTION_ENTROPY}"
 
 
 def divergence_tags(window: str) -> list[str]:
     """Tags of how far the tasks are apart in the experts that they select, means over pairs."""
-    return [f"MOE_Divergence/{window}_Avg{name}" for name in DIVERGENCES]
+    return [tags.divergence(window, "Avg", name) for name in DIVERGENCES]
 
 
 def load_tags(window: str) -> list[str]:
     """Tags of how evenly the experts are used by all tasks together."""
-    return [f"MOE_Global/{window}/{name}" for name in LOADS]
-
-
-def _series(group: Group, tag: str) -> Mapping[str, Series]:
-    return {run.name: run.series(tag) for run in group.runs}
-
-
-def _experts_by_layer(everywhere: Sequence[Component]) -> dict[int | None, list[Component]]:
-    layers: defaultdict[int | None, list[Component]] = defaultdict(list)
-    for component in (component for component in everywhere if component.kind == EXPERT):
-        layers[component.layer].append(component)
-    return dict(layers)
-
-
-def _known(curve: Curve | None) -> list[Curve]:
-    return [] if curve is None else [curve]
+    return [tags.expert_load(window, name) for name in LOADS]

@@ -1,25 +1,19 @@
-"""Pictures of a report: panels of curves with their intervals and reference lines.
+"""Figures of curves: panels with intervals and reference lines, and a common legend.
 
-matplotlib is loaded when something is drawn. Figures are objects of their own: pyplot, its global state and its windows
-are not used.
+matplotlib is loaded when something is drawn. Figures are objects of their own: pyplot, its global
+state and its windows are not used. Where the panels are is computed here, in inches: matplotlib's
+layout engines measure every tick label several times, which takes longer than to draw.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from lzero.report.layout import (
-    EDGE,
-    REMARK_LINE,
-    REMARK_WIDTH,
-    X_LABEL_DEPTH,
-    Y_LABEL_DEPTH,
-    Layout,
-    wrap_reference,
-)
 from lzero.report.statistics import RANDOM, Curve
 
 if TYPE_CHECKING:
@@ -27,10 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
-# Colours that people with colour-blindness tell apart (Okabe and Ito, 2008); then again with another dash.
+# Colours that people with colour-blindness tell apart (Okabe and Ito, 2008); then with other dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -40,40 +34,116 @@ STYLE = {
     "grid.alpha": 0.3,
     "figure.dpi": DPI,
 }
-GREY = {"fontsize": 8.5, "color": "0.35"}  # remarks
-FAINT = {"linewidth": 0.7, "alpha": 0.45, "zorder": 1.5}
+GREY: dict[str, Any] = {"fontsize": 8.5, "color": "0.35"}  # remarks
+FAINT: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45, "zorder": 1.5}
 LINE_SHARE = 0.055  # of a panel's height that one line of small text takes
-STRETCH = (
-    3.0  # a reference line may make the y-axis this many times as long as the curves need; else it is only written
-)
+STRETCH = 3.0  # a reference line may make the y-axis this many times as long; else it is written
 LOG_RATIO = 50.0  # positive losses that span more than this are shown on a logarithmic axis
+# Inches.
+EDGE = 0.1  # around everything
+PANEL_SIZES = {1: (7.6, 3.6), 2: (5.8, 3.3)}  # by panels in a row, all labels included
+PANEL_SIZE = (4.7, 3.0)  # of more
+TITLE, REMARK_LINE, CAPTION_LINE = 0.3, 0.155, 0.15
+TICKS_LEFT, TICKS_BELOW, RIGHT = 0.82, 0.55, 0.15
+X_LABEL_DEPTH, Y_LABEL_DEPTH = 0.29, 0.75  # of the labels' near ends, from the axis
+Y_LABEL = 0.25
+TITLE_LINE, TITLE_LETTER = 0.2, 0.112
+LEGEND_TITLE, LEGEND_LINE = 0.34, 0.21
+SMALL_LETTER, LETTER = 0.067, 0.085  # mean widths
+LEGEND_HANDLE = 0.65  # its line and the space to the next entry
+REMARK_WIDTH, REFERENCE_WIDTH = 62, 18  # letters
+FEW = 9  # panels, up to which a row takes three of them; four of more
+
+Styles = Mapping[str, tuple[str, Any]]
+"""Colour and dash of each group."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one pair of axes shows.
-
-    Attributes:
-        title: its name.
-        curves: at most one per group.
-        references: raw score by label, drawn as horizontal lines.
-        missing: what is not there to be drawn, each in a few words.
-        log_scale: allow a logarithmic axis.
-        faint: thin curves in the colours of their groups, without a band.
-        limits: both ends of the y-axis; None fits it to the curves.
-        has_zero_line: draw a line at 0.
-        starts_row: the panel is the first of its row.
-    """
+    """What one pair of axes shows."""
 
     title: str
-    curves: Sequence[Curve]
-    references: Mapping[str, float] = field(default_factory=dict)
-    missing: Sequence[str] = ()
-    log_scale: bool = False
-    faint: Sequence[Curve] = ()
-    limits: tuple[float, float] | None = None
+    curves: Sequence[Curve]  # at most one per group
+    references: Mapping[str, float] = field(default_factory=dict)  # horizontal lines by label
+    missing: Sequence[str] = ()  # what is not there to be drawn, each in a few words
+    log_scale: bool = False  # allow a logarithmic axis
+    faint: Sequence[Curve] = ()  # thin curves in the colours of their groups, without a band
+    limits: tuple[float, float] | None = None  # ends of the y-axis; None fits it to the curves
     has_zero_line: bool = False
-    starts_row: bool = False
+    starts_row: bool = False  # the panel is the first of its row
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A figure's sizes in inches."""
+
+    size: tuple[float, float]  # of the figure
+    axes_size: tuple[float, float]  # of every panel without its labels
+    panel_size: tuple[float, float]  # with them
+    first: tuple[float, float]  # from the figure's left and top to the axes of the first panel
+    places: Sequence[tuple[int, int]]  # row and column of every panel
+    legend_columns: int  # entries of the legend side by side
+    caption: str  # in lines that fit
+    titles: Sequence[str]  # of the panels, in lines that fit
+
+    @classmethod
+    def of(
+        cls,
+        panels: Sequence[Panel],
+        entries: Sequence[str],
+        caption: str,
+        remark_lines: int,
+        has_y_label: bool,
+    ) -> Self:
+        """Room for panels, a legend of ``entries``, and so many lines of remarks on each panel."""
+        places = arrange(panels)
+        rows, columns = (np.max(places, axis=0) + 1).tolist()
+        panel_width, panel_height = PANEL_SIZES.get(columns, PANEL_SIZE)
+        titles, right = [], RIGHT
+        for panel in panels:
+            titles.append(textwrap.wrap(panel.title, int(panel_width / TITLE_LETTER)))
+            for line in chain.from_iterable(map(wrap_reference, panel.references)):
+                right = max(right, RIGHT + (SMALL_LETTER * len(line) + 0.15))
+        above = TITLE + TITLE_LINE * (max(map(len, titles)) - 1) + REMARK_LINE * remark_lines
+        panel_height += above - TITLE
+        left = EDGE + Y_LABEL * has_y_label
+        width = left + columns * panel_width + EDGE
+        entry = LEGEND_HANDLE + LETTER * max(map(len, entries), default=0)
+        legend_columns = max(1, min(len(entries), int(width / entry)))
+        header = EDGE + LEGEND_TITLE + LEGEND_LINE * math.ceil(len(entries) / legend_columns)
+        lines = textwrap.wrap(caption, int((width - 2 * EDGE) / SMALL_LETTER))
+        footer = CAPTION_LINE * (len(lines) + 0.5) + 2 * EDGE
+        return cls(
+            size=(width, header + rows * panel_height + footer),
+            axes_size=(panel_width - TICKS_LEFT - right, panel_height - above - TICKS_BELOW),
+            panel_size=(panel_width, panel_height),
+            first=(left + TICKS_LEFT, header + above),
+            places=places,
+            legend_columns=legend_columns,
+            caption="\n".join(lines),
+            titles=list(map("\n".join, titles)),
+        )
+
+    def axes(self, number: int) -> tuple[float, float, float, float]:
+        """Left, bottom, width and height of a panel's axes, as shares of the figure."""
+        (width, height), (axes_width, axes_height) = self.size, self.axes_size
+        row, column = self.places[number]
+        left = self.first[0] + column * self.panel_size[0]
+        bottom = height - self.first[1] - row * self.panel_size[1] - axes_height
+        return left / width, bottom / height, axes_width / width, axes_height / height
+
+
+def arrange(panels: Sequence[Panel]) -> list[tuple[int, int]]:
+    """Row and column of every panel, at most four in a row."""
+    most = 3 if len(panels) <= FEW and not any(panel.starts_row for panel in panels) else 4
+    places: list[tuple[int, int]] = []
+    row, column = 0, 0
+    for panel in panels:
+        if places and (panel.starts_row or column == most):
+            row, column = row + 1, 0
+        places.append((row, column))
+        column += 1
+    return places
 
 
 def draw(
@@ -89,8 +159,8 @@ def draw(
 
     Args:
         panels: at least one.
-        groups: remark for the legend by label of a group, e.g. ``3 seeds``; their order gives the colours. A group
-            whose remark is None keeps its colour but is not in the legend.
+        groups: remark for the legend by label of a group, e.g. ``3 seeds``; their order gives the
+            colours. A group whose remark is None keeps its colour but is not in the legend.
         title: of the figure.
         y_label: of every panel, with the unit.
         caption: how the numbers were made.
@@ -98,44 +168,29 @@ def draw(
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-    style = {
-        label: (COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)]) for n, label in enumerate(groups)
-    }
-    entries = {
-        label: f"{label}, {remark}" if remark else label for label, remark in groups.items() if remark is not None
-    }
+    styles, entries = {}, {}
+    for n, (label, remark) in enumerate(groups.items()):
+        dash = DASHES[n // len(COLOURS) % len(DASHES)]
+        styles[label] = (COLOURS[n % len(COLOURS)], dash)
+        if remark is not None:
+            entries[label] = f"{label}, {remark}" if remark else label
     with rc_context(STYLE):
         figure = Figure()
-        axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {number}") for number in range(len(panels))]
-        remarks = [_draw_panel(ax, panel, style, line_width) for ax, panel in zip(axes, panels, strict=True)]
-        lines = max(len(remark.splitlines()) for remark in remarks)  # the same room everywhere keeps panels in line
+        axes, remarks = [], []
+        for number, panel in enumerate(panels):
+            ax = figure.add_axes((0, 0, 1, 1), label=f"panel {number}")
+            axes.append(ax)
+            remarks.append(_draw_panel(ax, panel, styles, line_width))
+        # the same room everywhere keeps panels in line
+        lines = max(len(remark.splitlines()) for remark in remarks)
         layout = Layout.of(panels, [*entries.values()], caption, lines, bool(y_label))
-        figure.set_size_inches(layout.width, layout.height)
+        figure.set_size_inches(*layout.size)
         for number, (ax, remark) in enumerate(zip(axes, remarks, strict=True)):
-            ax.set_position(layout.axes(number))
-            ax.set_title(layout.titles[number], loc="left", y=1.0, pad=6 + 72 * REMARK_LINE * lines)
-            ax.annotate(remark, (0, 1), xytext=(0, 4), textcoords="offset points", xycoords="axes fraction", **GREY)
-            # Labels at set places: matplotlib would measure the ticks of every panel to find them.
-            ax.xaxis.set_label_coords(0.5, -X_LABEL_DEPTH / layout.axes_height)
-            ax.yaxis.set_label_coords(-Y_LABEL_DEPTH / layout.axes_width, 0.5)
-            if layout.is_first_of_row(number):
+            _place_panel(ax, layout, number, remark, lines)
+            if layout.places[number][1] == 0:
                 ax.set_ylabel(y_label)
-        figure.legend(
-            handles=[
-                Line2D([], [], color=style[label][0], linestyle=style[label][1], linewidth=2, label=text)
-                for label, text in entries.items()
-            ],
-            loc="upper left",
-            bbox_to_anchor=(0, 1),
-            alignment="left",
-            frameon=False,
-            title=title,
-            title_fontproperties={"size": 13, "weight": "bold"},
-            ncols=layout.legend_columns,
-        )
-        figure.supxlabel(layout.caption, x=EDGE / layout.width, y=EDGE / layout.height, ha="left", va="bottom", **GREY)
+        _draw_texts(figure, layout, title, entries, styles)
     return figure
 
 
@@ -147,42 +202,52 @@ def spread(places: Sequence[float], heights: Sequence[float]) -> np.ndarray:
         heights: ``(N,)`` room that each one takes.
 
     Returns:
-        ``(N,)`` centres in the same order, together as near to the wanted ones as the room allows (least squares).
+        ``(N,)`` centres in the same order, together as near to the wanted ones as the room allows
+        (least squares).
     """
     from scipy.optimize import isotonic_regression
 
-    places, heights = np.asarray(places, dtype=np.float64), np.asarray(heights, dtype=np.float64)
-    if not len(places):
-        return places
-    # Centres that touch are these offsets plus one number, so labels are apart where that number does not fall.
-    offsets = np.concatenate([[0.0], np.cumsum((heights[:-1] + heights[1:]) / 2)])
-    start = isotonic_regression(places - offsets).x
-    return np.maximum(np.minimum(start, 1 - heights[-1] / 2 - offsets[-1]), heights[0] / 2) + offsets
+    wanted, room = np.asarray(places, dtype=np.float64), np.asarray(heights, dtype=np.float64)
+    if not len(wanted):
+        return wanted
+    # Centres that touch are these offsets plus one number: labels are apart where it does not fall.
+    offsets = np.concatenate([[0.0], np.cumsum((room[:-1] + room[1:]) / 2)])
+    start = isotonic_regression(wanted - offsets).x
+    lowest, highest = room[0] / 2, 1 - room[-1] / 2 - offsets[-1]
+    return np.maximum(np.minimum(start, highest), lowest) + offsets
 
 
 def value_range(curves: Sequence[Curve]) -> tuple[float, float]:
-    """Smallest and largest number that curves and their intervals reach; of at least one curve."""
-    values = np.concatenate([part for curve in curves for part in (curve.mean, curve.low, curve.high)])
+    """Smallest and largest number that (at least one) curves and their intervals reach."""
+    values = np.concatenate([part for one in curves for part in (one.mean, one.low, one.high)])
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 
-def _draw_panel(ax: "Axes", panel: Panel, style: Mapping[str, tuple[str, str]], line_width: float) -> str:
+def wrap_reference(label: str) -> list[str]:
+    """Lines of a reference line's label."""
+    return textwrap.wrap(label, REFERENCE_WIDTH)
+
+
+def _draw_panel(ax: "Axes", panel: Panel, styles: Styles, line_width: float) -> str:
     """Draw all but the title; returns what is to be remarked below it."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     remarks = list(panel.missing)
     for curve in panel.curves:
-        colour, dash = style[curve.group]
+        color, dash = styles[curve.group]
         marker = "o" if len(curve.env_step) <= 30 else ""
-        ax.plot(curve.env_step, curve.mean, dash, color=colour, linewidth=line_width, marker=marker, markersize=3)
+        looks: dict[str, Any] = {"linewidth": line_width, "marker": marker, "markersize": 3}
+        ax.plot(curve.env_step, curve.mean, dash, color=color, **looks)
         if np.isfinite(curve.low).any():
-            ax.fill_between(curve.env_step, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+            band = (curve.env_step, curve.low, curve.high)
+            ax.fill_between(*band, color=color, alpha=0.2, linewidth=0)
     for curve in panel.faint:
-        ax.plot(curve.env_step, curve.mean, "-", color=style[curve.group][0], **FAINT)
+        ax.plot(curve.env_step, curve.mean, "-", color=styles[curve.group][0], **FAINT)
     if panel.has_zero_line:
         ax.axhline(0.0, color="0.45", linewidth=0.8, zorder=1)
     ax.set_xlabel("env steps per game")
-    if curves := [*panel.curves, *panel.faint]:
+    curves = [*panel.curves, *panel.faint]
+    if curves:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         ax.set_xlim(0, 1.02 * max(curve.env_step[-1] for curve in curves))
@@ -195,7 +260,7 @@ def _draw_panel(ax: "Axes", panel: Panel, style: Mapping[str, tuple[str, str]], 
 
 
 def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
-    """Fit the axis to the curves and draw the reference lines that are near enough; the others' names are returned."""
+    """Fit the axis to the curves and draw reference lines that are near; returns the others."""
     low, high = panel.limits or value_range([*panel.curves, *panel.faint])
     random = panel.references.get(RANDOM, low)  # what all else is measured by is always drawn
     low, high = min(low, random), max(high, random)
@@ -203,18 +268,23 @@ def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
         ax.set_yscale("log")
         return []
     room = STRETCH * max(high - low, abs(high) * 0.1, 1e-6)
-    drawn = {label: y for label, y in panel.references.items() if high - room <= y <= low + room}
-    low, high = min(low, *drawn.values(), high), max(low, *drawn.values(), high)
+    near, beyond = {}, []
+    for label, y in panel.references.items():
+        if high - room <= y <= low + room:
+            near[label] = y
+        else:
+            beyond.append(f"{label} {y:,.4g}")
+    low, high = min(low, *near.values(), high), max(low, *near.values(), high)
     if low == high == 0:
         high = 1.0
     margin = 0.06 * (high - low) or abs(high) * 0.1
     ax.yaxis.set_major_formatter(_written_out)
     ax.set_ylim(low - margin, high + margin)
-    _draw_references(ax, drawn)
-    return [f"{label} {y:,.4g}" for label, y in panel.references.items() if label not in drawn]
+    _draw_references(ax, near)
+    return beyond
 
 
-def _written_out(value: float, _: int) -> str:
+def _written_out(value: float, _: float) -> str:
     """A tick's whole number: matplotlib would put a common factor where the title is."""
     return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
@@ -222,10 +292,53 @@ def _written_out(value: float, _: int) -> str:
 def _draw_references(ax: "Axes", references: Mapping[str, float]) -> None:
     bottom, top = ax.get_ylim()
     lines = sorted(references.items(), key=lambda item: item[1])
-    texts = ["\n".join(wrap_reference(label)) for label, _ in lines]
-    heights = [LINE_SHARE * len(text.splitlines()) for text in texts]
-    ends = [(y - bottom) / (top - bottom) for _, y in lines]
-    for (label, y), text, end, place in zip(lines, texts, ends, spread(ends, heights), strict=True):
-        ax.axhline(y, color="0.45", linewidth=1.2, linestyle="--" if label == RANDOM else ":", label=label, zorder=1)
-        ax.plot([1.0, 1.03], [end, place], transform=ax.transAxes, color="0.6", linewidth=0.7, clip_on=False)
+    texts, ends, heights = [], [], []
+    for label, y in lines:
+        wrapped = wrap_reference(label)
+        texts.append("\n".join(wrapped))
+        ends.append((y - bottom) / (top - bottom))
+        heights.append(LINE_SHARE * len(wrapped))
+    places = spread(ends, heights)
+    for (label, y), text, end, place in zip(lines, texts, ends, places, strict=True):
+        dash = "--" if label == RANDOM else ":"
+        ax.axhline(y, color="0.45", linewidth=1.2, linestyle=dash, label=label, zorder=1)
+        leader: dict[str, Any] = {"color": "0.6", "linewidth": 0.7, "clip_on": False}
+        ax.plot([1.0, 1.03], [end, place], transform=ax.transAxes, **leader)
         ax.text(1.04, place, text, transform=ax.transAxes, va="center", linespacing=1.0, **GREY)
+
+
+def _place_panel(ax: "Axes", layout: Layout, number: int, remark: str, lines: int) -> None:
+    """Move a drawn panel to its place; above it are its title and ``lines`` for remarks."""
+    ax.set_position(layout.axes(number))
+    ax.set_title(layout.titles[number], loc="left", y=1.0, pad=6 + 72 * REMARK_LINE * lines)
+    at: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction"}
+    ax.annotate(remark, (0, 1), xytext=(0, 4), **at, **GREY)
+    # Labels at set places: matplotlib would measure the ticks of every panel to find them.
+    axes_width, axes_height = layout.axes_size
+    ax.xaxis.set_label_coords(0.5, -X_LABEL_DEPTH / axes_height)
+    ax.yaxis.set_label_coords(-Y_LABEL_DEPTH / axes_width, 0.5)
+
+
+def _draw_texts(
+    figure: "Figure", layout: Layout, title: str, entries: Mapping[str, str], styles: Styles
+) -> None:
+    """Title, legend and caption."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for label, text in entries.items():
+        color, dash = styles[label]
+        handles.append(Line2D([], [], color=color, linestyle=dash, linewidth=2, label=text))
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0, 1),
+        alignment="left",
+        frameon=False,
+        title=title,
+        title_fontproperties={"size": 13, "weight": "bold"},
+        ncols=layout.legend_columns,
+    )
+    width, height = layout.size
+    x, y = EDGE / width, EDGE / height
+    figure.supxlabel(layout.caption, x=x, y=y, ha="left", va="bottom", **GREY)

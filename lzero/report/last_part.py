@@ -1,6 +1,6 @@
-"""Numbers of the end of training, and what changed since its beginning.
+"""Numbers of the end of training, as the columns of a table.
 
-S = seeds. The parts are fifths of the env steps that all seeds of a comparison have reached.
+The parts are fifths of the env steps that all seeds of a comparison have reached.
 """
 
 import math
@@ -21,15 +21,10 @@ OVER_BOTH_GROUPS = "bootstrap over seeds, each group's by itself"
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of training.
+    """A stretch of training, in env steps per game."""
 
-    Attributes:
-        start: env steps per game, no longer in it.
-        end: env steps per game, in it.
-    """
-
-    start: float
-    end: float
+    start: float  # no longer in it
+    end: float  # in it
 
     @classmethod
     def last(cls, runs: Iterable[RunData]) -> Self:
@@ -40,10 +35,10 @@ class Part:
     @classmethod
     def first(cls, runs: Iterable[RunData]) -> Self:
         """The first fifth of the same training."""
-        return cls(0.0, SHARE * min((run.env_steps for run in runs), default=0.0))
+        return cls(0.0, SHARE * cls.last(runs).end)
 
     def choose(self, env_step: np.ndarray) -> np.ndarray:
-        """Mask ``(N,)`` of the logged points in it; where there is none, of the last before its end."""
+        """Mask ``(N,)`` of the logged points in it; without any, of the last before its end."""
         inside = (env_step > self.start) & (env_step <= self.end)
         if inside.any() or not (env_step <= self.end).any():
             return inside
@@ -63,43 +58,51 @@ class Part:
 
 
 def with_numbers(runs: Iterable[RunData], prefix: str) -> list[RunData]:
-    """Runs that have a number whose tag begins with ``prefix``: the others say nothing about when training ended."""
+    """Runs with a number whose tag begins with ``prefix``: others do not say when training ended."""
     return [run for run in runs if run.tags(prefix)]
+
+
+def only_numbers(values: Iterable[float]) -> list[float]:
+    """Values without NaN."""
+    return [value for value in values if not math.isnan(value)]
 
 
 def mean_or_nan(values: Iterable[float]) -> float:
     """Mean of those that are numbers; NaN if none is."""
-    known = [value for value in values if not math.isnan(value)]
+    known = only_numbers(values)
     return sum(known) / len(known) if known else math.nan
 
 
 def over_seeds(by_seed: Mapping[str, float]) -> dict[str, Any]:
-    """Mean over the seeds that have a number, with its interval, as the columns of a table."""
-    known = {name: value for name, value in by_seed.items() if not math.isnan(value)}
-    values = np.array([*known.values()])
-    low, high = map(float, bootstrap_mean(values)) if len(values) > 1 else (math.nan, math.nan)
+    """Mean over the seeds that have a number, with its interval."""
+    names = [name for name, value in by_seed.items() if not math.isnan(value)]
+    values = np.array(only_numbers(by_seed.values()))
+    low, high, interval = math.nan, math.nan, ONE_SEED if names else NO_NUMBER
+    if len(values) > 1:
+        (low, high), interval = map(float, bootstrap_mean(values)), OVER_SEEDS
     return {
-        "seeds": " ".join(known),
+        "seeds": " ".join(names),
         "mean": mean_or_nan(values),
         "low": low,
         "high": high,
-        "num_seeds": len(known),
-        "interval": OVER_SEEDS if len(known) > 1 else ONE_SEED if known else NO_NUMBER,
+        "num_seeds": len(values),
+        "interval": interval,
     }
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
-    """Mean of one group's seeds minus that of another's, with its interval, as the columns of a table.
+    """Mean of one group's seeds minus that of another's, with its interval.
 
     Seeds without a number (NaN) do not count.
     """
-    one, other = (np.array([value for value in values if not math.isnan(value)]) for values in (first, second))
-    has_interval = min(len(one), len(other)) > 1
-    low, high = bootstrap_difference(one, other) if has_interval else (math.nan, math.nan)
+    one, other = np.array(only_numbers(first)), np.array(only_numbers(second))
+    low, high, interval = math.nan, math.nan, NOT_ENOUGH_SEEDS
+    if min(len(one), len(other)) > 1:
+        (low, high), interval = bootstrap_difference(one, other), OVER_BOTH_GROUPS
     return {
         "mean": mean_or_nan(one) - mean_or_nan(other),
         "low": low,
         "high": high,
         "num_seeds": len(one) + len(other),
-        "interval": OVER_BOTH_GROUPS if has_interval else NOT_ENOUGH_SEEDS,
+        "interval": interval,
     }

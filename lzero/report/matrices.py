@@ -1,141 +1,191 @@
-"""Matrices of a report: conflict and similarity between games, and which game uses which expert.
+"""Matrices: conflict and similarity between games, and which game uses which expert.
 
-T = games, E = experts. Conflict and similarity are means over seeds. Which game uses which expert is shown of one seed:
+Conflict and similarity are means over seeds. Which game uses which expert is shown of one seed:
 experts have no order that seeds share, so their mean over seeds would say nothing.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import Any
 
 import numpy as np
 
-from lzero.report.components import EXPERT, Component
+from lzero import tags
+from lzero.analysis.heatmap import heatmap_image
+from lzero.report.components import EXPERT, Component, sort_components
 from lzero.report.last_part import Part
-from lzero.report.run_data import Group, RunData
+from lzero.report.run_data import Group, RunData, gather
 from lzero.report.study import Study
 
-CONFLICT_MATRIX = "gradient_conflict_matrix/"
-SELECTION = "expert_selection/"
-SIMILARITY = "task_similarity/short_JS/"
-WINDOWS = {"immediate": "100", "short": "1,000", "medium": "10,000", "long": "100,000"}
-"""Windows of the expert selection, in updates."""
+SIMILARITY = f"{tags.SIMILARITY_MATRIX}short_JS/"
+MATRIX_COLUMNS = (
+    *("group", "seeds", "tag", "row", "column", "value", "env_step_from", "env_step_to"),
+)
+GAP = 12  # white pixels between two blocks of a picture
+WIDTH = 1400  # pixels up to which blocks stand side by side
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix of one group.
+    """One matrix of one group."""
 
-    Attributes:
-        title: of its panel.
-        group: label of the group.
-        seeds: names of the runs in it.
-        tag: under which the runs logged it.
-        rows: names of the R rows.
-        columns: names of the C columns.
-        values: ``(R, C)``, NaN where nothing is known.
-        part: the env steps that it is of.
-    """
-
-    title: str
-    group: str
-    seeds: tuple[str, ...]
-    tag: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: np.ndarray
-    part: Part
+    title: str  # of its panel
+    group: str  # label
+    seeds: tuple[str, ...]  # names of the runs in it
+    tag: str  # under which the runs logged it
+    rows: tuple[str, ...]  # names of the R rows
+    columns: tuple[str, ...]  # names of the C columns
+    values: np.ndarray  # (R, C), NaN where nothing is known
+    part: Part  # the env steps that it is of
 
 
 @dataclass(frozen=True)
 class Block:
-    """Matrices with common colours, one below the other with further blocks in a picture."""
+    """Matrices with common colours, one below the other; blocks of a picture stand side by side."""
 
     title: str
-    matrices: tuple[Matrix, ...]
+    matrices: Sequence[Matrix]
 
 
 def conflict_blocks(study: Study) -> list[Block]:
-    """A block for each kind of component, without the single experts; in it a panel for each group and layer."""
-    by_group = {group.label: _conflict_components(group) for group in study.groups}
-    everywhere = sorted({c for found in by_group.values() for c in found}, key=lambda component: component.place)
-    blocks = []
-    for _, kinds in groupby(everywhere, key=lambda component: component.kind):
-        layers = list(kinds)
-        matrices = [
-            matrix
-            for group in study.groups
-            for component in layers
-            for matrix in _mean_matrix(
-                study, group, f"{CONFLICT_MATRIX}{component.name}", _title(group, component.layer)
-            )
+    """A block for each kind of component but single experts: panels of groups and layers."""
+    names = []
+    for group in study.groups:
+        names += [
+            tag.removeprefix(tags.CONFLICT_MATRIX)
+            for tag in _logged(group.runs, tags.CONFLICT_MATRIX)
         ]
-        name = layers[0].title.replace(f"/layer{layers[0].layer}", "")
-        blocks.append(Block(f"{name}, cosine of gradients", tuple(matrices)))
+    kinds = gather((component.kind, component) for component in sort_components(names))
+    kinds.pop(EXPERT, None)
+    blocks = []
+    for kind, components in kinds.items():
+        matrices: list[Matrix] = []
+        for group in study.groups:
+            for component in components:
+                matrices += _mean_matrix(study, group, f"{tags.CONFLICT_MATRIX}{component.name}")
+        blocks.append(Block(f"{Component(kind).title}, cosine of gradients", matrices))
     return [block for block in blocks if block.matrices]
 
 
 def similarity_blocks(study: Study) -> list[Block]:
     """Jensen–Shannon divergence between the games' selections of experts."""
-    matrices = [
-        matrix
-        for group in study.groups
-        for tag in _tags(group.runs, SIMILARITY)
-        for matrix in _mean_matrix(study, group, tag, _title(group, _layer(tag)))
-    ]
-    return [Block("Jensen–Shannon divergence [nats], short window", tuple(matrices))] if matrices else []
+    matrices: list[Matrix] = []
+    for group in study.groups:
+        for tag in _logged(group.runs, SIMILARITY):
+            matrices += _mean_matrix(study, group, tag)
+    return [Block("Jensen–Shannon divergence [nats], short window", matrices)] if matrices else []
 
 
 def selection_blocks(study: Study) -> list[Block]:
     """A block for each window: which game uses which expert, the last of one seed of each group."""
     blocks = []
-    for window, updates in WINDOWS.items():
-        matrices = [matrix for group in study.groups for matrix in _selection(study, group, f"{SELECTION}{window}/")]
+    for window, updates in tags.WINDOWS.items():
+        matrices: list[Matrix] = []
+        for group in study.groups:
+            matrices += _selection(study, group, f"{tags.SELECTION_MATRIX}{window}/")
         if matrices:
-            blocks.append(Block(f"Share of selections, {window} window (last {updates} updates)", tuple(matrices)))
+            of_window = f"{window} window (last {updates:,} updates)"
+            blocks.append(Block(f"Share of selections, {of_window}", matrices))
     return blocks
 
 
-def nan_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is a number; NaN where nothing is."""
-    known = np.isfinite(values)
+def matrix_rows(study: Study) -> Iterator[dict[str, Any]]:
+    """Every cell that is drawn, under ``MATRIX_COLUMNS``; NaN where nothing is known."""
+    blocks = [*conflict_blocks(study), *selection_blocks(study), *similarity_blocks(study)]
+    for block in blocks:
+        for matrix in block.matrices:
+            names = (matrix.group, " ".join(matrix.seeds), matrix.tag)
+            for (row, column), value in np.ndenumerate(matrix.values):
+                place = (matrix.rows[row], matrix.columns[column])
+                cell = (*names, *place, float(value), matrix.part.start, matrix.part.end)
+                yield dict(zip(MATRIX_COLUMNS, cell, strict=True))
+
+
+def draw_blocks(
+    blocks: Sequence[Block], limits: tuple[float, float], colours: str, column_label: str
+) -> bytes:
+    """PNG of blocks, each with a row and a column for every name in any of its matrices.
+
+    Args:
+        blocks: at least one.
+        limits: values at both ends of the colours.
+        colours: matplotlib's name of the colours.
+        column_label: what the columns are; may be empty.
+    """
+    from matplotlib.image import imsave
+
+    images = []
+    for block in blocks:
+        rows = list(dict.fromkeys(name for matrix in block.matrices for name in matrix.rows))
+        columns = list(dict.fromkeys(name for matrix in block.matrices for name in matrix.columns))
+        panels = {}
+        for matrix in block.matrices:
+            values = np.full((len(rows), len(columns)), np.nan)
+            places = np.ix_(
+                list(map(rows.index, matrix.rows)), list(map(columns.index, matrix.columns))
+            )
+            values[places] = matrix.values
+            panels[matrix.title] = values
+        texts = {"title": block.title, "colours": colours, "column_label": column_label}
+        images.append(heatmap_image(panels, rows, columns, limits=limits, **texts))
+    file = io.BytesIO()
+    imsave(file, np.ascontiguousarray(_arrange(images).transpose(1, 2, 0)), format="png")
+    return file.getvalue()
+
+
+def nan_mean(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of equal shapes over what is a number; NaN where nothing is."""
+    stacked = np.stack(values)
+    known = np.isfinite(stacked)
     count = known.sum(axis=0)
-    return np.where(count, np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    total = np.where(known, stacked, 0.0).sum(axis=0)
+    return np.where(count, total / np.maximum(count, 1), np.nan)
 
 
 def _selection(study: Study, group: Group, prefix: str) -> Iterator[Matrix]:
     """Every layer's last matrix of the first seed that has any."""
-    seed = next((run for run in group.runs if _tags([run], prefix)), None)
-    for tag in _tags([seed] if seed else [], prefix):
-        step, (*_, values) = max(seed.arrays[tag].items(), key=lambda item: item[0])
-        title = ", ".join(dict.fromkeys((group.label, seed.path.name, f"layer {_layer(tag)}")))
-        columns = tuple(str(expert) for expert in range(values.shape[1]))
-        yield Matrix(title, group.label, (seed.name,), tag, _games(study, group), columns, values, Part(step, step))
+    for run in group.runs:
+        logged = _logged([run], prefix)
+        for tag in logged:
+            step = max(run.arrays[tag])
+            values = run.arrays[tag][step][-1]
+            title = ", ".join(dict.fromkeys((group.label, run.path.name, f"layer {_layer(tag)}")))
+            columns = tuple(map(str, range(values.shape[1])))
+            games = _games(study, group)
+            part = Part(step, step)
+            yield Matrix(title, group.label, (run.name,), tag, games, columns, values, part)
+        if logged:
+            return
 
 
-def _mean_matrix(study: Study, group: Group, tag: str, title: str) -> Iterator[Matrix]:
-    """Mean over the last part of training of the seeds that logged it, then over those that logged it by then, if any did."""
+def _mean_matrix(study: Study, group: Group, tag: str) -> Iterator[Matrix]:
+    """Mean over the last part of training of the seeds that logged it, then over those seeds.
+
+    Seeds that had not logged it by the end of that part do not count; without any there is none.
+    """
     runs = [run for run in group.runs if tag in run.arrays]
     part = Part.last(runs)
-    runs = [run for run in runs if min(run.arrays[tag]) <= part.end]
-    if runs:
-        values = nan_mean(np.stack([_last_mean(run, tag, part) for run in runs]))
+    means = {}
+    for run in runs:
+        if min(run.arrays[tag]) <= part.end:
+            means[run.name] = _last_mean(run, tag, part)
+    if means:
+        layer = _layer(tag)
+        title = group.label if layer is None else f"{group.label}, layer {layer}"
         games = _games(study, group)
-        yield Matrix(title, group.label, tuple(run.name for run in runs), tag, games, games, values, part)
+        values = nan_mean(list(means.values()))
+        yield Matrix(title, group.label, tuple(means), tag, games, games, values, part)
 
 
 def _last_mean(run: RunData, tag: str, part: Part) -> np.ndarray:
     """As of scalars: the mean over what was measured at each env step, then over the env steps."""
     steps = np.array(sorted(run.arrays[tag]))
-    return nan_mean(np.stack([nan_mean(np.stack(run.arrays[tag][step])) for step in steps[part.choose(steps)]]))
+    return nan_mean([nan_mean(run.arrays[tag][step]) for step in steps[part.choose(steps)]])
 
 
-def _conflict_components(group: Group) -> set[Component]:
-    tags = _tags(group.runs, CONFLICT_MATRIX)
-    return {c for tag in tags if (c := Component.parse(tag.removeprefix(CONFLICT_MATRIX))).kind != EXPERT}
-
-
-def _tags(runs: Sequence[RunData], prefix: str) -> list[str]:
+def _logged(runs: Sequence[RunData], prefix: str) -> list[str]:
+    """Tags of arrays that begin with ``prefix``, sorted by layer."""
     found = {tag for run in runs for tag in run.arrays if tag.startswith(prefix)}
     return sorted(found, key=lambda tag: (tag.partition("/layer")[0], _layer(tag) or 0))
 
@@ -145,9 +195,23 @@ def _layer(tag: str) -> int | None:
     return int(number) if number.isdigit() else None
 
 
-def _title(group: Group, layer: int | None) -> str:
-    return group.label if layer is None else f"{group.label}, layer {layer}"
-
-
 def _games(study: Study, group: Group) -> tuple[str, ...]:
     return tuple(study.task_title((group.domain, game)) for game in group.games)
+
+
+def _arrange(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures ``(3, H, W)`` on white, side by side as long as they fit, then below."""
+    places = []
+    top = left = bottom = right = 0
+    for image in images:
+        _, height, width = image.shape
+        if left and left + width > WIDTH:
+            top, left = bottom + GAP, 0
+        places.append((top, left))
+        bottom, right = max(bottom, top + height), max(right, left + width)
+        left += width + GAP
+    canvas = np.full((3, bottom, right), 255, np.uint8)
+    for (top, left), image in zip(places, images, strict=True):
+        _, height, width = image.shape
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas

@@ -5,18 +5,19 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from math import isnan
+from pathlib import Path
 from typing import Any
 
 from lzero.report.analysis_tables import ALL_LAYERS, conflict_rows, expert_rows
 from lzero.report.components import HEADLINE
-from lzero.report.experts import meaning
-from lzero.report.page_style import STYLE
-from lzero.report.pictures import LEVEL, Drawn, Picture, Section
+from lzero.report.panels import MEANINGS
+from lzero.report.pictures import Drawn, Picture, Section
 from lzero.report.run_data import ABSENT, differing_fields
+from lzero.report.statistics import LEVEL
 from lzero.report.study import Study
-from lzero.report.tables import final_rows, interval, number
+from lzero.report.tables import final_cells, final_intervals, interval, number
 
-Row = Sequence[str]
+STYLE_FILE = Path(__file__).with_name("page.css")
 RUNS, FINAL, NOTES = "Runs", "Final evaluation", "What is missing and must be known"
 
 
@@ -28,40 +29,50 @@ def page(study: Study, drawn: Sequence[tuple[Picture, Drawn]], notes: Sequence[s
         drawn: pictures in the order of their sections.
         notes: sentences on what is missing.
     """
-    title = f"{' against '.join(group.label for group in study.groups)}: report"
-    sections = {
-        RUNS: [*_runs(study)],
-        FINAL: [_final(study)],
-        **{section: [*_tables(section, study), *_pictures(section, drawn)] for section in Section},
-        NOTES: [_list(notes) if notes else "<p>Nothing is missing.</p>"],
-    }
-    sections = {name: parts for name, parts in sections.items() if parts}
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head>",
-            f"<body><header><h1>{escape(title)}</h1>{_summary(study)}</header>",
-            _contents(sections, drawn),
-            "<main>",
-            *(
-                f'<section id="{_id(name)}"><h2>{name}</h2>{"".join(parts)}</section>'
-                for name, parts in sections.items()
-            ),
-            "</main></body></html>\n",
-        ]
-    )
+    title = escape(f"{' against '.join(group.label for group in study.groups)}: report")
+    sections = {RUNS: "".join(_runs(study)), FINAL: _final(study)}
+    tables = {Section.CONFLICT: _conflict_tables(study), Section.EXPERTS: _expert_table(study)}
+    for section in Section:
+        sections[section] = "".join((*tables.get(section, ()), *_pictures(section, drawn)))
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    sections[NOTES] = f"<ul>{items}</ul>" if notes else "<p>Nothing is missing.</p>"
+    entries, parts = [], []
+    for name, content in sections.items():
+        if content:
+            entries.append(_entry(name, drawn))
+            parts.append(f'<section id="{_id(name)}"><h2>{name}</h2>{content}</section>\n')
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
+{STYLE_FILE.read_text(encoding="utf-8")}</style></head>
+<body><header><h1>{title}</h1>{_summary(study)}</header>
+<nav aria-label="Contents"><ul>{"".join(entries)}</ul></nav>
+<main>
+{"".join(parts)}</main></body></html>
+"""
 
 
-def table(head: Row, rows: Iterable[Row], *, texts: int = 1, caption: str = "") -> str:
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, caption: str = ""
+) -> str:
     """A table of escaped cells; the first ``texts`` columns hold words, the others numbers."""
-    align = [' class="text"' if column < texts else "" for column in range(len(head))]
-    cells = ["".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(align, row, strict=True)) for row in rows]
-    names = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(align, head, strict=True))
+    body = "".join(f"<tr>{_cells('td', row, texts)}</tr>" for row in rows)
     note = f"<caption>{escape(caption)}</caption>" if caption else ""
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f'<div class="table"><table>{note}<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+    names = f"<thead><tr>{_cells('th', head, texts)}</tr></thead>"
+    return f'<div class="table"><table>{note}{names}<tbody>{body}</tbody></table></div>'
+
+
+def _cells(tag: str, texts: Sequence[str], words: int) -> str:
+    cells = ""
+    for column, text in enumerate(texts):
+        kind = ' class="text"' if column < words else ""
+        cells += f"<{tag}{kind}>{escape(text)}</{tag}>"
+    return cells
+
+
+def _details(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def _summary(study: Study) -> str:
@@ -71,111 +82,102 @@ def _summary(study: Study) -> str:
     return f"<p>{runs} run{'s' if runs > 1 else ''} of {groups} on {escape(games)}.</p>"
 
 
-def _contents(sections: Mapping[str, Any], drawn: Sequence[tuple[Picture, Drawn]]) -> str:
-    entries = []
-    for name in sections:
-        inner = "".join(f"<li>{_link(p.name, p.title)}</li>" for p, _ in drawn if p.section == name)
-        entries.append(f"<li>{_link(_id(name), name)}{f'<ul>{inner}</ul>' if inner else ''}</li>")
-    return f'<nav aria-label="Contents"><ul>{"".join(entries)}</ul></nav>'
+def _entry(section: str, drawn: Sequence[tuple[Picture, Drawn]]) -> str:
+    """A section and its pictures in the contents."""
+    inner = ""
+    for picture, _ in drawn:
+        if picture.section == section:
+            inner += f"<li>{_link(picture.name, picture.title)}</li>"
+    return f"<li>{_link(_id(section), section)}{f'<ul>{inner}</ul>' if inner else ''}</li>"
 
 
 def _runs(study: Study) -> Iterator[str]:
-    rows = [
-        (group.label, run.name, f"{run.env_steps:,.0f}", _value(run.fields, "train.max_env_steps"))
-        for group in study.groups
-        for run in group.runs
-    ]
+    rows = []
+    for group in study.groups:
+        for run in group.runs:
+            asked = _value(run.fields, "train.max_env_steps")
+            rows.append((group.label, run.name, f"{run.env_steps:,.0f}", asked))
     yield table(("experiment", "run", "env steps per game", "asked for"), rows, texts=2)
     differing = differing_fields(study.groups)
     if differing:
-        values = [[name, *(_value(group.fields, name) for group in study.groups)] for name in differing]
-        head = ("config", *(group.label for group in study.groups))
+        head = ["config", *[group.label for group in study.groups]]
+        values = []
+        for name in differing:
+            values.append([name, *[_value(group.fields, name) for group in study.groups]])
         yield table(head, values, texts=len(head), caption="In what the experiments differ")
     for group in study.groups:
         fields = [(name, _value(group.fields, name)) for name in sorted(group.fields)]
         inner = table(("config", "value"), fields, texts=2)
-        name = escape(group.label)
-        yield f"<details><summary>Config of {name}, as far as its runs share it</summary>{inner}</details>"
+        yield _details(f"Config of {group.label}, as far as its runs share it", inner)
 
 
 def _final(study: Study) -> str:
-    found = list(final_rows(study))
-    rows = []
-    for task, references in study.references.items():
-        for row in (row for row in found if (row["domain"], row["game"]) == task):
-            ends = interval(row["low"], row["high"])
-            counts = (number(row["ratio_to_random"]), str(row["num_seeds"]), row["env_step"].replace(" ", ", "))
-            rows.append((study.task_title(task), row["group"], number(row["mean"]), ends, *counts))
-        rows += [(study.task_title(task), label, number(score), *[""] * 4) for label, score in references.items()]
-    intervals = "; ".join(dict.fromkeys(row["interval"] for row in found))
-    head = ("game", "experiment or known score", "return", "interval", "× random", "seeds", "env steps per game")
-    return table(
-        head, rows, texts=2, caption=f"Mean over seeds of the last evaluation. {LEVEL} intervals: {intervals}."
-    )
+    rows: list[Sequence[str]] = []
+    for game, groups, known in final_cells(study):
+        rows += [(game, *cells) for cells in groups]
+        rows += [(game, *cells, *[""] * 4) for cells in known]
+    head = ("return", "interval", "× random", "seeds", "env steps per game")
+    caption = f"Mean over seeds of the last evaluation. {final_intervals(study)}."
+    return table(("game", "experiment or known score", *head), rows, texts=2, caption=caption)
 
 
 def _pictures(section: str, drawn: Sequence[tuple[Picture, Drawn]]) -> Iterator[str]:
-    for picture, content in ((picture, content) for picture, content in drawn if picture.section == section):
-        width, height = struct.unpack(">II", content.png[16:24])
-        data = base64.b64encode(content.png).decode("ascii")
-        text = f"{escape(content.text)} " if content.text else ""
-        yield (
-            f'<figure id="{picture.name}"><img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
-            f'alt="{escape(picture.title)}"><figcaption>{text}<code>{picture.name}.png</code></figcaption></figure>'
-        )
+    for picture, content in drawn:
+        if picture.section == section:
+            width, height = struct.unpack(">II", content.png[16:24])
+            data = base64.b64encode(content.png).decode("ascii")
+            text = f"{escape(content.text)} " if content.text else ""
+            yield (
+                f'<figure id="{picture.name}"><img src="data:image/png;base64,{data}" '
+                f'width="{width}" height="{height}" alt="{escape(picture.title)}">'
+                f"<figcaption>{text}<code>{picture.name}.png</code></figcaption></figure>"
+            )
 
 
-def _tables(section: str, study: Study) -> Iterator[str]:
-    if section == Section.CONFLICT:
-        yield from _conflict_tables([row for row in conflict_rows(study) if row["measure"] == HEADLINE])
-    if section == Section.EXPERTS:
-        yield from _expert_table([row for row in expert_rows(study) if "/short" in row["metric"]])
-
-
-def _conflict_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The headline's numbers; those of single layers folded away where there are means over layers."""
-    if not rows:
-        return
+def _conflict_tables(study: Study) -> Iterator[str]:
+    """The headline's numbers; single layers are folded away where there are means over layers."""
     cells: dict[str, dict[str, str]] = {}
-    for row in rows:
-        ends = "" if isnan(row["low"]) else f" ({row['low']:z.3f} … {row['high']:z.3f})"
-        cell = "–" if isnan(row["mean"]) else f"{row['mean']:z.3f}{ends}"
-        cells.setdefault(row["component"], {})[row["group"]] = cell
-    groups = list(dict.fromkeys(row["group"] for row in rows))
-    lines = {name: [name, *(found.get(group, "") for group in groups)] for name, found in cells.items()}
-    folded = [name for name in lines if "/layer" in name and f"{name.partition('/')[0]}/{ALL_LAYERS}" in lines]
-    yield table(
-        ("component", *groups),
-        [line for name, line in lines.items() if name not in folded],
-        caption=f"Largest conflict between two games in the last fifth of training, mean over seeds ({LEVEL} bootstrap "
-        "interval over seeds). More in conflict_final.csv.",
-    )
+    groups: dict[str, str] = {}
+    for row in conflict_rows(study):
+        if row["measure"] == HEADLINE:
+            ends = "" if isnan(row["low"]) else f" ({row['low']:z.3f} … {row['high']:z.3f})"
+            cell = "–" if isnan(row["mean"]) else f"{row['mean']:z.3f}{ends}"
+            cells.setdefault(row["component"], {})[row["group"]] = cell
+            groups[row["group"]] = ""
+    lines: list[Sequence[str]] = []
+    folded: list[Sequence[str]] = []
+    for component, found in cells.items():
+        kind, _, layer = component.partition("/layer")
+        is_folded = layer and f"{kind.partition('/')[0]}/{ALL_LAYERS}" in cells
+        (folded if is_folded else lines).append((component, *(groups | found).values()))
+    if lines:
+        yield table(
+            ("component", *groups),
+            lines,
+            caption="Largest conflict between two games in the last fifth of training, mean over "
+            f"seeds ({LEVEL} bootstrap interval over seeds). More in conflict_final.csv.",
+        )
     if folded:
-        inner = table(("component", *groups), [lines[name] for name in folded])
-        yield f"<details><summary>Every layer by itself</summary>{inner}</details>"
+        yield _details("Every layer by itself", table(("component", *groups), folded))
 
 
-def _expert_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if not rows:
-        return
-    yield table(
-        ("experiment", "short window", "game", "first fifth", "last fifth", "change", "interval of the change"),
-        (
-            [
-                *(row["group"], meaning(row["metric"]), row["game"] or "all"),
-                *(number(row[name]) for name in ("first_fifth", "last_fifth", "change")),
-                interval(row["change_low"], row["change_high"]),
-            ]
-            for row in rows
-        ),
-        texts=3,
-        caption=f"Expert selection in the first and the last fifth of training, mean over layers and seeds ({LEVEL} "
-        "bootstrap interval over seeds). More in expert_final.csv.",
-    )
-
-
-def _list(texts: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
+def _expert_table(study: Study) -> Iterator[str]:
+    rows = []
+    for row in expert_rows(study):
+        if "/short" in row["metric"]:
+            [meaning] = [text for name, text in MEANINGS.items() if row["metric"].endswith(name)]
+            parts = [number(row[name]) for name in ("first_fifth", "last_fifth", "change")]
+            ends = interval(row["change_low"], row["change_high"])
+            rows.append((row["group"], meaning, row["game"] or "all", *parts, ends))
+    if rows:
+        head = ("first fifth", "last fifth", "change", "interval of the change")
+        yield table(
+            ("experiment", "short window", "game", *head),
+            rows,
+            texts=3,
+            caption="Expert selection in the first and the last fifth of training, mean over "
+            f"layers and seeds ({LEVEL} bootstrap interval over seeds). More in expert_final.csv.",
+        )
 
 
 def _value(fields: Mapping[str, Any], name: str) -> str:

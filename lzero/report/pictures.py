@@ -1,30 +1,57 @@
-"""Pictures of a report and what they say: where the curves come from, how they were made, how to read them."""
+"""The table of all pictures: what each shows, how its numbers were made, how to read it."""
 
 import io
-import re
-from collections import defaultdict
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from functools import partial
 
+from lzero import tags
 from lzero.report.figures import Panel, draw
-from lzero.report.run_data import Group
-from lzero.report.statistics import CONFIDENCE, MAX_BINS, OVER_EPISODES, RANDOM, RESAMPLES, Curve
+from lzero.report.matrices import (
+    Block,
+    conflict_blocks,
+    draw_blocks,
+    selection_blocks,
+    similarity_blocks,
+)
+from lzero.report.panels import (
+    average_panels,
+    conflict_panels,
+    divergence_panels,
+    entropy_panels,
+    expert_legend,
+    expert_panels,
+    game_panels,
+    group_legend,
+    load_panels,
+    random_reward_rate,
+    tag_panels,
+)
+from lzero.report.statistics import LEVEL, MAX_BINS, RESAMPLES
 from lzero.report.study import Study
 
-LEVEL = f"{100 * CONFIDENCE:.0f} %"
 BAND = (
-    f"Line: mean over seeds. Band: {LEVEL} percentile bootstrap interval over seeds ({RESAMPLES} resamples; too narrow "
-    "with few seeds)"
+    f"Line: mean over seeds. Band: {LEVEL} percentile bootstrap interval over seeds "
+    f"({RESAMPLES} resamples; too narrow with few seeds)"
 )
 SMOOTH = (
-    f"A point is a mean over {100 / MAX_BINS:.0f} % or more of the env steps, or a logged value where there are few."
+    f"A point is a mean over {100 / MAX_BINS:.0f} % or more of the env steps, or a logged value "
+    "where there are few."
 )
 LINES = "Dashed: random policy. Dotted: published and other scores."
 RANGE = "Shown are the env steps that all seeds of a group cover."
 SEEDS = f"{BAND}; with one seed none. {SMOOTH} {RANGE}"
-"""Caption of curves that are not returns."""
+LAYERS = f"Means over layers. {SEEDS}"
+SCORE = (
+    "The conflict of two games is the negative cosine of their gradients: 1 where they pull in "
+    "opposite directions, 0 where they do not meet, below 0 where they agree."
+)
+WINDOW_TEXT = (
+    f"Windows count the selections of the last {tags.WINDOWS['immediate']:,} (immediate) and "
+    f"{tags.WINDOWS['short']:,} (short) updates."
+)
 
 
 class Section(StrEnum):
@@ -38,80 +65,44 @@ class Section(StrEnum):
 
 
 SECTION_LACKING = {
-    Section.CONFLICT: "no run has measured gradient conflict (gradient_conflict/…)",
-    Section.EXPERTS: "no run has logged expert selection (MOE_…)",
-    Section.PLASTICITY: "no run has logged plasticity numbers (plasticity/…)",
+    Section.CONFLICT: f"no run has measured gradient conflict ({tags.CONFLICT}…)",
+    Section.EXPERTS: f"no run has logged expert selection ({tags.EXPERTS}…)",
+    Section.PLASTICITY: f"no run has logged plasticity numbers ({tags.PLASTICITY}…)",
 }
 """What is missing where a section has nothing to show."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture as it was drawn.
+    """A picture as it was drawn."""
 
-    Attributes:
-        png: the file's content.
-        text: how it was made and how to read it, for below the picture.
-    """
-
-    png: bytes
-    text: str
-
-
-class Picture(Protocol):
-    """One figure of the report."""
-
-    @property
-    def name(self) -> str:
-        """Its file without the ending."""
-
-    @property
-    def title(self) -> str:
-        """What it shows."""
-
-    @property
-    def section(self) -> Section:
-        """Where on the page it is."""
-
-    @property
-    def lacking(self) -> str:
-        """What is missing if there is nothing to draw."""
-
-    def draw(self, study: Study) -> Drawn | None:
-        """None if the runs have nothing to show there."""
-
-
-def group_legend(study: Study, panels: Sequence[Panel]) -> dict[str, str | None]:
-    """Remarks on the groups for a legend; None for those that have nothing in these panels and miss nothing."""
-    return {group.label: _legend_remark(group, panels) for group in study.groups}
+    png: bytes  # the file's content
+    text: str  # how to read it, for below the picture
 
 
 @dataclass(frozen=True)
-class CurvePicture:
-    """A figure of curves over training.
+class Picture:
+    """One figure of the report."""
 
-    Attributes:
-        name: its file without the ending.
-        title: what it shows.
-        section: of the page.
-        y_label: of its panels, with the unit.
-        caption: how its numbers were made; written into the picture.
-        panels: makes its panels; none if the runs have nothing to show there.
-        lacking: what is missing if there are none.
-        reading: how to read it; written below the picture.
-        line_width: of its curves, in points.
-        legend: names and remarks of what is drawn, see :func:`lzero.report.figures.draw`.
-    """
+    name: str  # its file without the ending
+    title: str  # what it shows
+    section: Section  # of the page
+    reading: str = field(default="", kw_only=True)  # how to read it; written below the picture
+    lacking: str = field(default="", kw_only=True)  # why there is none; else SECTION_LACKING
 
-    name: str
-    title: str
-    section: Section
-    y_label: str
-    caption: str
+    def draw(self, study: Study) -> Drawn | None:
+        """None if the runs have nothing to show there."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CurvePicture(Picture):
+    """A figure of curves over training."""
+
     panels: Callable[[Study], list[Panel]]
-    lacking: str
-    reading: str = ""
-    line_width: float = 1.8
+    y_label: str = ""  # of its panels, with the unit
+    caption: str = SEEDS  # how its numbers were made; written into the picture
+    line_width: float = 1.8  # of its curves, in points
     legend: Callable[[Study, Sequence[Panel]], Mapping[str, str | None]] = group_legend
 
     def draw(self, study: Study) -> Drawn | None:
@@ -132,169 +123,229 @@ class CurvePicture:
         return Drawn(file.getvalue(), self.reading)
 
 
-def known_scores(study: Study, task: tuple[str, str]) -> Mapping[str, float]:
-    """Scores of a game that its domain knows, by label."""
-    return study.references[task]
+@dataclass(frozen=True)
+class MatrixPicture(Picture):
+    """A figure of matrices."""
+
+    blocks: Callable[[Study], list[Block]]
+    limits: tuple[float, float]  # values at both ends of the colours
+    colours: str  # matplotlib's name of them
+    column_label: str = ""  # what the columns are; empty where they are games like the rows
+    names_seeds: bool = False  # whether the text says which seeds are shown
+
+    def draw(self, study: Study) -> Drawn | None:
+        """None if there are no blocks."""
+        blocks = self.blocks(study)
+        if not blocks:
+            return None
+        text = self.reading
+        if self.names_seeds:
+            seeds = {matrix.group: matrix.seeds for block in blocks for matrix in block.matrices}
+            shown = "; ".join(f"{group}: {', '.join(names)}" for group, names in seeds.items())
+            text = f"{text} Shown: {shown}."
+        return Drawn(draw_blocks(blocks, self.limits, self.colours, self.column_label), text)
 
 
-def random_reward_rate(study: Study, task: tuple[str, str]) -> Mapping[str, float]:
-    """Reward per 1,000 env steps of the runs' own random warm-up on a game; empty where no run had one."""
-    domain, game = task
-    rates: list[float] = []
-    for run in (run for group in study.groups if group.domain == domain for run in group.runs):
-        rate = run.series(f"collect_reward/{game}")
-        rates += rate.value[rate.env_step <= run.fields.get("train.random_steps", 0)].tolist()
-    return {RANDOM: sum(rates) / len(rates)} if rates else {}
-
-
-def game_panels(
-    study: Study,
-    metric: str,
-    lacking: str,
-    references: Callable[[Study, tuple[str, str]], Mapping[str, float]] = known_scores,
-) -> list[Panel]:
-    """A panel for each game, with reference lines; none if no run has logged ``metric``.
-
-    Args:
-        study: what is reported.
-        metric: tag without the game.
-        lacking: what a group without the metric is said to lack.
-        references: lines of one game by label; the domain's known scores by default.
-    """
-    panels = []
-    for task in study.tasks:
-        curves = [curve for curve in study.curves if (*task, metric) == (curve.domain, curve.game, curve.metric)]
-        seeds = {curve.group: len(curve.seeds) for curve in curves}
-        players = [group for group in study.groups if group.domain == task[0] and task[1] in group.games]
-        missing = [f"{group.label}: {lacking}" for group in players if group.label not in seeds]
-        missing += [
-            f"{group.label}: {seeds[group.label]} of {len(group.runs)} seeds"
-            for group in players
-            if 0 < seeds.get(group.label, 0) < len(group.runs)
-        ]
-        panels.append(Panel(study.task_title(task), curves, references(study, task), missing))
-    return panels if any(panel.curves for panel in panels) else []
-
-
-def tag_panels(study: Study, prefix: str, *, log_scale: bool = True) -> list[Panel]:
-    """A panel for each tag that begins with ``prefix``, sorted; ``all`` comes first."""
-    panels: defaultdict[str, list[Curve]] = defaultdict(list)
-    for curve in (curve for curve in study.curves if curve.metric.startswith(prefix)):
-        game = study.task_title((curve.domain, curve.game)) if curve.game else ""
-        panels["/".join(filter(None, (curve.metric.removeprefix(prefix), game)))].append(curve)
-    titles = sorted(panels, key=lambda title: (title != "all", _with_numbers(title)))
-    return [Panel(title, panels[title], log_scale=log_scale) for title in titles]
-
-
-RETURN_PICTURES = (
+PICTURES: tuple[Picture, ...] = (
     CurvePicture(
         "returns",
         "Evaluation return",
         Section.RETURNS,
+        partial(game_panels, metric=tags.EVAL_RETURN, lacking="no evaluation to show"),
         "return per episode",
-        f"{BAND}; with one seed over the episodes of each evaluation if their scores were logged, else none. {RANGE} "
-        f"Between its evaluations a seed is interpolated linearly. {LINES}",
-        lambda study: game_panels(study, "eval_return", "no evaluation to show"),
-        "no run has an evaluation yet",
+        f"{BAND}; with one seed over the episodes of each evaluation if their scores were logged, "
+        f"else none. {RANGE} Between its evaluations a seed is interpolated linearly. {LINES}",
+        lacking="no run has an evaluation yet",
     ),
     CurvePicture(
         "collect_returns",
         "Return while collecting (search with exploration)",
         Section.RETURNS,
+        partial(game_panels, metric=tags.COLLECT_RETURN, lacking="no finished episode to show"),
         "return per episode",
-        f"{BAND}; with one seed none. {SMOOTH} {RANGE} {LINES}",
-        lambda study: game_panels(study, "collect_return", "no finished episode to show"),
-        "no run has finished an episode while collecting",
+        f"{SEEDS} {LINES}",
         line_width=1.1,
+        lacking="no run has finished an episode while collecting",
     ),
     CurvePicture(
         "collect_rewards",
         "Reward while collecting",
         Section.RETURNS,
+        partial(
+            game_panels,
+            metric=tags.COLLECT_REWARD,
+            lacking="no reward rate to show",
+            references=random_reward_rate,
+        ),
         "reward per 1,000 env steps",
-        f"{BAND}; with one seed none. {SMOOTH} {RANGE} The game's own rewards, there before the first episode ends. Dashed: "
-        "these runs' mean while they still acted at random.",
-        lambda study: game_panels(study, "collect_reward", "no reward rate to show", random_reward_rate),
-        "no run has logged rewards while collecting (collect_reward/…)",
+        f"{SEEDS} The game's own rewards, there before the first episode ends. Dashed: these runs' "
+        "mean while they still acted at random.",
         line_width=1.1,
+        lacking=f"no run has logged rewards while collecting ({tags.COLLECT_REWARD}/…)",
     ),
-)
-LEARNING_PICTURES = (
     CurvePicture(
         "learning",
         "Loss terms and gradient norm",
         Section.LEARNING,
+        partial(tag_panels, prefix=tags.LEARN),
         "value of one update",
-        f"{BAND}; with one seed none. Means over games; loss is the weighted sum of the other terms, which are not "
-        f"weighted. {SMOOTH} {RANGE}",
-        lambda study: tag_panels(study, "learn/"),
-        "no run has logged an update (learn/…)",
+        f"{BAND}; with one seed none. Means over games; loss is the weighted sum of the other "
+        f"terms, which are not weighted. {SMOOTH} {RANGE}",
+        lacking=f"no run has logged an update ({tags.LEARN}…)",
     ),
     CurvePicture(
         "health",
         "Health of learning",
         Section.LEARNING,
-        "",
-        SEEDS,
-        lambda study: tag_panels(study, "health/"),
-        "no run has logged health/… numbers",
-        "Predicted values and rewards should follow the realised ones, the search should add something to the policy "
-        "(search_kl), and neither rank nor length of the latents should collapse.",
+        partial(tag_panels, prefix=tags.HEALTH),
+        lacking=f"no run has logged {tags.HEALTH}… numbers",
+        reading="Predicted values and rewards should follow the realised ones, the search should "
+        "add something to the policy (search_kl), and neither rank nor length of the latents "
+        "should collapse.",
     ),
-)
-PLASTICITY_PICTURES = (
+    CurvePicture(
+        "conflict",
+        "Largest conflict between any two games (maximum negative cosine)",
+        Section.CONFLICT,
+        partial(conflict_panels, measure="max"),
+        "conflict",
+        reading=f"{SCORE} Shown is the pair of games in the strongest conflict. All panels have "
+        "one scale.",
+    ),
+    CurvePicture(
+        "conflict_average",
+        "Mean conflict over all pairs of games",
+        Section.CONFLICT,
+        average_panels,
+        "conflict",
+        lacking="two games are one pair, whose conflict is in conflict.png",
+        reading="Negative: on the whole the games agree.",
+    ),
+    CurvePicture(
+        "conflict_rate",
+        "Share of pairs of games in conflict",
+        Section.CONFLICT,
+        partial(conflict_panels, measure="rate"),
+        "share of pairs",
+        reading="Pairs whose gradients have a negative cosine. Gradients that have nothing to do "
+        "with each other give about one half.",
+    ),
+    MatrixPicture(
+        "conflict_matrices",
+        "Who conflicts with whom at the end of training",
+        Section.CONFLICT,
+        conflict_blocks,
+        (-1.0, 1.0),
+        "RdBu",
+        lacking=f"no run has logged conflict matrices ({tags.CONFLICT_MATRIX}…)",
+        reading="Cosine of the gradients of two games, mean over the last fifth of training and "
+        "over seeds; red is conflict. Hatched: a game without gradient there.",
+    ),
+    CurvePicture(
+        "conflict_experts",
+        "Largest conflict: shared expert, routed experts, whole feed-forward",
+        Section.CONFLICT,
+        expert_panels,
+        "conflict",
+        f"{SEEDS} Thin: each routed expert of one seed; experts have no order that seeds share, so "
+        "the mean over seeds is one of the mean over experts.",
+        legend=expert_legend,
+        lacking="no run has measured gradient conflict of experts "
+        f"({tags.conflict('max', 'shared_expert/')}…, …_expert_{{e}}/…)",
+        reading="A routed expert that fewer than two games used has no conflict to measure: such "
+        "moments are left out, not counted as peace. conflict_final.csv tells how often there was "
+        "a number.",
+    ),
+    CurvePicture(
+        "expert_entropy",
+        "Entropy of each game's expert selection",
+        Section.EXPERTS,
+        entropy_panels,
+        "nats",
+        LAYERS,
+        reading="0: the game always uses the same expert. It falls where experts specialise. "
+        f"{WINDOW_TEXT}",
+    ),
+    CurvePicture(
+        "expert_divergence",
+        "Distance between games in the experts that they select",
+        Section.EXPERTS,
+        divergence_panels,
+        caption=f"Means over pairs of games and over layers. {SEEDS}",
+        reading="0: all games use the experts alike. Jensen–Shannon (at most ln 2 = 0.69) and "
+        "total variation (at most 1) do not depend on how experts are numbered. Wasserstein takes "
+        "their numbers for places on a line, as the study does that it is compared with: another "
+        f"numbering gives another distance. {WINDOW_TEXT}",
+    ),
+    CurvePicture(
+        "expert_load",
+        "Load of the experts, all games together",
+        Section.EXPERTS,
+        load_panels,
+        caption=LAYERS,
+        reading="Most used against mean: the load of the most used expert over the mean load, 1 "
+        "where all are used alike, the number of experts where one does everything. "
+        f"{WINDOW_TEXT}",
+    ),
+    MatrixPicture(
+        "expert_selection",
+        "Which game uses which expert",
+        Section.EXPERTS,
+        selection_blocks,
+        (0.0, 1.0),
+        "viridis",
+        "expert",
+        names_seeds=True,
+        lacking=f"no run has logged which game uses which expert ({tags.SELECTION_MATRIX}…)",
+        reading="Share of each game's selections as last logged, of one seed of each experiment: "
+        "experts have no order that seeds share, so a mean over seeds would say nothing. Rows sum "
+        "to 1. Hatched: nothing counted.",
+    ),
+    MatrixPicture(
+        "expert_similarity",
+        "Which games use the same experts at the end of training",
+        Section.EXPERTS,
+        similarity_blocks,
+        (0.0, math.log(2)),
+        "magma",
+        lacking=f"no run has logged how far games are apart ({tags.SIMILARITY_MATRIX}…)",
+        reading="Jensen–Shannon divergence of the selections, mean over the last fifth of training "
+        "and over seeds: 0 for the same experts, ln 2 = 0.69 for experts of their own.",
+    ),
     CurvePicture(
         "dormant_units",
         "Dormant units",
         Section.PLASTICITY,
+        partial(tag_panels, prefix=tags.DORMANT_RATIO, log_scale=False),
         "share of units",
-        SEEDS,
-        lambda study: tag_panels(study, "plasticity/dormant_ratio/", log_scale=False),
-        "no run has logged plasticity/dormant_ratio/…",
-        "A unit is dormant where its mean activation is at most a fortieth of its layer's (Sokar et al., arXiv "
-        "2302.12902). A share that grows over training is a network that loses what it could learn with.",
+        lacking=f"no run has logged {tags.DORMANT_RATIO}…",
+        reading="A unit is dormant where its mean activation is at most a fortieth of its layer's "
+        "(Sokar et al., arXiv 2302.12902). A share that grows over training is a network that "
+        "loses what it could learn with.",
     ),
     CurvePicture(
         "router_entropy",
         "Entropy of the routers' probabilities",
         Section.PLASTICITY,
+        partial(tag_panels, prefix=tags.ROUTER_ENTROPY, log_scale=False),
         "nats",
-        SEEDS,
-        lambda study: tag_panels(study, "plasticity/router_entropy/", log_scale=False),
-        "no run has logged plasticity/router_entropy/…",
-        "Of a single token: low where the router is sure of its choice. How games share the experts is another "
-        "question, see expert selection.",
+        lacking=f"no run has logged {tags.ROUTER_ENTROPY}…",
+        reading="Of a single token: low where the router is sure of its choice. How games share "
+        "the experts is another question, see expert selection.",
     ),
     CurvePicture(
         "weight_norms",
         "Lengths of the weights",
         Section.PLASTICITY,
-        "",
-        SEEDS,
-        lambda study: tag_panels(study, "plasticity/weight_norm/"),
-        "no run has logged plasticity/weight_norm/…",
+        partial(tag_panels, prefix=tags.WEIGHT_NORM),
+        lacking=f"no run has logged {tags.WEIGHT_NORM}…",
     ),
     CurvePicture(
         "gradient_norms",
         "Lengths of the gradients",
         Section.PLASTICITY,
-        "",
-        SEEDS,
-        lambda study: tag_panels(study, "plasticity/gradient_norm/"),
-        "no run has logged plasticity/gradient_norm/…",
+        partial(tag_panels, prefix=tags.GRADIENT_NORM),
+        lacking=f"no run has logged {tags.GRADIENT_NORM}…",
     ),
 )
-
-
-def _with_numbers(title: str) -> list[tuple[int, str]]:
-    """Sorts ``layer10`` behind ``layer9``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", title)]
-
-
-def _legend_remark(group: Group, panels: Sequence[Panel]) -> str | None:
-    curves = [curve for panel in panels for curve in panel.curves if curve.group == group.label]
-    is_missed = any(text.startswith(f"{group.label}: ") for panel in panels for text in panel.missing)
-    if not curves and not is_missed:
-        return None
-    seeds = f"{len(group.runs)} seed{'s' if len(group.runs) > 1 else ''}"
-    return f"{seeds}, band over episodes" if OVER_EPISODES in {curve.interval for curve in curves} else seeds
+"""In the order of the page."""

@@ -14,7 +14,9 @@ Item = TypeVar("Item")
 INTERVAL = 5.0  # seconds between two log lines
 
 
-def shown(items: Sequence[Item], what: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Item]:
+def shown(
+    items: Sequence[Item], what: str, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Item]:
     """The items, one after the other, while a bar or log lines tell how many are done.
 
     Args:

@@ -10,14 +10,15 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from lzero.report.pictures import LEVEL
-from lzero.report.statistics import RANDOM
+from lzero.report.statistics import LEVEL, RANDOM
 from lzero.report.study import Study
 
 CURVE_COLUMNS = (
     *("group", "seeds", "domain", "game", "metric"),
     *("env_step", "mean", "low", "high", "num_seeds", "interval"),
 )
+
+Cells = tuple[str, ...]
 
 
 def curve_rows(study: Study) -> Iterator[dict[str, Any]]:
@@ -30,7 +31,7 @@ def curve_rows(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def final_rows(study: Study) -> Iterator[dict[str, Any]]:
-    """Final score of every group and game beside the domain's reference scores; NaN where something is not known."""
+    """Final score of every group and game beside the known scores; NaN where not known."""
     for final in study.finals:
         references = dict(study.references[final.domain, final.game])
         random = references.pop(RANDOM, math.nan)
@@ -48,28 +49,47 @@ def final_rows(study: Study) -> Iterator[dict[str, Any]]:
             "interval": final.interval,
             "random": random,
             "ratio_to_random": final.mean / random if random > 0 else math.nan,
-            "above_random": "" if math.isnan(final.low - random) else "yes" if final.low > random else "no",
+            "above_random": _yes_or_no(final.low - random),
             "published": "; ".join(f"{label} {score:g}" for label, score in references.items()),
         }
 
 
-def final_table(study: Study) -> Table:
-    """Final scores for a terminal: a section for each game, its groups above its reference scores."""
+def final_cells(study: Study) -> Iterator[tuple[str, list[Cells], list[Cells]]]:
+    """Final scores for a reader: title of each game, cells of its groups and of known scores."""
     rows = list(final_rows(study))
-    table = Table(title="final evaluation, mean over seeds", box=SIMPLE, title_justify="left", caption_justify="left")
-    table.caption = f"{LEVEL} intervals: {'; '.join(dict.fromkeys(row['interval'] for row in rows))}"
+    for task, references in study.references.items():
+        groups: list[Cells] = []
+        for row in rows:
+            if (row["domain"], row["game"]) == task:
+                ends = interval(row["low"], row["high"])
+                counts = (str(row["num_seeds"]), row["env_step"].replace(" ", ", "))
+                ratio = number(row["ratio_to_random"])
+                groups.append((row["group"], number(row["mean"]), ends, ratio, *counts))
+        known: list[Cells] = [(label, number(score)) for label, score in references.items()]
+        yield study.task_title(task), groups, known
+
+
+def final_intervals(study: Study) -> str:
+    """How the intervals of the final scores were made."""
+    ways = dict.fromkeys(final.interval for final in study.finals)
+    return f"{LEVEL} intervals: {'; '.join(ways)}"
+
+
+def final_table(study: Study) -> Table:
+    """Final scores for a terminal: a section for each game, its groups above its known scores."""
+    title = "final evaluation, mean over seeds"
+    table = Table(title=title, box=SIMPLE, title_justify="left", caption_justify="left")
+    table.caption = final_intervals(study)
     table.add_column("", overflow="fold")
     for column in ("return", "interval", "x random", "seeds", "env steps"):
         table.add_column(column, justify="right", no_wrap=True)
-    for task, references in study.references.items():
+    for game, groups, known in final_cells(study):
         table.add_section()
-        table.add_row(Text(study.task_title(task), style="bold"))
-        for row in rows:
-            if (row["domain"], row["game"]) == task:
-                counts = (number(row["ratio_to_random"]), str(row["num_seeds"]), row["env_step"].replace(" ", ", "))
-                table.add_row(Text(row["group"]), number(row["mean"]), interval(row["low"], row["high"]), *counts)
-        for label, score in references.items():
-            table.add_row(Text(label), number(score), style="dim")
+        table.add_row(Text(game, style="bold"))
+        for label, *numbers in groups:
+            table.add_row(Text(label), *numbers)
+        for label, score in known:
+            table.add_row(Text(label), score, style="dim")
     return table
 
 
@@ -89,5 +109,14 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
-            unknown = {name: "" for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
-            writer.writerow(row | unknown)
+            cells = dict(row)
+            for name, value in row.items():
+                if isinstance(value, float) and math.isnan(value):
+                    cells[name] = ""
+            writer.writerow(cells)
+
+
+def _yes_or_no(lead: float) -> str:
+    if math.isnan(lead):
+        return ""
+    return "yes" if lead > 0 else "no"

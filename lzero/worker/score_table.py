@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
+from lzero import tags
+
 REFERENCES = (
     "random",
     "human",
@@ -87,11 +89,15 @@ class ScoreTable:
     def metrics(self) -> dict[str, float]:
         """Numbers for the log."""
         metrics = {
-            f"eval_return/{game}": float(values.mean()) for game, values in self.scores.items()
+            tags.of_game(tags.EVAL_RETURN, game): float(values.mean())
+            for game, values in self.scores.items()
         }
-        metrics |= {f"eval_normalised/{game}": value for game, value in self.normalised.items()}
+        metrics |= {
+            tags.of_game(tags.EVAL_NORMALISED, game): value
+            for game, value in self.normalised.items()
+        }
         return metrics | {
-            f"eval_aggregate/{name}": value for name, value in self.aggregates().items()
+            f"{tags.EVAL_AGGREGATE}{name}": value for name, value in self.aggregates().items()
         }
 
     def render(self, title: str) -> Table:

@@ -1,0 +1,212 @@
+"""What is missing among runs, and what must be known of them: a sentence for each reason."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from lzero import tags
+from lzero.config_fields import EARLIER_CONFIG
+from lzero.report.components import HEADLINE, Component
+from lzero.report.last_part import SHARE, with_numbers
+from lzero.report.run_data import SHOWN_FIELDS, Group, RunData, differing_fields, gather
+from lzero.report.statistics import FinalScore, common_range
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A kind of numbers that a run may have."""
+
+    what: str  # its name
+    prefix: str  # of its tags
+    no_number: str  # what it means where one of them is no number
+    why_not: Callable[
+        [Group], str | None
+    ]  # a group cannot have it, by its config; None if it could
+
+
+def no_conflict(group: Group) -> str | None:
+    """Why there is no gradient conflict."""
+    if len(group.games) < 2:
+        return "one game has no other to be in conflict with"
+    return _switched_off(group, "policy.gradient_conflict_interval")
+
+
+def no_experts(group: Group) -> str | None:
+    """Why there is no expert selection."""
+    if group.fields.get("model.moe.enabled") is False:
+        return "the feed-forward is a dense MLP (model.moe.enabled is false)"
+    if group.fields.get("model.moe.num_experts") == 0:
+        return "there are no routed experts (model.moe.num_experts is 0)"
+    return _switched_off(group, "train.moe_log_interval")
+
+
+CONFLICT_ANALYSIS = Analysis(
+    "gradient conflict", tags.CONFLICT, "fewer than two games had a gradient there", no_conflict
+)
+ANALYSES = (
+    CONFLICT_ANALYSIS,
+    Analysis("expert selection", tags.EXPERTS, "there was nothing to count", no_experts),
+    Analysis("plasticity numbers", tags.PLASTICITY, "there was nothing to measure", lambda _: None),
+)
+
+
+def study_notes(groups: Sequence[Group], finals: Sequence[FinalScore]) -> Iterator[str]:
+    """All sentences on groups and their final scores."""
+    yield from _with_names(_missing_inputs(groups))
+    yield from analysis_notes(groups)
+    for group in groups:
+        for one, other in combinations(group.runs, 2):
+            if _same_numbers(one, other):
+                what = "logged the same losses: they are one seed twice, not two seeds"
+                yield f"{one.name} and {other.name} {what}"
+        yield from _unequal_lengths(group)
+        yield from _unequal_evaluations(group, finals)
+    differing = differing_fields(groups)
+    if len(differing) > SHOWN_FIELDS:
+        yield f"the groups differ in {', '.join(differing)}"
+
+
+def analysis_notes(groups: Sequence[Group]) -> Iterator[str]:
+    """What groups lack of each analysis; one that no run has, and any could, is not mentioned."""
+    for analysis in ANALYSES:
+        for reason, names in gather(_lacking(analysis, groups)).items():
+            yield f"no {analysis.what} of {', '.join(names)}: {reason}"
+        for group in groups:
+            where = ", ".join(_not_numbers(group.runs, analysis))
+            if where:
+                why = f"left out where it was no number, because {analysis.no_number}"
+                yield f"{group.label}: {analysis.what} {why}: {where}"
+            yield from _cut_short(analysis, group)
+
+
+def _missing_inputs(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
+    """What a report would show of a run if it were there, and what must be known of it."""
+    for group in groups:
+        for run in group.runs:
+            for what in (*_not_there_yet(run), *_not_complete(run)):
+                yield what, run.name
+
+
+def _not_there_yet(run: RunData) -> Iterator[str]:
+    if any(run.path.glob(f"{EARLIER_CONFIG}*.json")):
+        kept = f"config.json holds the last ones ({EARLIER_CONFIG}….json)"
+        yield f"settings were changed on the way, {kept}"
+    for kind, metric in (
+        ("evaluation", tags.EVAL_RETURN),
+        ("finished episode while collecting", tags.COLLECT_RETURN),
+    ):
+        games = [game for game in run.games if not len(run.series(tags.of_game(metric, game)))]
+        if games:
+            yield f"no {kind} yet of {', '.join(games)} ({metric}/…)"
+    for kind, prefix in (("update", tags.LEARN), ("health numbers", tags.HEALTH)):
+        if not run.tags(prefix):
+            yield f"no {kind} yet ({prefix}…)"
+
+
+def _not_complete(run: RunData) -> Iterator[str]:
+    games = []
+    for game in run.games:
+        steps = run.series(tags.of_game(tags.EVAL_RETURN, game)).env_step
+        if not all(len(run.episode_scores(game, step)) for step in steps):
+            games.append(game)
+    if games:
+        without = f"without the scores of their episodes ({tags.EVAL_SCORES}/…)"
+        yield f"evaluations of {', '.join(games)} {without}"
+    of_analyses = tuple(analysis.prefix for analysis in ANALYSES)
+    for tag in run.scalars:
+        count = run.not_numbers(tag)
+        if count and not tag.startswith(of_analyses):
+            yield f"{tag} was no number {count} time(s), which are left out"
+
+
+def _switched_off(group: Group, interval: str) -> str | None:
+    is_off = any(run.fields.get(interval) == 0 for run in group.runs)
+    return f"switched off ({interval} is 0)" if is_off else None
+
+
+def _lacking(analysis: Analysis, groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
+    """Why, and which group or run has no such numbers."""
+    is_anywhere = any(with_numbers(group.runs, analysis.prefix) for group in groups)
+    for group in groups:
+        names = [run.name for run in group.runs if not run.tags(analysis.prefix)]
+        reason = analysis.why_not(group)
+        if reason and len(names) == len(group.runs):
+            yield reason, group.label
+        elif is_anywhere:
+            for name in names:
+                yield f"none logged ({analysis.prefix}…)", name
+
+
+def _not_numbers(runs: Sequence[RunData], analysis: Analysis) -> Iterator[str]:
+    """For each kind of number how many there are and how many of them are none."""
+    is_conflict = analysis is CONFLICT_ANALYSIS
+    prefix = tags.conflict(HEADLINE, "") if is_conflict else analysis.prefix
+    bad: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for run in runs:
+        for tag, series in run.scalars.items():
+            if tag.startswith(prefix):
+                name = tag.removeprefix(prefix)
+                quantity = name.partition("/layer")[0].rpartition("/")[2]
+                kind = Component.parse(name).kind if is_conflict else quantity
+                bad[kind] += run.not_numbers(tag)
+                total[kind] += len(series)
+    for kind in sorted(bad):
+        if bad[kind]:
+            yield f"{kind} {bad[kind]} of {total[kind]}"
+
+
+def _cut_short(analysis: Analysis, group: Group) -> Iterator[str]:
+    """Whether a seed that ended early decides what the end of training is."""
+    runs = sorted(with_numbers(group.runs, analysis.prefix), key=lambda run: run.env_steps)
+    if runs and runs[0].env_steps < (1 - SHARE) * runs[-1].env_steps:
+        yield (
+            f"{group.label}: tables and matrices of {analysis.what} end at "
+            f"{runs[0].env_steps:,.0f} env steps, where {runs[0].name} ends; "
+            f"{runs[-1].name} has {runs[-1].env_steps:,.0f}"
+        )
+
+
+def _unequal_lengths(group: Group) -> Iterator[str]:
+    ends = []
+    for game in group.games:
+        series = list(group.series(tags.of_game(tags.EVAL_RETURN, game)).values())
+        if len({one.env_step[-1] for one in series}) > 1:
+            start, end = common_range(series)
+            if start <= end:
+                ends.append((f"up to {end:,.0f}", game))
+            else:
+                why = "its seeds have no env steps of evaluations in common"
+                yield f"{group.label}: {game} not shown, {why}"
+    for until, games in gather(ends).items():
+        shown = f"shown {until} env steps per game, the shortest run's end"
+        yield f"{group.label}: {', '.join(games)} {shown}"
+
+
+def _unequal_evaluations(group: Group, finals: Sequence[FinalScore]) -> Iterator[str]:
+    of_group = [(final.env_steps, final.game) for final in finals if final.group == group.label]
+    for steps, games in gather(of_group).items():
+        if len(set(steps)) > 1:
+            where = ", ".join(map("{:,}".format, steps))
+            made = f"were made at {where} env steps per game"
+            yield f"{group.label}: final evaluations of {', '.join(games)} {made}"
+
+
+def _same_numbers(one: RunData, other: RunData) -> bool:
+    """Whether two runs logged the same losses as far as both have come: no two seeds do."""
+    logged = one.tags(tags.LEARN)
+    if not logged or logged != other.tags(tags.LEARN):
+        return False
+    for tag in logged:
+        first, second = one.series(tag).value, other.series(tag).value
+        if not np.array_equal(first[: len(second)], second[: len(first)]):
+            return False
+    return True
+
+
+def _with_names(found: Iterator[tuple[str, str]]) -> Iterator[str]:
+    for what, names in gather(found).items():
+        yield f"{what}: {', '.join(names)}"

@@ -1,0 +1,69 @@
+"""Names of logged numbers that one room writes and another reads.
+
+A tag is a path: ``eval_return/Pong``, ``gradient_conflict/max_router/layer0``. Constants that end
+with ``/`` are the beginnings of tags; the others stand in front of a game, see :func:`of_game`.
+"""
+
+# Numbers of one game.
+EVAL_RETURN = "eval_return"
+EVAL_NORMALISED = "eval_normalised"
+EVAL_SCORES = "eval_scores"  # an array: the episodes' scores
+COLLECT_RETURN = "collect_return"
+COLLECT_REWARD = "collect_reward"  # per 1,000 env steps
+
+EVAL_AGGREGATE = "eval_aggregate/"
+LEARN = "learn/"
+HEALTH = "health/"
+PLASTICITY = "plasticity/"
+DORMANT_RATIO = f"{PLASTICITY}dormant_ratio/"
+ROUTER_ENTROPY = f"{PLASTICITY}router_entropy/"
+WEIGHT_NORM = f"{PLASTICITY}weight_norm/"
+GRADIENT_NORM = f"{PLASTICITY}gradient_norm/"
+
+CONFLICT = "gradient_conflict/"
+CONFLICT_MATRIX = "gradient_conflict_matrix/"
+CONFLICT_MEASURES = ("max", "avg", "rate")
+"""Of the pairs of games: largest conflict, mean, share of pairs in conflict."""
+
+EXPERTS = "MOE_"
+WINDOWS = {"immediate": 100, "short": 1_000, "medium": 10_000, "long": 100_000}
+"""Sliding windows over the expert selection, in updates."""
+SELECTION_ENTROPY = "ExpertSelectionEntropy"
+USAGE_ENTROPY = "ExpertUsageEntropy"
+DEAD_EXPERTS = "DeadExperts"
+LOAD_IMBALANCE = "LoadImbalance"
+JENSEN_SHANNON = "JS_Divergence"
+TOTAL_VARIATION = "TV_Distance"
+WASSERSTEIN = "Wasserstein_Distance"
+SELECTION_MATRIX = "expert_selection/"
+SIMILARITY_MATRIX = "task_similarity/"
+
+
+def of_game(metric: str, game: str) -> str:
+    """A number of one game."""
+    return f"{metric}/{game}"
+
+
+def of_layer(tag: str, layer: int) -> str:
+    """What one layer has of a number; the tag itself is the mean over layers."""
+    return f"{tag}/layer{layer}"
+
+
+def conflict(measure: str, component: str) -> str:
+    """Conflict of the games' gradients at a component, e.g. ``router/layer0``."""
+    return f"{CONFLICT}{measure}_{component}"
+
+
+def task_selection(task: int | str, window: str, quantity: str) -> str:
+    """How one task selects its experts."""
+    return f"{EXPERTS}Details/Task{task}_{window}/{quantity}"
+
+
+def expert_load(window: str, quantity: str) -> str:
+    """How all tasks together use the experts."""
+    return f"{EXPERTS}Global/{window}/{quantity}"
+
+
+def divergence(window: str, over_pairs: str, quantity: str) -> str:
+    """How far the tasks are apart; ``over_pairs`` is ``Avg`` or ``Max``."""
+    return f"{EXPERTS}Divergence/{window}_{over_pairs}{quantity}"
