@@ -47,10 +47,17 @@ class ActivationPoint:
     over tokens: a vector D.
 
     Of several inputs or outputs it is the first.
+
+    Attributes:
+        module: that is called.
+        side: which end of it.
+        axis: axis of the D units of the tensor that passes; 1 for the maps ``(B, D, H, W)`` of
+            convolutions. All others are averaged over.
     """
 
     module: nn.Module
     side: Literal["input", "output"]
+    axis: int = -1
 
 
 MeasuringPoint = ParameterPoint | ActivationPoint
@@ -74,9 +81,10 @@ def inputs_of(
     forward: Callable[..., object], arguments: tuple[Any, ...], keywords: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """What a module was called with, in the order of its ``forward``, whether it was passed by
-    place or by name.
+    place or by name; what can only be passed by name comes last.
     """
-    return inspect.signature(forward).bind(*arguments, **keywords).args
+    bound = inspect.signature(forward).bind(*arguments, **keywords)
+    return (*bound.args, *bound.kwargs.values())
 
 
 @contextmanager

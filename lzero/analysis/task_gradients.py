@@ -64,11 +64,18 @@ class TaskGradients:
                 columns.
             points: where to measure.
             losses: of the tasks of this rank, ascending.
+
+        Raises:
+            ValueError: if there are none, or a point names a parameter that is not shared.
         """
+        if not losses:
+            raise ValueError("losses is empty; give one for every task of this rank")
         widths: dict[str, int] = {}
+        axes: dict[str, int] = {}
         for name, point in points.items():
             if isinstance(point, ActivationPoint):
-                widths[name] = losses[0].activations[name][0].shape[-1]
+                widths[name] = losses[0].activations[name][0].shape[point.axis]
+                axes[name] = point.axis
         layout = RowLayout.of(shared, points, widths)
         rows = torch.empty(len(losses), sum(layout.lengths), device=losses[0].loss.device)
         for row, part in zip(rows, losses, strict=True):
@@ -84,7 +91,7 @@ class TaskGradients:
             for name, width in widths.items():
                 total = part.loss.new_zeros(width, dtype=torch.float32)
                 for tensor in part.activations[name]:  # in the order of ``seen``
-                    total += _mean_token(next(gradients), tensor)
+                    total += _mean_token(next(gradients), tensor, axes[name])
                 averages.append(total * part.share)
             layout.write_(row, at_shared, averages)
             for parameter, gradient in zip(own, at_own, strict=True):
@@ -107,10 +114,10 @@ class TaskGradients:
         self.layout.set_gradients_(flat)
 
 
-def _mean_token(gradient: Tensor | None, activation: Tensor) -> Tensor:
-    """Mean over tokens of the gradient with respect to an activation ``(…, D)``, ``(D,)``; zero
-    where the loss has none.
+def _mean_token(gradient: Tensor | None, activation: Tensor, axis: int) -> Tensor:
+    """Mean over tokens of the gradient with respect to an activation with its D units on ``axis``,
+    ``(D,)``; zero where the loss has none.
     """
     if gradient is None:
-        return activation.new_zeros(activation.shape[-1], dtype=torch.float32)
-    return gradient.float().flatten(0, -2).mean(dim=0)
+        return activation.new_zeros(activation.shape[axis], dtype=torch.float32)
+    return gradient.float().movedim(axis, -1).flatten(0, -2).mean(dim=0)

@@ -308,3 +308,39 @@ def test_norms_of_modules_are_those_of_their_parameters():
             for parameter in getattr(model, name).parameters()
         ]
         assert norm == pytest.approx(math.sqrt(sum(squares)), rel=1e-5), name
+
+
+class ByName(nn.Module):
+    """Takes its input by name alone."""
+
+    def forward(self, *, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def test_maps_of_convolutions_have_channels_as_units():
+    """Their gradient is averaged over pictures and places; the axis is the point's to say."""
+    torch.manual_seed(0)
+    conv, scale = nn.Conv2d(2, 5, 3), ByName()
+    points: dict[str, MeasuringPoint] = {
+        "maps": ActivationPoint(conv, "output", axis=1),
+        "by name": ActivationPoint(scale, "input", axis=1),
+    }
+    losses, expected = [], []
+    for task in range(2):
+        pictures, target = torch.randn(3, 2, 6, 7), torch.randn(3, 5, 4, 5)
+        with captured(points) as seen:
+            loss = (scale(x=conv(pictures)) - target).square().sum()
+        (at_maps,) = torch.autograd.grad(loss, seen["maps"], retain_graph=True)
+        channels = [at_maps[:, channel].mean().item() for channel in range(5)]
+        expected.append(torch.tensor(channels))
+        losses.append(TaskLoss(task, loss, seen, torch.tensor(1.0)))
+    found = TaskGradients.of([], [], points, losses)
+    assert found.rows.shape == (2, 10)
+    for row, channels in zip(found.rows, expected, strict=True):
+        torch.testing.assert_close(row[:5], channels)
+        torch.testing.assert_close(row[5:], channels)
+
+
+def test_a_rank_without_tasks_has_no_gradients_to_take():
+    with pytest.raises(ValueError, match="losses is empty; give one for every task"):
+        TaskGradients.of([], [], {}, [])
