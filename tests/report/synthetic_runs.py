@@ -34,7 +34,9 @@ def write_run(
         "moe": {"enabled": experts > 0, "num_experts": max(experts, 1)},
     }
     env = {"domain": DOMAIN, "games": games}
-    config = ExperimentConfig.model_validate({"exp_name": folder.name, "env": env, "model": model, **changes})
+    config = ExperimentConfig.model_validate(
+        {"exp_name": folder.name, "env": env, "model": model, **changes}
+    )
     rng = np.random.default_rng(seed)
     with RunLogger(folder, is_main=True) as log:
         (folder / "config.json").write_text(config.model_dump_json())
@@ -53,7 +55,9 @@ def write_run(
     return folder
 
 
-def basic_scalars(rng: np.random.Generator, step: int, games: Sequence[str]) -> Iterator[tuple[str, float]]:
+def basic_scalars(
+    rng: np.random.Generator, step: int, games: Sequence[str]
+) -> Iterator[tuple[str, float]]:
     """What every run logs."""
     yield "learn/loss", 5 - step / ENV_STEPS + 0.1 * rng.normal()
     for game in games:
@@ -78,7 +82,9 @@ def conflict(
     scalars, arrays = {}, {}
     for name in component_names(layers, experts):
         gradients = rng.normal(size=(tasks, 6))
-        gradients[0] -= (2.0 if "shared" in name else 0.5 if "expert" in name else 1.0) * gradients[1]
+        gradients[0] -= (2.0 if "shared" in name else 0.5 if "expert" in name else 1.0) * gradients[
+            1
+        ]
         if name.startswith(f"expert_{experts - 1}/"):
             gradients[1:] = np.nan
         unit = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
@@ -122,7 +128,11 @@ def selection(
 
 def plasticity(rng: np.random.Generator, layers: int, experts: int) -> Iterator[tuple[str, float]]:
     """Scalars of plasticity."""
-    blocks = [f"moe/layer{layer}/{part}" for layer in range(layers) for part in ("shared", "routed", "expert_0")]
+    blocks = [
+        f"moe/layer{layer}/{part}"
+        for layer in range(layers)
+        for part in ("shared", "routed", "expert_0")
+    ]
     modules = [
         "all",
         "encoder",
@@ -131,6 +141,11 @@ def plasticity(rng: np.random.Generator, layers: int, experts: int) -> Iterator[
     ]
     yield from ((f"plasticity/dormant_ratio/{module}", 0.1 * rng.random()) for module in modules)
     for kind in ("weight_norm", "gradient_norm"):
-        yield from ((f"plasticity/{kind}/{module}", 10 + rng.random()) for module in ("encoder", "layer0.attention"))
+        yield from (
+            (f"plasticity/{kind}/{module}", 10 + rng.random())
+            for module in ("encoder", "layer0.attention")
+        )
     if experts:
-        yield from ((f"plasticity/router_entropy/layer{layer}", rng.random()) for layer in range(layers))
+        yield from (
+            (f"plasticity/router_entropy/layer{layer}", rng.random()) for layer in range(layers)
+        )

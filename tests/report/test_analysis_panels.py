@@ -61,9 +61,16 @@ def test_conflict_has_a_row_for_each_kind_of_component(study):
         expected = ["moe"] if "router" in panel.title else ["moe", "dense"]
         assert [curve.group for curve in panel.curves] == expected
         assert {curve.interval for curve in panel.curves} == {OVER_SEEDS}
-        assert {curve.metric for curve in panel.curves} == {f"gradient_conflict/max_{panel.title.split()[0]}"}
+        assert {curve.metric for curve in panel.curves} == {
+            f"gradient_conflict/max_{panel.title.split()[0]}"
+        }
     [limits] = {panel.limits for panel in panels}
-    ends = [end for panel in panels for curve in panel.curves for end in (curve.low.min(), curve.high.max())]
+    ends = [
+        end
+        for panel in panels
+        for curve in panel.curves
+        for end in (curve.low.min(), curve.high.max())
+    ]
     assert limits == (min(*ends, 0.0), max(ends)), "one scale for all"
     assert len(conflict_panels(study, "rate")) == len(average_panels(study)) == len(panels)
     assert group_legend(study, panels) == {"moe": "2 seeds", "dense": "2 seeds"}
@@ -71,7 +78,10 @@ def test_conflict_has_a_row_for_each_kind_of_component(study):
 
 def test_experts_are_compared_with_the_shared_one(study):
     panels = expert_panels(study)
-    assert [(panel.title, panel.starts_row) for panel in panels] == [("moe, layer 0", True), ("moe, layer 1", False)]
+    assert [(panel.title, panel.starts_row) for panel in panels] == [
+        ("moe, layer 0", True),
+        ("moe, layer 1", False),
+    ]
     for layer, panel in enumerate(panels):
         assert [curve.group for curve in panel.curves] == [
             "whole feed-forward",
@@ -79,7 +89,10 @@ def test_experts_are_compared_with_the_shared_one(study):
             "routed experts, mean",
         ]
         routed = panel.curves[2]
-        assert routed.metric == f"gradient_conflict/max_routed_experts/layer{layer}" and len(routed.seeds) == 2
+        assert (
+            routed.metric == f"gradient_conflict/max_routed_experts/layer{layer}"
+            and len(routed.seeds) == 2
+        )
         assert [curve.metric for curve in panel.faint] == [
             f"gradient_conflict/max_expert_{expert}/layer{layer}" for expert in range(3)
         ], "the fourth is used by one game: nothing to draw"
@@ -97,31 +110,44 @@ def test_experts_are_compared_with_the_shared_one(study):
 
 def test_the_mean_over_experts_is_that_of_their_numbers(study):
     run = study.groups[0].runs[0]
-    single = [run.series(f"gradient_conflict/max_expert_{expert}/layer0").value for expert in range(3)]
+    single = [
+        run.series(f"gradient_conflict/max_expert_{expert}/layer0").value for expert in range(3)
+    ]
     other = study.groups[0].runs[1]
-    second = [other.series(f"gradient_conflict/max_expert_{expert}/layer0").value for expert in range(3)]
+    second = [
+        other.series(f"gradient_conflict/max_expert_{expert}/layer0").value for expert in range(3)
+    ]
     curve = expert_panels(study)[0].curves[2]
     assert np.allclose(curve.mean, (np.mean(single, axis=0) + np.mean(second, axis=0)) / 2)
 
 
 def test_expert_selection_has_a_row_for_each_window(study):
     panels = entropy_panels(study)
-    assert [panel.title for panel in panels] == [f"{game}, {window}" for window in DRAWN_WINDOWS for game in GAMES]
+    assert [panel.title for panel in panels] == [
+        f"{game}, {window}" for window in DRAWN_WINDOWS for game in GAMES
+    ]
     assert [panel.starts_row for panel in panels] == [True, False, False] * 2
     for panel in panels:
-        assert panel.references == {"all 4 alike": math.log(4)} and panel.limits == (0.0, math.log(4))
+        assert panel.references == {"all 4 alike": math.log(4)} and panel.limits == (
+            0.0,
+            math.log(4),
+        )
         [curve] = panel.curves
         assert (curve.group, curve.game) == ("moe", panel.title.split(",")[0])
         task = GAMES.index(curve.game)
         window = curve.metric.split("/")[1]
         tag = f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy"
-        assert np.allclose(curve.mean, np.mean([run.series(tag).value for run in study.groups[0].runs], axis=0))
+        assert np.allclose(
+            curve.mean, np.mean([run.series(tag).value for run in study.groups[0].runs], axis=0)
+        )
     assert group_legend(study, panels) == {"moe": "2 seeds", "dense": None}, (
         "dense has no experts, which is said elsewhere"
     )
     for make in (divergence_panels, load_panels):
         panels = make(study)
-        assert len(panels) == 6 and [panel.starts_row for panel in panels] == [True, False, False] * 2
+        assert (
+            len(panels) == 6 and [panel.starts_row for panel in panels] == [True, False, False] * 2
+        )
         assert len({panel.title for panel in panels}) == 6
     assert {curve.metric for panel in divergence_panels(study) for curve in panel.curves} == {
         f"MOE_Divergence/{window}_Avg{name}"
@@ -133,11 +159,15 @@ def test_expert_selection_has_a_row_for_each_window(study):
 def test_no_curve_is_a_mean_over_experts_that_have_only_their_number_in_common(study):
     assert not [curve.metric for curve in study.curves if "expert_" in curve.metric and len(curve.seeds) > 1
                 and "shared_expert" not in curve.metric]  # fmt: skip
-    assert not [curve for curve in study.curves if (curve.mean == 77.0).any()], "a single layer's entropy"
+    assert not [curve for curve in study.curves if (curve.mean == 77.0).any()], (
+        "a single layer's entropy"
+    )
 
 
 def test_modules_are_sorted_by_their_numbers_and_all_comes_first(study):
-    titles = [panel.title for panel in tag_panels(study, "plasticity/dormant_ratio/", log_scale=False)]
+    titles = [
+        panel.title for panel in tag_panels(study, "plasticity/dormant_ratio/", log_scale=False)
+    ]
     assert titles == ["all", "encoder", "encoder/layer0", "mlp/layer0", "mlp/layer1", "moe/layer0/routed",
                       "moe/layer0/shared", "moe/layer1/routed", "moe/layer1/shared"]  # fmt: skip
 

@@ -13,14 +13,22 @@ from tests.report.synthetic_runs import component_names
 def run_of(**scalars: list[tuple[float, float]]) -> RunData:
     """A run whose tags are ``gradient_conflict/max_{name}``, with ``__`` for the slash."""
     series = {
-        f"gradient_conflict/max_{name.replace('__', '/')}": Series(*np.array(points, dtype=np.float64).T)
+        f"gradient_conflict/max_{name.replace('__', '/')}": Series(
+            *np.array(points, dtype=np.float64).T
+        )
         for name, points in scalars.items()
     }
     return RunData(Path("run"), {}, series, {})
 
 
 def test_every_name_is_read_and_written_back():
-    names = [*component_names(layers=12, experts=11), "my_own_point", "my_own_point/layer3", "expert_stuff", "a/b"]
+    names = [
+        *component_names(layers=12, experts=11),
+        "my_own_point",
+        "my_own_point/layer3",
+        "expert_stuff",
+        "a/b",
+    ]
     for name in names:
         assert Component.parse(name).name == name
     assert Component.parse("expert_10/layer3") == Component("expert", 3, 10)
@@ -33,7 +41,15 @@ def test_every_name_is_read_and_written_back():
 
 def test_components_come_from_the_encoder_to_the_router():
     layers = [f"moe_layer/layer{layer}" for layer in range(12)]
-    names = ["encoder", "transformer", "before_moe/layer0", *layers, "router/layer0", "zzz", "zzz/layer1"]
+    names = [
+        "encoder",
+        "transformer",
+        "before_moe/layer0",
+        *layers,
+        "router/layer0",
+        "zzz",
+        "zzz/layer1",
+    ]
     run = run_of(**{name.replace("/", "__"): [(1.0, np.nan)] for name in reversed(names)})
     assert [component.name for component in components([run], "max")] == names
     assert components([run], "avg") == []

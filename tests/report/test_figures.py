@@ -16,7 +16,16 @@ def curve(mean: list[float], group: str = "a", *, spread: float = 0.5) -> Curve:
     values = np.array(mean, dtype=np.float64)
     steps = 1000.0 * np.arange(1, len(mean) + 1)
     return Curve(
-        group, ("s0", "s1"), "d", "Pong", "eval_return", steps, values, values - spread, values + spread, OVER_SEEDS
+        group,
+        ("s0", "s1"),
+        "d",
+        "Pong",
+        "eval_return",
+        steps,
+        values,
+        values - spread,
+        values + spread,
+        OVER_SEEDS,
     )
 
 
@@ -24,8 +33,13 @@ def axes_of(*panels: Panel, groups: tuple[str, ...] = ("a", "b")) -> list[Axes]:
     remarks = dict.fromkeys(groups, "2 seeds")
     figure = draw(panels, remarks, title="Title", y_label="return", caption="how it was made")
     figure.draw_without_rendering()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"{group}, 2 seeds" for group in groups]
-    assert figure.legends[0].get_title().get_text() == "Title" and figure.get_supxlabel() == "how it was made"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        f"{group}, 2 seeds" for group in groups
+    ]
+    assert (
+        figure.legends[0].get_title().get_text() == "Title"
+        and figure.get_supxlabel() == "how it was made"
+    )
     boxes = [figure.legends[0].get_window_extent(), figure._supxlabel.get_window_extent()]
     boxes += [ax.get_tightbbox() for ax in figure.axes]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2)), "texts keep apart"
@@ -36,7 +50,11 @@ def axes_of(*panels: Panel, groups: tuple[str, ...] = ("a", "b")) -> list[Axes]:
 
 def references(axes: Axes) -> dict[str, tuple[float, str]]:
     """Height and dash of the labelled horizontal lines across the whole panel."""
-    lines = [line for line in axes.lines if list(line.get_xdata()) == [0, 1] and not line.get_label().startswith("_")]
+    lines = [
+        line
+        for line in axes.lines
+        if list(line.get_xdata()) == [0, 1] and not line.get_label().startswith("_")
+    ]
     return {line.get_label(): (line.get_ydata()[0], line.get_linestyle()) for line in lines}
 
 
@@ -59,28 +77,45 @@ def test_curves_and_bands_show_the_numbers():
 
 
 def test_reference_lines_are_where_they_belong():
-    [axes] = axes_of(Panel("Pong", [curve([-20, -10, 5])], {"random": -20.7, "human": 14.6, "published": 21.0}))
-    assert references(axes) == {"random": (-20.7, "--"), "human": (14.6, ":"), "published": (21.0, ":")}
+    [axes] = axes_of(
+        Panel("Pong", [curve([-20, -10, 5])], {"random": -20.7, "human": 14.6, "published": 21.0})
+    )
+    assert references(axes) == {
+        "random": (-20.7, "--"),
+        "human": (14.6, ":"),
+        "published": (21.0, ":"),
+    }
     bottom, top = axes.get_ylim()
     assert bottom < -20.7 and top > 21.0
-    labels = {text.get_text(): text for text in axes.texts if text.get_text() in ("random", "human", "published")}
+    labels = {
+        text.get_text(): text
+        for text in axes.texts
+        if text.get_text() in ("random", "human", "published")
+    }
     for name, (y, _) in references(axes).items():
         x, place = labels[name].get_position()
-        assert x > 1 and place == pytest.approx((y - bottom) / (top - bottom), abs=0.06), "at the line's end"
+        assert x > 1 and place == pytest.approx((y - bottom) / (top - bottom), abs=0.06), (
+            "at the line's end"
+        )
 
 
 def test_a_reference_far_away_is_written_instead_of_drawn():
-    [axes] = axes_of(Panel("MsPacman", [curve([300, 500, 700])], {"random": 307.3, "human": 6951.6}))
+    [axes] = axes_of(
+        Panel("MsPacman", [curve([300, 500, 700])], {"random": 307.3, "human": 6951.6})
+    )
     assert references(axes) == {"random": (307.3, "--")}
     assert axes.get_ylim()[1] < 1000
     assert "off the scale: human 6,952" in texts(axes)
     [axes] = axes_of(Panel("MsPacman", [curve([7000, 7100])], {"random": 307.3}))
-    assert references(axes) == {"random": (307.3, "--")} and axes.get_ylim()[0] < 307.3, "the random policy always is"
+    assert references(axes) == {"random": (307.3, "--")} and axes.get_ylim()[0] < 307.3, (
+        "the random policy always is"
+    )
 
 
 def test_what_is_missing_is_written_in_its_panel():
     full, empty = axes_of(
-        Panel("Pong", [curve([1, 2])], missing=["b: no evaluation yet"]), Panel("Boxing", [], {"random": 0.1})
+        Panel("Pong", [curve([1, 2])], missing=["b: no evaluation yet"]),
+        Panel("Boxing", [], {"random": 0.1}),
     )
     assert "b: no evaluation yet" in texts(full)
     assert "nothing to draw yet" in texts(empty) and not empty.lines
@@ -93,7 +128,9 @@ def test_constant_curves_and_single_points_are_drawn():
         assert bottom < mean[0] < top and references(axes) == {"optimum": (mean[0], ":")}
 
 
-@pytest.mark.parametrize("values, scale", [([1e-3, 1.0], "log"), ([0.5, 1.0], "linear"), ([-1.0, 1.0], "linear")])
+@pytest.mark.parametrize(
+    "values, scale", [([1e-3, 1.0], "log"), ([0.5, 1.0], "linear"), ([-1.0, 1.0], "linear")]
+)
 def test_losses_over_many_magnitudes_get_a_logarithmic_axis(values, scale):
     [axes] = axes_of(Panel("loss", [curve(values, spread=0.0)], log_scale=True))
     assert axes.get_yscale() == scale
@@ -103,18 +140,32 @@ def test_losses_over_many_magnitudes_get_a_logarithmic_axis(values, scale):
 
 def test_long_titles_are_wrapped_and_rows_begin_where_asked():
     long = "a group with many words in its name (num_experts=8, top_k=2), layer 0"
-    panels = [Panel(long, [curve([1, 2])]), Panel("b", [curve([1, 2])]), Panel("c", [curve([1, 2])], starts_row=True)]
+    panels = [
+        Panel(long, [curve([1, 2])]),
+        Panel("b", [curve([1, 2])]),
+        Panel("c", [curve([1, 2])], starts_row=True),
+    ]
     first, second, third = axes_of(*panels)
-    assert first.get_title(loc="left").split() == long.split() and "\n" in first.get_title(loc="left")
+    assert first.get_title(loc="left").split() == long.split() and "\n" in first.get_title(
+        loc="left"
+    )
     assert first.get_position().y0 == second.get_position().y0 > third.get_position().y1
-    assert first.get_position().x0 == third.get_position().x0 and third.get_ylabel() == "return" != second.get_ylabel()
+    assert (
+        first.get_position().x0 == third.get_position().x0
+        and third.get_ylabel() == "return" != second.get_ylabel()
+    )
 
 
 def test_faint_curves_and_limits():
     thin = curve([5, 6, 7], "b")
     [axes] = axes_of(Panel("x", [curve([1, 2, 3])], faint=[thin], has_zero_line=True))
-    assert to_hex([line for line in axes.lines if line.get_ydata()[0] == 5][0].get_color()).upper() == COLOURS[1]
-    assert axes.get_ylim()[1] > 7 and len(axes.collections) == 1, "thin curves count for the axis but have no band"
+    assert (
+        to_hex([line for line in axes.lines if line.get_ydata()[0] == 5][0].get_color()).upper()
+        == COLOURS[1]
+    )
+    assert axes.get_ylim()[1] > 7 and len(axes.collections) == 1, (
+        "thin curves count for the axis but have no band"
+    )
     assert [line for line in axes.lines if list(line.get_ydata()) == [0, 0]]
     [axes] = axes_of(Panel("x", [curve([1, 2, 3])], limits=(-2.0, 10.0)))
     assert axes.get_ylim()[0] < -2 and axes.get_ylim()[1] > 10
@@ -122,17 +173,26 @@ def test_faint_curves_and_limits():
 
 
 def test_a_group_without_a_remark_keeps_its_colour_out_of_the_legend():
-    figure = draw([Panel("x", [curve([1, 2], "b")])], {"a": None, "b": ""}, title="t", y_label="", caption="c")
+    figure = draw(
+        [Panel("x", [curve([1, 2], "b")])], {"a": None, "b": ""}, title="t", y_label="", caption="c"
+    )
     [text] = figure.legends[0].get_texts()
-    assert text.get_text() == "b" and to_hex(figure.axes[0].lines[0].get_color()).upper() == COLOURS[1]
+    assert (
+        text.get_text() == "b" and to_hex(figure.axes[0].lines[0].get_color()).upper() == COLOURS[1]
+    )
 
 
 def test_many_panels_and_groups_keep_apart():
     groups = tuple(f"group {n}" for n in range(10))
-    axes = axes_of(*(Panel(str(n), [curve([1, n], group) for group in groups[n:]]) for n in range(10)), groups=groups)
+    axes = axes_of(
+        *(Panel(str(n), [curve([1, n], group) for group in groups[n:]]) for n in range(10)),
+        groups=groups,
+    )
     shown = [panel for panel in axes if panel.axison]
     assert [panel.get_title(loc="left") for panel in shown] == [str(n) for n in range(10)]
-    drawn = [line for line in shown[0].lines if isinstance(line, Line2D) and len(line.get_xdata()) == 2]
+    drawn = [
+        line for line in shown[0].lines if isinstance(line, Line2D) and len(line.get_xdata()) == 2
+    ]
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == 10
     boxes = [panel.get_tightbbox() for panel in shown]
     assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[n + 1 :])
@@ -146,5 +206,7 @@ def test_labels_of_near_lines_do_not_cover_each_other():
         centres = spread(places, heights)
         assert (np.diff(centres) >= (heights[1:] + heights[:-1]) / 2 - 1e-9).all()
         assert centres[0] >= heights[0] / 2 - 1e-9 and centres[-1] <= 1 - heights[-1] / 2 + 1e-9
-    assert np.allclose(spread([0.2, 0.5, 0.9], [0.1, 0.1, 0.1]), [0.2, 0.5, 0.9]), "those that do not stay"
+    assert np.allclose(spread([0.2, 0.5, 0.9], [0.1, 0.1, 0.1]), [0.2, 0.5, 0.9]), (
+        "those that do not stay"
+    )
     assert np.allclose(spread([0.5, 0.5], [0.1, 0.1]), [0.45, 0.55]) and len(spread([], [])) == 0

@@ -51,11 +51,18 @@ def png(width: int, height: int) -> bytes:
     """A white picture."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = zlib.compress((b"\0" + b"\xff" * width) * height)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def study_of(*labels: str) -> Study:
@@ -69,12 +76,32 @@ def study_of(*labels: str) -> Study:
             "x.sizes": [1, 2],
         }
         runs = tuple(
-            RunData(Path(f"{label}_s{n}"), fields, {"learn/loss": Series(np.array([4000.0]), np.zeros(1))}, {})
+            RunData(
+                Path(f"{label}_s{n}"),
+                fields,
+                {"learn/loss": Series(np.array([4000.0]), np.zeros(1))},
+                {},
+            )
             for n in (0, 1)
         )
-        groups.append(Group(label, runs, {name: value for name, value in fields.items() if name != "exp_name"}))
+        groups.append(
+            Group(
+                label, runs, {name: value for name, value in fields.items() if name != "exp_name"}
+            )
+        )
     finals = tuple(
-        FinalScore(label, ("s0", "s1"), "nowhere:N", "A<b>", (4000, 3900), 12.345678, 11.0, np.nan, 0, OVER_SEEDS)
+        FinalScore(
+            label,
+            ("s0", "s1"),
+            "nowhere:N",
+            "A<b>",
+            (4000, 3900),
+            12.345678,
+            11.0,
+            np.nan,
+            0,
+            OVER_SEEDS,
+        )
         for label in labels
     )
     return Study(tuple(groups), (), finals, {("nowhere:N", "A<b>"): {"random": 2.0}}, ())
@@ -86,23 +113,40 @@ def test_the_page_is_one_whole_file():
     tags = parsed(html)
     assert html == page(study_of("one", "two"), drawn, ["<b> is missing"])
     names = [tag for tag, _ in tags.seen]
-    assert not {"script", "link", "iframe"} & set(names) and "http" not in html.replace("https://", "http")
+    assert not {"script", "link", "iframe"} & set(names) and "http" not in html.replace(
+        "https://", "http"
+    )
     [image] = [attributes for tag, attributes in tags.seen if tag == "img"]
-    assert image["src"].startswith("data:image/png;base64,") and (image["width"], image["height"]) == ("30", "20")
+    assert image["src"].startswith("data:image/png;base64,") and (
+        image["width"],
+        image["height"],
+    ) == ("30", "20")
     assert image["alt"] == "Evaluation return"
     assert not re.search(r"url\(|@import|src=\"(?!data:)", html)
     ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
     links = [attributes["href"] for tag, attributes in tags.seen if tag == "a"]
-    assert len(set(ids)) == len(ids) and {f"#{name}" for name in ids} == set(links), "the contents name every part"
+    assert len(set(ids)) == len(ids) and {f"#{name}" for name in ids} == set(links), (
+        "the contents name every part"
+    )
     assert "prefers-color-scheme: dark" in html
     text = " ".join(tags.text)
-    assert "<b> is missing" in text and "A<b>" in text and "read & learn" in text and "<b>" not in html
+    assert (
+        "<b> is missing" in text and "A<b>" in text and "read & learn" in text and "<b>" not in html
+    )
     assert "read &amp; learn" in html
 
 
 def test_the_page_says_what_ran():
     text = " ".join(parsed(page(study_of("one", "two"), [], [])).text)
-    for words in ("one against two", "one_s0", "two_s1", "4,000", "4 runs of 2 experiments", "12.35", "random"):
+    for words in (
+        "one against two",
+        "one_s0",
+        "two_s1",
+        "4,000",
+        "4 runs of 2 experiments",
+        "12.35",
+        "random",
+    ):
         assert words in text, words
     assert "In what the experiments differ" in text and "device one two" in " ".join(text.split())
     assert "x.sizes 1, 2" in " ".join(text.split()), "all else is in the folded config"
@@ -115,12 +159,19 @@ def test_sections_without_content_are_left_out():
     text = " ".join(parsed(page(study_of("one"), [], [])).text)
     assert "Gradient conflict" not in text and "Plasticity" not in text and "Returns" not in text
     picture = replace(PICTURES[0])
-    assert "Returns" in " ".join(parsed(page(study_of("one"), [(picture, Drawn(png(1, 1), ""))], [])).text)
+    assert "Returns" in " ".join(
+        parsed(page(study_of("one"), [(picture, Drawn(png(1, 1), ""))], [])).text
+    )
 
 
 def test_cells_are_escaped():
     html = table(("name", "x"), [("<i>", "1")], caption="a & b")
-    assert "&lt;i&gt;" in html and "a &amp; b" in html and 'class="text">name' in html and "<td>1</td>" in html
+    assert (
+        "&lt;i&gt;" in html
+        and "a &amp; b" in html
+        and 'class="text">name' in html
+        and "<td>1</td>" in html
+    )
 
 
 def test_conflict_is_told_in_a_table_with_single_layers_folded_away():
@@ -130,17 +181,31 @@ def test_conflict_is_told_in_a_table_with_single_layers_folded_away():
         runs = []
         for n, run in enumerate(group.runs):
             logged = {
-                f"gradient_conflict/max_{name}": 0.1 + n for name in ("encoder", "moe_layer/layer0", "moe_layer/layer1")
+                f"gradient_conflict/max_{name}": 0.1 + n
+                for name in ("encoder", "moe_layer/layer0", "moe_layer/layer1")
             }
-            logged |= {"gradient_conflict/avg_encoder": 0.7, "gradient_conflict/max_router/layer0": np.nan}
-            series = {tag: Series(np.array([4000.0]), np.array([value])) for tag, value in logged.items()}
+            logged |= {
+                "gradient_conflict/avg_encoder": 0.7,
+                "gradient_conflict/max_router/layer0": np.nan,
+            }
+            series = {
+                tag: Series(np.array([4000.0]), np.array([value])) for tag, value in logged.items()
+            }
             runs.append(replace(run, scalars=series))
         groups.append(replace(group, runs=tuple(runs)))
     html = page(replace(study, groups=tuple(groups)), [], [])
     shown, folded = re.search(r"Gradient conflict</h2>(.*?)<details>(.*?)</details>", html).groups()
     rows = re.findall(r"<tr><td.*?</tr>", shown)
     cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows]
-    assert cells[0] == ["encoder", "0.600 (0.100 … 1.100)", "0.600 (0.100 … 1.100)", "0.000 (-1.000 … 1.000)"]
+    assert cells[0] == [
+        "encoder",
+        "0.600 (0.100 … 1.100)",
+        "0.600 (0.100 … 1.100)",
+        "0.000 (-1.000 … 1.000)",
+    ]
     assert [row[0] for row in cells] == ["encoder", "moe_layer/all_layers", "router/layer0"]
     assert cells[2][1:] == ["–", "–", "–"] and "0.700" not in html
-    assert re.findall(r"<td class=\"text\">(.*?)</td>", folded) == ["moe_layer/layer0", "moe_layer/layer1"]
+    assert re.findall(r"<td class=\"text\">(.*?)</td>", folded) == [
+        "moe_layer/layer0",
+        "moe_layer/layer1",
+    ]

@@ -42,7 +42,13 @@ def runs(tmp_path_factory) -> list[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunLogger, "_tensorboard", NoTensorBoard())
         made = [write_run(folder / f"moe_s{seed}", seed=seed, layers=1) for seed in (0, 1)]
-        return [*made, *(write_run(folder / f"dense_s{seed}", seed=seed + 5, layers=1, experts=0) for seed in (0, 1))]
+        return [
+            *made,
+            *(
+                write_run(folder / f"dense_s{seed}", seed=seed + 5, layers=1, experts=0)
+                for seed in (0, 1)
+            ),
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +70,38 @@ def names(pictures: Sequence[str]) -> set[str]:
 
 def test_every_figure_and_table_is_there_and_on_the_page(report):
     figures = names([picture.name for picture in PICTURES])
-    assert {path.name for path in report.iterdir()} == figures | TABLES | {"index.html", "notes.txt"}
+    assert {path.name for path in report.iterdir()} == figures | TABLES | {
+        "index.html",
+        "notes.txt",
+    }
     page = (report / "index.html").read_text()
     assert page.count("data:image/png;base64,") == len(PICTURES)
     for picture in PICTURES:
         assert f'<figure id="{picture.name}">' in page and f'href="#{picture.name}"' in page
-    assert page.count("moe minus dense") == 1 and "before_moe/layer0" in page, "the table of the last fifth"
-    sections = "Runs|Final evaluation|Returns|Learning|Gradient conflict|Expert selection|Plasticity"
-    assert re.findall(r"<h2>(.*?)</h2>", page) == [*sections.split("|"), "What is missing and must be known"]
+    assert page.count("moe minus dense") == 1 and "before_moe/layer0" in page, (
+        "the table of the last fifth"
+    )
+    sections = (
+        "Runs|Final evaluation|Returns|Learning|Gradient conflict|Expert selection|Plasticity"
+    )
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [
+        *sections.split("|"),
+        "What is missing and must be known",
+    ]
 
 
 def test_what_dense_runs_cannot_have_is_said_once(report):
     notes = (report / "notes.txt").read_text().splitlines()
     about_experts = [note for note in notes if "expert" in note]
     assert len(about_experts) == 2
-    assert "no expert selection of dense: the feed-forward is a dense MLP (model.moe.enabled is false)" in notes
+    assert (
+        "no expert selection of dense: the feed-forward is a dense MLP (model.moe.enabled is false)"
+        in notes
+    )
     [unmeasured] = [note for note in notes if "fewer than two games" in note]
-    assert unmeasured.startswith("moe: gradient conflict left out") and "expert 20 of 80" in unmeasured
+    assert (
+        unmeasured.startswith("moe: gradient conflict left out") and "expert 20 of 80" in unmeasured
+    )
     page = (report / "index.html").read_text()
     assert page.count("is a dense MLP") == 1 and not [
         note for note in notes if "was no number" in note and note != unmeasured
@@ -88,26 +109,43 @@ def test_what_dense_runs_cannot_have_is_said_once(report):
 
 
 def test_the_tables_hold_what_the_runs_logged(runs, report):
-    rows = {(row["group"], row["component"], row["measure"]): row for row in read_csv(report / "conflict_final.csv")}
+    rows = {
+        (row["group"], row["component"], row["measure"]): row
+        for row in read_csv(report / "conflict_final.csv")
+    }
     tag = "gradient_conflict/avg_before_moe/layer0"
-    last = [read_run(run).scalars[tag].value[-2:].mean() for run in runs]  # steps 900 and 1000 of 1000
-    assert float(rows["moe", "before_moe/layer0", "avg"]["mean"]) == pytest.approx(np.mean(last[:2]))
+    last = [
+        read_run(run).scalars[tag].value[-2:].mean() for run in runs
+    ]  # steps 900 and 1000 of 1000
+    assert float(rows["moe", "before_moe/layer0", "avg"]["mean"]) == pytest.approx(
+        np.mean(last[:2])
+    )
     row = rows["moe minus dense", "before_moe/layer0", "avg"]
     assert float(row["mean"]) == pytest.approx(np.mean(last[:2]) - np.mean(last[2:]))
-    assert row["interval"] == OVER_BOTH_GROUPS and float(row["low"]) <= float(row["mean"]) <= float(row["high"])
-    assert float(row["env_step_to"]) == ENV_STEPS and ("dense", "shared_expert/layer0", "max") not in rows
+    assert row["interval"] == OVER_BOTH_GROUPS and float(row["low"]) <= float(row["mean"]) <= float(
+        row["high"]
+    )
+    assert (
+        float(row["env_step_to"]) == ENV_STEPS
+        and ("dense", "shared_expert/layer0", "max") not in rows
+    )
 
     cells = read_csv(report / "matrices.csv")
     tag = "gradient_conflict_matrix/moe_layer/layer0"
     [value] = [
         float(row["value"])
         for row in cells
-        if (row["group"], row["tag"], row["row"], row["column"]) == ("dense", tag, GAMES[0], GAMES[2])
+        if (row["group"], row["tag"], row["row"], row["column"])
+        == ("dense", tag, GAMES[0], GAMES[2])
     ]
     arrays = [read_run(run).arrays[tag] for run in runs[2:]]
-    assert value == pytest.approx(np.mean([[a[step][0][0, 2] for step in (900, 1000)] for a in arrays]))
+    assert value == pytest.approx(
+        np.mean([[a[step][0][0, 2] for step in (900, 1000)] for a in arrays])
+    )
     selection = [row for row in cells if row["tag"] == "expert_selection/long/layer0"]
-    assert {row["seeds"] for row in selection} == {str(runs[0])} and len(selection) == len(GAMES) * 4
+    assert {row["seeds"] for row in selection} == {str(runs[0])} and len(selection) == len(
+        GAMES
+    ) * 4
     assert not [row for row in cells if "matrix/expert_" in row["tag"]]
 
     [entropy] = [
@@ -133,7 +171,9 @@ def test_a_report_of_dense_runs_has_no_expert_figures(runs, tmp_path, caplog, mo
     made = {path.name for path in tmp_path.iterdir()}
     missing = names([picture.name for picture in PICTURES]) - made
     of_experts = ["entropy", "divergence", "load", "similarity", "selection"]
-    assert missing == names(["conflict_experts", "router_entropy", *(f"expert_{name}" for name in of_experts)])
+    assert missing == names(
+        ["conflict_experts", "router_entropy", *(f"expert_{name}" for name in of_experts)]
+    )
     assert TABLES - made == {"expert_final.csv"}
     for name in missing:
         assert caplog.text.count(name) == 1
@@ -143,12 +183,20 @@ def test_a_report_of_dense_runs_has_no_expert_figures(runs, tmp_path, caplog, mo
 def test_an_analysis_that_some_seeds_lack_is_named(runs, tmp_path):
     folder = tmp_path / "moe_s9"
     folder.mkdir()
-    (folder / "config.json").write_text((runs[0] / "config.json").read_text().replace("moe_s0", "moe_s9"))
+    (folder / "config.json").write_text(
+        (runs[0] / "config.json").read_text().replace("moe_s0", "moe_s9")
+    )
     lines = (runs[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(line for line in lines if '"learn/loss"' in line))
     study = build_study([runs[1], folder])
-    whats = {"gradient_conflict/": "gradient conflict", "MOE_": "expert selection", "plasticity/": "plasticity numbers"}
+    whats = {
+        "gradient_conflict/": "gradient conflict",
+        "MOE_": "expert selection",
+        "plasticity/": "plasticity numbers",
+    }
     for tags, what in whats.items():
         assert f"no {what} of {folder}: none logged ({tags}…)" in study.notes
     rows = list(conflict_rows(study))
-    assert {row["seeds"] for row in rows} == {str(runs[1])} and all(math.isnan(row["low"]) for row in rows)
+    assert {row["seeds"] for row in rows} == {str(runs[1])} and all(
+        math.isnan(row["low"]) for row in rows
+    )

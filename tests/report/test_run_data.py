@@ -12,9 +12,19 @@ from lzero.report.run_data import RunData, RunDataError, common_name, group_runs
 
 MAY_DIFFER = {
     *("exp_name", "output_dir", "env.num_eval_envs"),
-    *(f"train.{name}" for name in ("max_env_steps", "eval_interval", "eval_episodes", "checkpoint_interval")),
-    *(f"train.{name}" for name in ("keep_checkpoints", "log_interval", "moe_log_interval", "video")),
-    *("policy.gradient_conflict_interval", "policy.profile.line_profiler", "policy.profile.torch_profiler"),
+    *(
+        f"train.{name}"
+        for name in ("max_env_steps", "eval_interval", "eval_episodes", "checkpoint_interval")
+    ),
+    *(
+        f"train.{name}"
+        for name in ("keep_checkpoints", "log_interval", "moe_log_interval", "video")
+    ),
+    *(
+        "policy.gradient_conflict_interval",
+        "policy.profile.line_profiler",
+        "policy.profile.torch_profiler",
+    ),
 }
 FIELDS = dict(flatten(ExperimentConfig().model_dump(mode="json")))
 
@@ -40,7 +50,13 @@ def test_a_run_is_read_as_it_was_logged(tmp_path):
             {"env_step": 10, "metrics": {"learn/loss": 4.0, "eval_return/Pong": -21.0}},
             {"env_step": 10, "metrics": {"learn/loss": 2.0, "eval_return/Pong": -19.0}},
             {"env_step": 20, "metrics": {"learn/loss": None, "eval_return/Pong": -18.0}},
-            {"env_step": 20, "arrays": {"eval_scores/Pong": [-18.0, None, -17.0], "matrix": [[1.0, None], [0.0, 2.0]]}},
+            {
+                "env_step": 20,
+                "arrays": {
+                    "eval_scores/Pong": [-18.0, None, -17.0],
+                    "matrix": [[1.0, None], [0.0, 2.0]],
+                },
+            },
             {"env_step": 30, "metrics": {"learn/loss": 1.0, "other": None}},
         ],
     )
@@ -49,9 +65,17 @@ def test_a_run_is_read_as_it_was_logged(tmp_path):
     run = read_run(folder)
     assert (run.games, run.name) == (("Pong", "MsPacman"), str(folder))
     loss, returns = run.series("learn/loss"), run.series("eval_return/Pong")
-    assert loss.env_step.tolist() == [10, 30] and loss.value.tolist() == [3.0, 1.0], "the mean of one env step"
-    assert returns.env_step.tolist() == [10, 20] and returns.value.tolist() == [-19.0, -18.0], "the last evaluation"
-    assert (run.not_numbers("learn/loss"), run.not_numbers("eval_return/Pong"), run.not_numbers("none")) == (1, 0, 0)
+    assert loss.env_step.tolist() == [10, 30] and loss.value.tolist() == [3.0, 1.0], (
+        "the mean of one env step"
+    )
+    assert returns.env_step.tolist() == [10, 20] and returns.value.tolist() == [-19.0, -18.0], (
+        "the last evaluation"
+    )
+    assert (
+        run.not_numbers("learn/loss"),
+        run.not_numbers("eval_return/Pong"),
+        run.not_numbers("none"),
+    ) == (1, 0, 0)
     assert len(run.series("none")) == 0
     assert run.tags("learn/") == ["learn/loss"] and run.tags("other") == []
     assert run.episode_scores("Pong", 20).tolist() == [-18.0, -17.0]
@@ -60,10 +84,14 @@ def test_a_run_is_read_as_it_was_logged(tmp_path):
 
 
 def test_what_is_no_run_is_refused_with_what_to_type(tmp_path):
-    with pytest.raises(RunDataError, match=r"nowhere does not exist.*python -m lzero\.report runs/"):
+    with pytest.raises(
+        RunDataError, match=r"nowhere does not exist.*python -m lzero\.report runs/"
+    ):
         read_run(tmp_path / "nowhere")
     run = write_run(tmp_path / "a", [])
-    with pytest.raises(RunDataError, match=rf"config\.json and metrics\.jsonl missing.*lzero\.report {run}$"):
+    with pytest.raises(
+        RunDataError, match=rf"config\.json and metrics\.jsonl missing.*lzero\.report {run}$"
+    ):
         read_run(tmp_path)
     (run / "metrics.jsonl").write_text('{"env_step": 1, "metrics": {}}\nbroken\n')
     with pytest.raises(RunDataError, match=r"^.*metrics\.jsonl, line 2 is no JSON"):
@@ -92,14 +120,23 @@ def test_what_is_no_run_is_refused_with_what_to_type(tmp_path):
 def test_runs_are_seeds_of_one_experiment_unless_a_field_that_matters_differs(field):
     one = run_of("a")
     other = RunData(Path("b"), one.fields | {field: "something else"}, {}, {})
-    without = RunData(Path("c"), {name: value for name, value in one.fields.items() if name != field}, {}, {})
-    groups = group_runs([one, other] if field in ("exp_name", "env.games") else [one, other, without])
+    without = RunData(
+        Path("c"), {name: value for name, value in one.fields.items() if name != field}, {}, {}
+    )
+    groups = group_runs(
+        [one, other] if field in ("exp_name", "env.games") else [one, other, without]
+    )
     assert (len(groups) == 1) == (field in MAY_DIFFER)
     assert len({group.label for group in groups}) == len(groups)
 
 
 def test_groups_keep_the_order_of_their_first_runs():
-    runs = [run_of("b_s0"), run_of("a_s0", device="cuda"), run_of("b_s1"), run_of("a_s1", device="cuda")]
+    runs = [
+        run_of("b_s0"),
+        run_of("a_s0", device="cuda"),
+        run_of("b_s1"),
+        run_of("a_s1", device="cuda"),
+    ]
     groups = group_runs(runs)
     assert [(group.label, [run.fields["exp_name"] for run in group.runs]) for group in groups] == [
         ("b", ["b_s0", "b_s1"]),
@@ -139,7 +176,12 @@ def test_groups_of_one_name_are_told_apart_by_their_configs():
     labels = [group.label for group in group_runs(runs)]
     assert labels == ["breakout (moe.enabled=True)", "breakout (moe.enabled=False)", "pong"]
 
-    many = {"model__moe__enabled": False, "model__dropout": 0.5, "policy__batch_size": 7, "policy__td_steps": 2}
+    many = {
+        "model__moe__enabled": False,
+        "model__dropout": 0.5,
+        "policy__batch_size": 7,
+        "policy__td_steps": 2,
+    }
     labels = [group.label for group in group_runs([runs[0], run_of("breakout_s2", "e", **many)])]
     assert labels == [
         "breakout (no. 1, model.dropout=0.0, moe.enabled=True, policy.batch_size=32, 1 more)",
@@ -156,7 +198,9 @@ def test_further_fields_can_be_ignored():
     assert [len(group.runs) for group in group_runs(runs, ["model.moe"])] == [2, 1]
     assert [len(group.runs) for group in group_runs(runs, ["model.moe", "device"])] == [3]
     assert len(group_runs(runs, ["model.moe.enabled"])) == 3
-    with pytest.raises(RunDataError, match=r"no run has a config field 'devise'; did you mean 'device'\?"):
+    with pytest.raises(
+        RunDataError, match=r"no run has a config field 'devise'; did you mean 'device'\?"
+    ):
         group_runs(runs, ["devise"])
 
 

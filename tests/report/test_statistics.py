@@ -44,7 +44,11 @@ def group_of(*runs: dict[str, Series], scores: list[dict[int, list[float]]] | No
                 Path(f"s{n}"),
                 FIELDS,
                 scalars,
-                {"eval_scores/Pong": {step: [np.array(values)] for step, values in scores[n].items()}},
+                {
+                    "eval_scores/Pong": {
+                        step: [np.array(values)] for step, values in scores[n].items()
+                    }
+                },
             )
             for n, scalars in enumerate(runs)
         ),
@@ -54,7 +58,9 @@ def group_of(*runs: dict[str, Series], scores: list[dict[int, list[float]]] | No
 
 def test_the_interval_is_that_of_scipy():
     values = RNG.normal(3.0, 2.0, 30)
-    reference = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=RNG)
+    reference = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=RNG
+    )
     low, high = bootstrap_mean(values)
     width = reference.confidence_interval.high - reference.confidence_interval.low
     assert low == pytest.approx(reference.confidence_interval.low, abs=0.05 * width)
@@ -68,7 +74,9 @@ def test_the_interval_of_few_seeds_is_that_of_all_resamples(count):
     low, high = bootstrap_mean(values)
     exact = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
     neighbours = np.unique(means)
-    for found, true in zip((low, high), exact, strict=True):  # all resamples are drawn, up to one of the possible means
+    for found, true in zip(
+        (low, high), exact, strict=True
+    ):  # all resamples are drawn, up to one of the possible means
         assert abs(np.searchsorted(neighbours, found) - np.searchsorted(neighbours, true)) <= 1
     if count <= 3:
         assert (low, high) == (values.min(), values.max())
@@ -76,9 +84,13 @@ def test_the_interval_of_few_seeds_is_that_of_all_resamples(count):
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     low, high = bootstrap_mean(RNG.normal(0.0, 1.0, (40, 1500)))
-    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(0.94, abs=0.02)  # of 40 values; 0.95 of very many
+    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(
+        0.94, abs=0.02
+    )  # of 40 values; 0.95 of very many
     low, high = bootstrap_mean(RNG.normal(0.0, 1.0, (3, 1500)))
-    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(0.75, abs=0.04), "the worst to the best of three"
+    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(0.75, abs=0.04), (
+        "the worst to the best of three"
+    )
 
 
 def test_points_are_resampled_together_and_always_alike():
@@ -134,7 +146,11 @@ def test_smoothing_is_the_mean_of_each_bin():
     width = (high - low) / MAX_BINS
     for step, column in zip(steps, values.T, strict=True):
         for run, value in zip(runs, column, strict=True):
-            inside = [v for s, v in zip(run.env_step, run.value, strict=True) if abs(s - step) <= width / 2 + 1e-9]
+            inside = [
+                v
+                for s, v in zip(run.env_step, run.value, strict=True)
+                if abs(s - step) <= width / 2 + 1e-9
+            ]
             assert value == pytest.approx(np.mean(inside))
 
 
@@ -156,11 +172,17 @@ def test_short_series_are_shown_as_logged():
 def test_curves_of_seeds_have_an_interval_over_seeds():
     tag = "eval_return/Pong"
     group = group_of(
-        {tag: series((10, 1), (20, 4))}, {tag: series((10, 3), (20, 8))}, {"eval_return/Boxing": series((1, 1))}
+        {tag: series((10, 1), (20, 4))},
+        {tag: series((10, 3), (20, 8))},
+        {"eval_return/Boxing": series((1, 1))},
     )
     [curve] = [curve for curve in build_curves(group, "eval_return/") if curve.game == "Pong"]
     assert (curve.metric, curve.seeds, curve.interval) == ("eval_return", ("s0", "s1"), OVER_SEEDS)
-    assert (curve.mean.tolist(), curve.low.tolist(), curve.high.tolist()) == ([2, 6], [1, 4], [3, 8])
+    assert (curve.mean.tolist(), curve.low.tolist(), curve.high.tolist()) == (
+        [2, 6],
+        [1, 4],
+        [3, 8],
+    )
     assert list(build_curves(group, "health/")) == []
     never_meet = group_of({tag: series((1, 1))}, {tag: series((2, 2))})
     assert list(build_curves(never_meet, tag)) == []
@@ -169,9 +191,17 @@ def test_curves_of_seeds_have_an_interval_over_seeds():
 def test_one_seed_has_no_invented_interval():
     run = {"eval_return/Pong": series((10, 1), (20, 4)), "learn/loss": series((10, 1), (20, 4))}
     [bare] = build_curves(group_of(run), "eval_return/")
-    assert bare.interval == NO_SCORES and np.isnan([bare.low, bare.high]).all() and bare.mean.tolist() == [1, 4]
+    assert (
+        bare.interval == NO_SCORES
+        and np.isnan([bare.low, bare.high]).all()
+        and bare.mean.tolist() == [1, 4]
+    )
     [loss] = build_curves(group_of(run), "learn/")
-    assert loss.interval == ONE_SEED and np.isnan(loss.low).all() and (loss.metric, loss.game) == ("learn/loss", "")
+    assert (
+        loss.interval == ONE_SEED
+        and np.isnan(loss.low).all()
+        and (loss.metric, loss.game) == ("learn/loss", "")
+    )
     [known] = build_curves(group_of(run, scores=[{20: [3.0, 5.0, 4.0]}]), "eval_return/")
     assert known.interval == OVER_EPISODES and np.isnan(known.low[0])
     assert (known.low[1], known.high[1]) == hierarchical_bootstrap_mean([np.array([3.0, 5.0, 4.0])])
@@ -187,10 +217,17 @@ def test_the_final_score_is_that_of_the_last_common_evaluation():
     scores = [{20: [3.0, 5.0], 30: [0.0, 0.0]}, {22: [8.0, 7.0, 9.0]}, {}]
     final = final_score(group_of(*runs, scores=scores), "Pong")
     assert (final.mean, final.interval, final.episodes) == (6.0, OVER_BOTH, 5)
-    assert (final.low, final.high) == hierarchical_bootstrap_mean([np.array([3.0, 5.0]), np.array([8.0, 7.0, 9.0])])
+    assert (final.low, final.high) == hierarchical_bootstrap_mean(
+        [np.array([3.0, 5.0]), np.array([8.0, 7.0, 9.0])]
+    )
 
     final = final_score(group_of(runs[0], scores=[{30: [90.0, 110.0]}]), "Pong")
-    assert (final.mean, final.env_steps, final.interval, final.high) == (100.0, (30,), OVER_EPISODES, 110.0)
+    assert (final.mean, final.env_steps, final.interval, final.high) == (
+        100.0,
+        (30,),
+        OVER_EPISODES,
+        110.0,
+    )
     final = final_score(group_of(runs[0], scores=[{30: [90.0]}]), "Pong")
     assert final.interval == NO_SCORES and np.isnan([final.low, final.high]).all()
     assert final_score(group_of(runs[2]), "Pong").interval == NO_EVALUATION
