@@ -140,16 +140,12 @@ def draw(
     caption: str,
     line_width: float = 1.8,
 ) -> "Figure":
-    """One figure of many panels with a common legend.
+    """One figure of (at least one) panels with a common legend.
 
-    Args:
-        panels: at least one.
-        groups: remark for the legend by label of a group, e.g. ``3 seeds``; their order gives the
-            colours. A group whose remark is None keeps its colour but is not in the legend.
-        title: of the figure.
-        y_label: of every panel, with the unit.
-        caption: how the numbers were made.
-        line_width: of the curves, in points.
+    ``groups`` has a remark for the legend by label of a group, e.g. ``3 seeds``; their order gives
+    the colours, and a group whose remark is None keeps its colour but is not in the legend. The
+    ``y_label`` stands at every row; ``caption`` says how the numbers were made; ``line_width`` is
+    in points.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -180,15 +176,10 @@ def draw(
 
 
 def spread(places: Sequence[float], heights: Sequence[float]) -> np.ndarray:
-    """Move labels apart along an axis from 0 to 1 so that none covers another.
+    """Centres ``(N,)`` of labels along an axis from 0 to 1 so that none covers another.
 
-    Args:
-        places: ``(N,)`` wanted centres, ascending.
-        heights: ``(N,)`` room that each one takes.
-
-    Returns:
-        ``(N,)`` centres in the same order, together as near to the wanted ones as the room allows
-        (least squares).
+    They are together as near to the wanted ``places (N,)``, which ascend, as the room that each one
+    takes, ``heights (N,)``, allows (least squares).
     """
     from scipy.optimize import isotonic_regression
 

@@ -104,13 +104,9 @@ def matrix_rows(study: Study) -> Iterator[dict[str, Any]]:
 def draw_blocks(
     blocks: Sequence[Block], limits: tuple[float, float], colours: str, column_label: str
 ) -> bytes:
-    """PNG of blocks, each with a row and a column for every name in any of its matrices.
+    """PNG of (at least one) blocks, each with rows and columns for all names in its matrices.
 
-    Args:
-        blocks: at least one.
-        limits: values at both ends of the colours.
-        colours: matplotlib's name of the colours.
-        column_label: what the columns are; may be empty.
+    See :class:`lzero.report.pictures.MatrixPicture` for how they look.
     """
     from matplotlib.image import imsave
 

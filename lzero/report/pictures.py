@@ -66,8 +66,8 @@ class Picture:
     """One figure of the report."""
 
     name: str  # its file without the ending
-    title: str  # what it shows
     section: Section  # of the page
+    title: str  # what it shows
     reading: str = field(default="", kw_only=True)  # how to read it; written below the picture
     lacking: str = field(default="", kw_only=True)  # why there is none; else SECTION_LACKING
 
@@ -128,9 +128,7 @@ class MatrixPicture(Picture):
 
 PICTURES: tuple[Picture, ...] = (
     CurvePicture(
-        "returns",
-        "Evaluation return",
-        Section.RETURNS,
+        *("returns", Section.RETURNS, "Evaluation return"),
         partial(panels.game_panels, metric=tags.EVAL_RETURN, lacking="no evaluation to show"),
         "return per episode",
         f"{BAND}; with one seed over the episodes of each evaluation if their scores were logged, "
@@ -138,9 +136,7 @@ PICTURES: tuple[Picture, ...] = (
         lacking="no run has an evaluation yet",
     ),
     CurvePicture(
-        "collect_returns",
-        "Return while collecting (search with exploration)",
-        Section.RETURNS,
+        *("collect_returns", Section.RETURNS, "Return while collecting (search with exploration)"),
         partial(
             panels.game_panels, metric=tags.COLLECT_RETURN, lacking="no finished episode to show"
         ),
@@ -150,9 +146,7 @@ PICTURES: tuple[Picture, ...] = (
         lacking="no run has finished an episode while collecting",
     ),
     CurvePicture(
-        "collect_rewards",
-        "Reward while collecting",
-        Section.RETURNS,
+        *("collect_rewards", Section.RETURNS, "Reward while collecting"),
         partial(
             panels.game_panels,
             metric=tags.COLLECT_REWARD,
@@ -166,9 +160,7 @@ PICTURES: tuple[Picture, ...] = (
         lacking=f"no run has logged rewards while collecting ({tags.COLLECT_REWARD}/…)",
     ),
     CurvePicture(
-        "learning",
-        "Loss terms and gradient norm",
-        Section.LEARNING,
+        *("learning", Section.LEARNING, "Loss terms and gradient norm"),
         partial(panels.tag_panels, prefix=tags.LEARN),
         "value of one update",
         f"{BAND}; with one seed none. Means over games; loss is the weighted sum of the other "
@@ -176,9 +168,7 @@ PICTURES: tuple[Picture, ...] = (
         lacking=f"no run has logged an update ({tags.LEARN}…)",
     ),
     CurvePicture(
-        "health",
-        "Health of learning",
-        Section.LEARNING,
+        *("health", Section.LEARNING, "Health of learning"),
         partial(panels.tag_panels, prefix=tags.HEALTH),
         lacking=f"no run has logged {tags.HEALTH}… numbers",
         reading="Predicted values and rewards should follow the realised ones, the search should "
@@ -186,36 +176,29 @@ PICTURES: tuple[Picture, ...] = (
         "should collapse.",
     ),
     CurvePicture(
-        "conflict",
+        *("conflict", Section.CONFLICT),
         "Largest conflict between any two games (maximum negative cosine)",
-        Section.CONFLICT,
         partial(panels.conflict_panels, measure="max"),
         "conflict",
         reading=f"{SCORE} Shown is the pair of games in the strongest conflict. All panels have "
         "one scale.",
     ),
     CurvePicture(
-        "conflict_average",
-        "Mean conflict over all pairs of games",
-        Section.CONFLICT,
+        *("conflict_average", Section.CONFLICT, "Mean conflict over all pairs of games"),
         panels.average_panels,
         "conflict",
         lacking="two games are one pair, whose conflict is in conflict.png",
         reading="Negative: on the whole the games agree.",
     ),
     CurvePicture(
-        "conflict_rate",
-        "Share of pairs of games in conflict",
-        Section.CONFLICT,
+        *("conflict_rate", Section.CONFLICT, "Share of pairs of games in conflict"),
         partial(panels.conflict_panels, measure="rate"),
         "share of pairs",
         reading="Pairs whose gradients have a negative cosine. Gradients that have nothing to do "
         "with each other give about one half.",
     ),
     MatrixPicture(
-        "conflict_matrices",
-        "Who conflicts with whom at the end of training",
-        Section.CONFLICT,
+        *("conflict_matrices", Section.CONFLICT, "Who conflicts with whom at the end of training"),
         matrices.conflict_blocks,
         (-1.0, 1.0),
         "RdBu",
@@ -224,9 +207,8 @@ PICTURES: tuple[Picture, ...] = (
         "over seeds; red is conflict. Hatched: a game without gradient there.",
     ),
     CurvePicture(
-        "conflict_experts",
+        *("conflict_experts", Section.CONFLICT),
         "Largest conflict: shared expert, routed experts, whole feed-forward",
-        Section.CONFLICT,
         panels.expert_panels,
         "conflict",
         f"{SEEDS} Thin: each routed expert of one seed; experts have no order that seeds share, so "
@@ -239,9 +221,7 @@ PICTURES: tuple[Picture, ...] = (
         "a number.",
     ),
     CurvePicture(
-        "expert_entropy",
-        "Entropy of each game's expert selection",
-        Section.EXPERTS,
+        *("expert_entropy", Section.EXPERTS, "Entropy of each game's expert selection"),
         panels.entropy_panels,
         "nats",
         LAYERS,
@@ -249,9 +229,8 @@ PICTURES: tuple[Picture, ...] = (
         f"{WINDOW_TEXT}",
     ),
     CurvePicture(
-        "expert_divergence",
+        *("expert_divergence", Section.EXPERTS),
         "Distance between games in the experts that they select",
-        Section.EXPERTS,
         panels.divergence_panels,
         caption=f"Means over pairs of games and over layers. {SEEDS}",
         reading="0: all games use the experts alike. Jensen–Shannon (at most ln 2 = 0.69) and "
@@ -260,9 +239,7 @@ PICTURES: tuple[Picture, ...] = (
         f"numbering gives another distance. {WINDOW_TEXT}",
     ),
     CurvePicture(
-        "expert_load",
-        "Load of the experts, all games together",
-        Section.EXPERTS,
+        *("expert_load", Section.EXPERTS, "Load of the experts, all games together"),
         panels.load_panels,
         caption=LAYERS,
         reading="Most used against mean: the load of the most used expert over the mean load, 1 "
@@ -270,9 +247,7 @@ PICTURES: tuple[Picture, ...] = (
         f"{WINDOW_TEXT}",
     ),
     MatrixPicture(
-        "expert_selection",
-        "Which game uses which expert",
-        Section.EXPERTS,
+        *("expert_selection", Section.EXPERTS, "Which game uses which expert"),
         matrices.selection_blocks,
         (0.0, 1.0),
         "viridis",
@@ -284,9 +259,8 @@ PICTURES: tuple[Picture, ...] = (
         "to 1. Hatched: nothing counted.",
     ),
     MatrixPicture(
-        "expert_similarity",
+        *("expert_similarity", Section.EXPERTS),
         "Which games use the same experts at the end of training",
-        Section.EXPERTS,
         matrices.similarity_blocks,
         (0.0, math.log(2)),
         "magma",
@@ -295,9 +269,7 @@ PICTURES: tuple[Picture, ...] = (
         "and over seeds: 0 for the same experts, ln 2 = 0.69 for experts of their own.",
     ),
     CurvePicture(
-        "dormant_units",
-        "Dormant units",
-        Section.PLASTICITY,
+        *("dormant_units", Section.PLASTICITY, "Dormant units"),
         partial(panels.tag_panels, prefix=tags.DORMANT_RATIO, log_scale=False),
         "share of units",
         lacking=f"no run has logged {tags.DORMANT_RATIO}…",
@@ -306,9 +278,7 @@ PICTURES: tuple[Picture, ...] = (
         "loses what it could learn with.",
     ),
     CurvePicture(
-        "router_entropy",
-        "Entropy of the routers' probabilities",
-        Section.PLASTICITY,
+        *("router_entropy", Section.PLASTICITY, "Entropy of the routers' probabilities"),
         partial(panels.tag_panels, prefix=tags.ROUTER_ENTROPY, log_scale=False),
         "nats",
         lacking=f"no run has logged {tags.ROUTER_ENTROPY}…",
@@ -316,16 +286,12 @@ PICTURES: tuple[Picture, ...] = (
         "the experts is another question, see expert selection.",
     ),
     CurvePicture(
-        "weight_norms",
-        "Lengths of the weights",
-        Section.PLASTICITY,
+        *("weight_norms", Section.PLASTICITY, "Lengths of the weights"),
         partial(panels.tag_panels, prefix=tags.WEIGHT_NORM),
         lacking=f"no run has logged {tags.WEIGHT_NORM}…",
     ),
     CurvePicture(
-        "gradient_norms",
-        "Lengths of the gradients",
-        Section.PLASTICITY,
+        *("gradient_norms", Section.PLASTICITY, "Lengths of the gradients"),
         partial(panels.tag_panels, prefix=tags.GRADIENT_NORM),
         lacking=f"no run has logged {tags.GRADIENT_NORM}…",
     ),

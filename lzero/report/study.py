@@ -57,13 +57,10 @@ class Study:
 def build_study(
     paths: Sequence[Path], *, labels: Sequence[str] = (), ignore: Sequence[str] = ()
 ) -> Study:
-    """Read runs and compute everything that a report shows of them.
+    """Read the folders of runs and compute everything that a report shows of them.
 
-    Args:
-        paths: folders of runs.
-        labels: names of the groups in the order of their first runs; empty makes them from the
-            runs' names.
-        ignore: further config fields or sections in which seeds of one experiment may differ.
+    ``labels`` name the groups in the order of their first runs; without any, the runs' names do.
+    See :func:`lzero.report.run_data.group_runs` for what to ``ignore``.
 
     Raises:
         RunDataError: if there is no run, one cannot be read, or the labels do not fit.
