@@ -1,7 +1,8 @@
 """Reports on runs: ``python -m lzero.report RUN …``; in Python ``load_runs`` reads them.
 
 How a report is made, in the order of reading: ``run_data`` reads runs and finds which are seeds of
-one experiment; ``statistics`` and ``curves`` make curves and final scores of them; a ``study``
+one experiment; ``statistics`` and ``curves`` make curves and final scores of them (``components``
+are the places where gradients were compared, ``last_part`` the ends of training); a ``study``
 holds all that; ``pictures`` is the table of all pictures, whose panels are made in ``panels`` and
 drawn in ``figures``; ``matrices`` has pictures of matrices; ``tables``, ``analysis_tables`` and
 ``notes`` make the numbers and the texts; ``page`` and ``command`` put them together.

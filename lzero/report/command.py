@@ -42,9 +42,9 @@ PAGE = "index.html"
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Report on runs, seeds of one experiment together: final scores, returns, losses, gradient conflict, expert
-    selection and plasticity. Writes index.html, which has everything in one file, and beside it every picture (PNG) and
-    every number (CSV).
+    """Report on runs, seeds of one experiment together: final scores, returns, losses, gradient
+    conflict, expert selection and plasticity. Writes index.html, which has everything in one file,
+    and beside it every picture (PNG) and every number (CSV).
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
@@ -56,7 +56,8 @@ class ReportCommand:
     """Names of the groups, in the order of their first runs; made from the runs' names if not
     given."""
     ignore: tuple[str, ...] = ()
-    """Config fields or sections, e.g. ``device``, in which seeds of one experiment may differ too."""
+    """Config fields or sections, e.g. ``device``, in which seeds of one experiment may differ
+    too."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,6 +87,7 @@ def write_report(study: Study, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[Picture, Drawn]] = []
     missing: list[Picture] = []
+    files = [PAGE]
     for picture in shown(PICTURES, "drawing"):
         path = folder / f"{picture.name}.png"
         content = picture.draw(study)
@@ -95,18 +97,22 @@ def write_report(study: Study, folder: Path) -> list[str]:
         else:
             path.write_bytes(content.png)
             drawn.append((picture, content))
+            files.append(path.name)
     notes = [*study.notes, *_not_drawn(missing, drawn)]
-    tables = [*_write_tables(study, folder)]
+    files += _write_tables(study, folder)
     (folder / PAGE).write_text(page(study, drawn, notes), encoding="utf-8")
-    (folder / "notes.txt").write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
+    lines = "\n".join([*notes, ""])
+    (folder / "notes.txt").write_text(lines, encoding="utf-8")
     for note in notes:
         logger.warning("%s", note)
-    return [PAGE, *(f"{picture.name}.png" for picture, _ in drawn), *tables, "notes.txt"]
+    return [*files, "notes.txt"]
 
 
 def _not_drawn(missing: Sequence[Picture], drawn: Sequence[tuple[Picture, Drawn]]) -> Iterator[str]:
     """A sentence for each reason; a section of which nothing is shown has one for all."""
-    there = {picture.section for picture, _ in drawn}
+    there = set()
+    for picture, _ in drawn:
+        there.add(picture.section)
     lacking = []
     for picture in missing:
         of_section = SECTION_LACKING.get(picture.section, "")

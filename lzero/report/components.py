@@ -79,7 +79,9 @@ def components(runs: Iterable[RunData], measure: str) -> list[Component]:
     prefix = tags.conflict(measure, "")
     names = []
     for run in runs:
-        names += [tag.removeprefix(prefix) for tag in run.scalars if tag.startswith(prefix)]
+        for tag in run.scalars:
+            if tag.startswith(prefix):
+                names.append(tag.removeprefix(prefix))
     return sort_components(names)
 
 
@@ -89,8 +91,10 @@ def routed_series(run: RunData, measure: str, experts: Iterable[Component]) -> S
     Experts have no order that two seeds share, so a mean over seeds is one of this mean, not of the
     third expert.
     """
-    series = [run.series(tags.conflict(measure, expert.name)) for expert in experts]
-    every_step = np.concatenate([one.env_step for one in series])
-    values = np.concatenate([one.value for one in series])
+    points = []
+    for expert in experts:
+        series = run.series(tags.conflict(measure, expert.name))
+        points.append((series.env_step, series.value))
+    every_step, values = np.concatenate(points, axis=1)
     steps, inverse, count = np.unique(every_step, return_inverse=True, return_counts=True)
     return Series(steps, np.bincount(inverse, values, len(steps)) / count)

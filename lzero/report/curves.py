@@ -21,7 +21,9 @@ def all_curves(group: Group) -> list[Curve]:
     """Every curve of a group that a report has."""
     curves: list[Curve | None] = []
     for prefix in PREFIXES:
-        curves += [one for one in build_curves(group, prefix) if f"{EXPERT}_" not in one.metric]
+        for curve in build_curves(group, prefix):
+            if f"{EXPERT}_" not in curve.metric:  # experts of two seeds share only their number
+                curves.append(curve)
     for measure in tags.CONFLICT_MEASURES:
         curves += conflict_curves(group, measure)
     for metric, game, logged in selection_numbers(group):

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
-# Colours that people with colour-blindness tell apart (Okabe and Ito, 2008); then with other dashes.
+# Told apart by people with colour-blindness (Okabe and Ito, 2008); then again with other dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 STYLE: dict[Any, Any] = {
@@ -73,56 +73,41 @@ class Panel:
     starts_row: bool = False  # the panel is the first of its row
 
 
-@dataclass(frozen=True)
 class Layout:
-    """A figure's sizes in inches."""
+    """Room in inches for panels, a legend of ``entries``, and lines of remarks above each panel."""
 
-    size: tuple[float, float]  # of the figure
-    axes_size: tuple[float, float]  # of every panel without its labels
-    panel_size: tuple[float, float]  # with them
-    first: tuple[float, float]  # from the figure's left and top to the axes of the first panel
-    places: Sequence[tuple[int, int]]  # row and column of every panel
-    legend_columns: int  # entries of the legend side by side
-    caption: str  # in lines that fit
-    titles: Sequence[str]  # of the panels, in lines that fit
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         panels: Sequence[Panel],
         entries: Sequence[str],
         caption: str,
         remark_lines: int,
         has_y_label: bool,
-    ) -> Self:
-        """Room for panels, a legend of ``entries``, and so many lines of remarks on each panel."""
-        places = arrange(panels)
-        rows, columns = (np.max(places, axis=0) + 1).tolist()
+    ) -> None:
+        self.places = arrange(panels)  # row and column of every panel
+        rows, columns = (np.max(self.places, axis=0) + 1).tolist()
         panel_width, panel_height = PANEL_SIZES.get(columns, PANEL_SIZE)
         titles, right = [], RIGHT
         for panel in panels:
             titles.append(textwrap.wrap(panel.title, int(panel_width / TITLE_LETTER)))
             for line in chain.from_iterable(map(wrap_reference, panel.references)):
                 right = max(right, RIGHT + (SMALL_LETTER * len(line) + 0.15))
+        self.titles = list(map("\n".join, titles))  # of the panels, in lines that fit
         above = TITLE + TITLE_LINE * (max(map(len, titles)) - 1) + REMARK_LINE * remark_lines
         panel_height += above - TITLE
         left = EDGE + Y_LABEL * has_y_label
         width = left + columns * panel_width + EDGE
         entry = LEGEND_HANDLE + LETTER * max(map(len, entries), default=0)
-        legend_columns = max(1, min(len(entries), int(width / entry)))
-        header = EDGE + LEGEND_TITLE + LEGEND_LINE * math.ceil(len(entries) / legend_columns)
+        self.legend_columns = max(1, min(len(entries), int(width / entry)))  # side by side
+        legend_lines = math.ceil(len(entries) / self.legend_columns)
+        header = EDGE + LEGEND_TITLE + LEGEND_LINE * legend_lines
         lines = textwrap.wrap(caption, int((width - 2 * EDGE) / SMALL_LETTER))
+        self.caption = "\n".join(lines)
         footer = CAPTION_LINE * (len(lines) + 0.5) + 2 * EDGE
-        return cls(
-            size=(width, header + rows * panel_height + footer),
-            axes_size=(panel_width - TICKS_LEFT - right, panel_height - above - TICKS_BELOW),
-            panel_size=(panel_width, panel_height),
-            first=(left + TICKS_LEFT, header + above),
-            places=places,
-            legend_columns=legend_columns,
-            caption="\n".join(lines),
-            titles=list(map("\n".join, titles)),
-        )
+        self.size = (width, header + rows * panel_height + footer)  # of the figure
+        self.panel_size = (panel_width, panel_height)  # all labels included
+        self.axes_size = (panel_width - TICKS_LEFT - right, panel_height - above - TICKS_BELOW)
+        self.first = (left + TICKS_LEFT, header + above)  # from the left and top to the first axes
 
     def axes(self, number: int) -> tuple[float, float, float, float]:
         """Left, bottom, width and height of a panel's axes, as shares of the figure."""
@@ -155,16 +140,12 @@ def draw(
     caption: str,
     line_width: float = 1.8,
 ) -> "Figure":
-    """One figure of many panels with a common legend.
+    """One figure of (at least one) panels with a common legend.
 
-    Args:
-        panels: at least one.
-        groups: remark for the legend by label of a group, e.g. ``3 seeds``; their order gives the
-            colours. A group whose remark is None keeps its colour but is not in the legend.
-        title: of the figure.
-        y_label: of every panel, with the unit.
-        caption: how the numbers were made.
-        line_width: of the curves, in points.
+    ``groups`` has a remark for the legend by label of a group, e.g. ``3 seeds``; their order gives
+    the colours, and a group whose remark is None keeps its colour but is not in the legend. The
+    ``y_label`` stands at every row; ``caption`` says how the numbers were made; ``line_width`` is
+    in points.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -184,7 +165,7 @@ def draw(
             remarks.append(_draw_panel(ax, panel, styles, line_width))
         # the same room everywhere keeps panels in line
         lines = max(len(remark.splitlines()) for remark in remarks)
-        layout = Layout.of(panels, [*entries.values()], caption, lines, bool(y_label))
+        layout = Layout(panels, [*entries.values()], caption, lines, bool(y_label))
         figure.set_size_inches(*layout.size)
         for number, (ax, remark) in enumerate(zip(axes, remarks, strict=True)):
             _place_panel(ax, layout, number, remark, lines)
@@ -195,15 +176,10 @@ def draw(
 
 
 def spread(places: Sequence[float], heights: Sequence[float]) -> np.ndarray:
-    """Move labels apart along an axis from 0 to 1 so that none covers another.
+    """Centres ``(N,)`` of labels along an axis from 0 to 1 so that none covers another.
 
-    Args:
-        places: ``(N,)`` wanted centres, ascending.
-        heights: ``(N,)`` room that each one takes.
-
-    Returns:
-        ``(N,)`` centres in the same order, together as near to the wanted ones as the room allows
-        (least squares).
+    They are together as near to the wanted ``places (N,)``, which ascend, as the room that each one
+    takes, ``heights (N,)``, allows (least squares).
     """
     from scipy.optimize import isotonic_regression
 
@@ -219,8 +195,10 @@ def spread(places: Sequence[float], heights: Sequence[float]) -> np.ndarray:
 
 def value_range(curves: Sequence[Curve]) -> tuple[float, float]:
     """Smallest and largest number that (at least one) curves and their intervals reach."""
-    values = np.concatenate([part for one in curves for part in (one.mean, one.low, one.high)])
-    return float(np.nanmin(values)), float(np.nanmax(values))
+    parts: list[np.ndarray] = []
+    for curve in curves:
+        parts += (curve.mean, curve.low, curve.high)
+    return float(np.nanmin(np.concatenate(parts))), float(np.nanmax(np.concatenate(parts)))
 
 
 def wrap_reference(label: str) -> list[str]:

@@ -4,7 +4,7 @@ The parts are fifths of the env steps that all seeds of a comparison have reache
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -50,7 +50,7 @@ class Part:
         return mean_or_nan(series.value[self.choose(series.env_step)])
 
     def share_of_numbers(self, run: RunData, tag: str) -> float:
-        """Share of what a run logged under ``tag`` that is a number; NaN where it logged nothing."""
+        """Share of what was logged under ``tag`` that is a number; NaN where nothing was."""
         if tag not in run.scalars:
             return math.nan
         series = run.scalars[tag]
@@ -58,13 +58,8 @@ class Part:
 
 
 def with_numbers(runs: Iterable[RunData], prefix: str) -> list[RunData]:
-    """Runs with a number whose tag begins with ``prefix``: others do not say when training ended."""
+    """Runs with a number whose tag begins with ``prefix``: no others say when training ended."""
     return [run for run in runs if run.tags(prefix)]
-
-
-def only_numbers(values: Iterable[float]) -> list[float]:
-    """Values without NaN."""
-    return [value for value in values if not math.isnan(value)]
 
 
 def mean_or_nan(values: Iterable[float]) -> float:
@@ -73,24 +68,25 @@ def mean_or_nan(values: Iterable[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+def only_numbers(values: Iterable[float]) -> list[float]:
+    """Values without NaN."""
+    return [value for value in values if not math.isnan(value)]
+
+
 def over_seeds(by_seed: Mapping[str, float]) -> dict[str, Any]:
     """Mean over the seeds that have a number, with its interval."""
-    names = [name for name, value in by_seed.items() if not math.isnan(value)]
-    values = np.array(only_numbers(by_seed.values()))
-    low, high, interval = math.nan, math.nan, ONE_SEED if names else NO_NUMBER
-    if len(values) > 1:
+    known = {name: value for name, value in by_seed.items() if not math.isnan(value)}
+    values = np.array(list(known.values()))
+    low, high, interval = math.nan, math.nan, ONE_SEED if known else NO_NUMBER
+    if len(known) > 1:
         (low, high), interval = map(float, bootstrap_mean(values)), OVER_SEEDS
     return {
-        "seeds": " ".join(names),
-        "mean": mean_or_nan(values),
-        "low": low,
-        "high": high,
-        "num_seeds": len(values),
-        "interval": interval,
+        **{"seeds": " ".join(known), "mean": mean_or_nan(values), "low": low, "high": high},
+        **{"num_seeds": len(known), "interval": interval},
     }
 
 
-def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+def difference(first: Iterable[float], second: Iterable[float]) -> dict[str, Any]:
     """Mean of one group's seeds minus that of another's, with its interval.
 
     Seeds without a number (NaN) do not count.
@@ -100,9 +96,6 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any
     if min(len(one), len(other)) > 1:
         (low, high), interval = bootstrap_difference(one, other), OVER_BOTH_GROUPS
     return {
-        "mean": mean_or_nan(one) - mean_or_nan(other),
-        "low": low,
-        "high": high,
-        "num_seeds": len(one) + len(other),
-        "interval": interval,
+        **{"mean": mean_or_nan(one) - mean_or_nan(other), "low": low, "high": high},
+        **{"num_seeds": len(one) + len(other), "interval": interval},
     }

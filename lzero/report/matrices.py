@@ -52,20 +52,19 @@ def conflict_blocks(study: Study) -> list[Block]:
     """A block for each kind of component but single experts: panels of groups and layers."""
     names = []
     for group in study.groups:
-        names += [
-            tag.removeprefix(tags.CONFLICT_MATRIX)
-            for tag in _logged(group.runs, tags.CONFLICT_MATRIX)
-        ]
-    kinds = gather((component.kind, component) for component in sort_components(names))
+        for tag in _logged(group.runs, tags.CONFLICT_MATRIX):
+            names.append(tag.removeprefix(tags.CONFLICT_MATRIX))
+    kinds = gather((component.kind, component.name) for component in sort_components(names))
     kinds.pop(EXPERT, None)
     blocks = []
-    for kind, components in kinds.items():
+    for kind, of_kind in kinds.items():
         matrices: list[Matrix] = []
         for group in study.groups:
-            for component in components:
-                matrices += _mean_matrix(study, group, f"{tags.CONFLICT_MATRIX}{component.name}")
-        blocks.append(Block(f"{Component(kind).title}, cosine of gradients", matrices))
-    return [block for block in blocks if block.matrices]
+            for name in of_kind:
+                matrices += _mean_matrix(study, group, f"{tags.CONFLICT_MATRIX}{name}")
+        if matrices:
+            blocks.append(Block(f"{Component(kind).title}, cosine of gradients", matrices))
+    return blocks
 
 
 def similarity_blocks(study: Study) -> list[Block]:
@@ -105,30 +104,29 @@ def matrix_rows(study: Study) -> Iterator[dict[str, Any]]:
 def draw_blocks(
     blocks: Sequence[Block], limits: tuple[float, float], colours: str, column_label: str
 ) -> bytes:
-    """PNG of blocks, each with a row and a column for every name in any of its matrices.
+    """PNG of (at least one) blocks, each with rows and columns for all names in its matrices.
 
-    Args:
-        blocks: at least one.
-        limits: values at both ends of the colours.
-        colours: matplotlib's name of the colours.
-        column_label: what the columns are; may be empty.
+    See :class:`lzero.report.pictures.MatrixPicture` for how they look.
     """
     from matplotlib.image import imsave
 
     images = []
     for block in blocks:
-        rows = list(dict.fromkeys(name for matrix in block.matrices for name in matrix.rows))
-        columns = list(dict.fromkeys(name for matrix in block.matrices for name in matrix.columns))
+        rows: dict[str, int] = {}
+        columns: dict[str, int] = {}
+        for matrix in block.matrices:
+            for name in matrix.rows:
+                rows.setdefault(name, len(rows))
+            for name in matrix.columns:
+                columns.setdefault(name, len(columns))
         panels = {}
         for matrix in block.matrices:
             values = np.full((len(rows), len(columns)), np.nan)
-            places = np.ix_(
-                list(map(rows.index, matrix.rows)), list(map(columns.index, matrix.columns))
-            )
-            values[places] = matrix.values
+            for (row, column), value in np.ndenumerate(matrix.values):
+                values[rows[matrix.rows[row]], columns[matrix.columns[column]]] = value
             panels[matrix.title] = values
         texts = {"title": block.title, "colours": colours, "column_label": column_label}
-        images.append(heatmap_image(panels, rows, columns, limits=limits, **texts))
+        images.append(heatmap_image(panels, [*rows], [*columns], limits=limits, **texts))
     file = io.BytesIO()
     imsave(file, np.ascontiguousarray(_arrange(images).transpose(1, 2, 0)), format="png")
     return file.getvalue()
@@ -168,20 +166,17 @@ def _mean_matrix(study: Study, group: Group, tag: str) -> Iterator[Matrix]:
     part = Part.last(runs)
     means = {}
     for run in runs:
-        if min(run.arrays[tag]) <= part.end:
-            means[run.name] = _last_mean(run, tag, part)
+        steps = np.array(sorted(run.arrays[tag]))
+        if steps[0] <= part.end:
+            # as of scalars: the mean over what was measured at each env step, then over these
+            chosen = [nan_mean(run.arrays[tag][step]) for step in steps[part.choose(steps)]]
+            means[run.name] = nan_mean(chosen)
     if means:
         layer = _layer(tag)
         title = group.label if layer is None else f"{group.label}, layer {layer}"
         games = _games(study, group)
         values = nan_mean(list(means.values()))
         yield Matrix(title, group.label, tuple(means), tag, games, games, values, part)
-
-
-def _last_mean(run: RunData, tag: str, part: Part) -> np.ndarray:
-    """As of scalars: the mean over what was measured at each env step, then over the env steps."""
-    steps = np.array(sorted(run.arrays[tag]))
-    return nan_mean([nan_mean(run.arrays[tag][step]) for step in steps[part.choose(steps)]])
 
 
 def _logged(runs: Sequence[RunData], prefix: str) -> list[str]:

@@ -55,7 +55,8 @@ ANALYSES = (
 
 def study_notes(groups: Sequence[Group], finals: Sequence[FinalScore]) -> Iterator[str]:
     """All sentences on groups and their final scores."""
-    yield from _with_names(_missing_inputs(groups))
+    for what, names in gather(_missing_inputs(groups)).items():
+        yield f"{what}: {', '.join(names)}"
     yield from analysis_notes(groups)
     for group in groups:
         for one, other in combinations(group.runs, 2):
@@ -63,7 +64,7 @@ def study_notes(groups: Sequence[Group], finals: Sequence[FinalScore]) -> Iterat
                 what = "logged the same losses: they are one seed twice, not two seeds"
                 yield f"{one.name} and {other.name} {what}"
         yield from _unequal_lengths(group)
-        yield from _unequal_evaluations(group, finals)
+        yield from _unequal_evaluations(group.label, finals)
     differing = differing_fields(groups)
     if len(differing) > SHOWN_FIELDS:
         yield f"the groups differ in {', '.join(differing)}"
@@ -83,7 +84,7 @@ def analysis_notes(groups: Sequence[Group]) -> Iterator[str]:
 
 
 def _missing_inputs(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
-    """What a report would show of a run if it were there, and what must be known of it."""
+    """What a report would show of a run if it were there, or must be known of it; and its name."""
     for group in groups:
         for run in group.runs:
             for what in (*_not_there_yet(run), *_not_complete(run)):
@@ -94,13 +95,12 @@ def _not_there_yet(run: RunData) -> Iterator[str]:
     if any(run.path.glob(f"{EARLIER_CONFIG}*.json")):
         kept = f"config.json holds the last ones ({EARLIER_CONFIG}….json)"
         yield f"settings were changed on the way, {kept}"
-    for kind, metric in (
-        ("evaluation", tags.EVAL_RETURN),
-        ("finished episode while collecting", tags.COLLECT_RETURN),
-    ):
-        games = [game for game in run.games if not len(run.series(tags.of_game(metric, game)))]
+    episode = "finished episode while collecting"
+    for kind, metric in (("evaluation", tags.EVAL_RETURN), (episode, tags.COLLECT_RETURN)):
+        logged = run.tags(f"{metric}/")
+        games = ", ".join(game for game in run.games if f"{metric}/{game}" not in logged)
         if games:
-            yield f"no {kind} yet of {', '.join(games)} ({metric}/…)"
+            yield f"no {kind} yet of {games} ({metric}/…)"
     for kind, prefix in (("update", tags.LEARN), ("health numbers", tags.HEALTH)):
         if not run.tags(prefix):
             yield f"no {kind} yet ({prefix}…)"
@@ -109,22 +109,23 @@ def _not_there_yet(run: RunData) -> Iterator[str]:
 def _not_complete(run: RunData) -> Iterator[str]:
     games = []
     for game in run.games:
-        steps = run.series(tags.of_game(tags.EVAL_RETURN, game)).env_step
-        if not all(len(run.episode_scores(game, step)) for step in steps):
-            games.append(game)
+        for step in run.series(tags.of_game(tags.EVAL_RETURN, game)).env_step:
+            if not len(run.episode_scores(game, step)) and game not in games:
+                games.append(game)
     if games:
         without = f"without the scores of their episodes ({tags.EVAL_SCORES}/…)"
         yield f"evaluations of {', '.join(games)} {without}"
-    of_analyses = tuple(analysis.prefix for analysis in ANALYSES)
     for tag in run.scalars:
         count = run.not_numbers(tag)
-        if count and not tag.startswith(of_analyses):
+        if count and not tag.startswith((tags.CONFLICT, tags.EXPERTS, tags.PLASTICITY)):
             yield f"{tag} was no number {count} time(s), which are left out"
 
 
 def _switched_off(group: Group, interval: str) -> str | None:
-    is_off = any(run.fields.get(interval) == 0 for run in group.runs)
-    return f"switched off ({interval} is 0)" if is_off else None
+    for run in group.runs:
+        if run.fields.get(interval) == 0:
+            return f"switched off ({interval} is 0)"
+    return None
 
 
 def _lacking(analysis: Analysis, groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
@@ -186,13 +187,13 @@ def _unequal_lengths(group: Group) -> Iterator[str]:
         yield f"{group.label}: {', '.join(games)} {shown}"
 
 
-def _unequal_evaluations(group: Group, finals: Sequence[FinalScore]) -> Iterator[str]:
-    of_group = [(final.env_steps, final.game) for final in finals if final.group == group.label]
-    for steps, games in gather(of_group).items():
+def _unequal_evaluations(label: str, finals: Sequence[FinalScore]) -> Iterator[str]:
+    of_steps = gather((final.env_steps, final.game) for final in finals if final.group == label)
+    for steps, games in of_steps.items():
         if len(set(steps)) > 1:
             where = ", ".join(map("{:,}".format, steps))
             made = f"were made at {where} env steps per game"
-            yield f"{group.label}: final evaluations of {', '.join(games)} {made}"
+            yield f"{label}: final evaluations of {', '.join(games)} {made}"
 
 
 def _same_numbers(one: RunData, other: RunData) -> bool:
@@ -205,8 +206,3 @@ def _same_numbers(one: RunData, other: RunData) -> bool:
         if not np.array_equal(first[: len(second)], second[: len(first)]):
             return False
     return True
-
-
-def _with_names(found: Iterator[tuple[str, str]]) -> Iterator[str]:
-    for what, names in gather(found).items():
-        yield f"{what}: {', '.join(names)}"

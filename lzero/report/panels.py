@@ -6,15 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lzero import tags
+from lzero.report import curves as logged
 from lzero.report.components import EXPERT, HEADLINE, ROUTED, SHARED, Component
-from lzero.report.curves import (
-    DIVERGENCES,
-    DRAWN_WINDOWS,
-    LOADS,
-    divergence_tags,
-    entropy_metric,
-    load_tags,
-)
 from lzero.report.figures import Panel, value_range
 from lzero.report.run_data import gather
 from lzero.report.statistics import OVER_EPISODES, RANDOM, Curve
@@ -63,18 +56,16 @@ def game_panels(
 ) -> list[Panel]:
     """A panel for each game, with reference lines; none if no run has logged ``metric``.
 
-    Args:
-        study: what is reported.
-        metric: tag without the game.
-        lacking: what a group without the metric is said to lack.
-        references: lines of one game by label.
+    A group without the metric (a tag without the game) is said to have what ``lacking`` says.
     """
     panels = []
+    is_logged = False
     for task in study.tasks:
         curves = study.find_curves(metric, task)
-        missing = [*_groups_without(study, task, curves, lacking), *_seeds_without(study, curves)]
+        is_logged |= bool(curves)
+        missing = list(_missing(study, task, curves, lacking))
         panels.append(Panel(study.task_title(task), curves, references(study, task), missing))
-    return panels if any(panel.curves for panel in panels) else []
+    return panels if is_logged else []
 
 
 def tag_panels(study: Study, prefix: str, *, log_scale: bool = True) -> list[Panel]:
@@ -109,94 +100,105 @@ def conflict_panels(study: Study, measure: str) -> list[Panel]:
 
 def average_panels(study: Study) -> list[Panel]:
     """Panels of the mean conflict; none if no group has more than one pair of games."""
-    has_pairs = any(len(group.games) > 2 for group in study.groups)
-    return conflict_panels(study, "avg") if has_pairs else []
+    most_games = max(len(group.games) for group in study.groups)
+    return conflict_panels(study, "avg") if most_games > 2 else []
 
 
 def expert_panels(study: Study) -> list[Panel]:
     """For each group a row of layers: whole feed-forward, shared expert, and routed experts."""
-    by_component = _curves_by_component(study, HEADLINE)
-    layers = [component.layer for component in by_component if component.kind in (SHARED, ROUTED)]
+    found = []
+    for component, curves in _curves_by_component(study, HEADLINE).items():
+        for curve in curves:
+            found.append(((curve.group, component.layer), (component.kind, curve)))
+    by_layer = gather(found)
     panels: list[Panel] = []
     for group in study.groups:
-        row = []
-        for layer in dict.fromkeys(layers):
-            shown, faint = {}, []
-            for component, curves in by_component.items():
-                for curve in curves if component.layer == layer else ():
-                    if curve.group == group.label and component.kind == EXPERT:
-                        faint.append(replace(curve, group=PARTS[ROUTED]))
-                    elif curve.group == group.label and component.kind in PARTS:
-                        shown[component.kind] = replace(curve, group=PARTS[component.kind])
-            if SHARED in shown or ROUTED in shown:
-                curves = [shown[kind] for kind in PARTS if kind in shown]
-                title = f"{group.label}, layer {layer}"
-                row.append(Panel(title, curves, faint=faint, has_zero_line=True))
-        panels += _as_row(row)
+        row: list[Panel] = []
+        for (label, layer), parts in by_layer.items():
+            if label == group.label:
+                row += _expert_panel(f"{label}, layer {layer}", parts, starts_row=not row)
+        panels += row
     return _on_one_scale(panels)
+
+
+def _expert_panel(title: str, parts: Sequence[tuple[str, Curve]], starts_row: bool) -> list[Panel]:
+    """Curves of a layer by their kind, in the order of components; none without experts."""
+    shown, faint = {}, []
+    for kind, curve in parts:
+        if kind == EXPERT:
+            faint.append(replace(curve, group=PARTS[ROUTED]))
+        elif kind in PARTS:
+            shown[kind] = replace(curve, group=PARTS[kind])
+    if SHARED not in shown and ROUTED not in shown:
+        return []
+    curves = list(shown.values())
+    return [Panel(title, curves, faint=faint, has_zero_line=True, starts_row=starts_row)]
 
 
 def entropy_panels(study: Study) -> list[Panel]:
     """A panel for each game, a row for each window."""
     panels: list[Panel] = []
-    for window in DRAWN_WINDOWS:
-        row = []
+    for window in logged.DRAWN_WINDOWS:
+        row: list[Panel] = []
         for task in study.tasks:
-            curves = study.find_curves(entropy_metric(window), task)
+            curves = study.find_curves(logged.entropy_metric(window), task)
             if curves:
                 uniform = _uniform_entropies(study, curves)
-                top = max([*uniform.values(), *[float(curve.mean.max()) for curve in curves]])
+                top = max([*uniform.values(), float(max(curve.mean.max() for curve in curves))])
                 title = f"{study.task_title(task)}, {window}"
-                row.append(Panel(title, curves, uniform, limits=(0.0, top)))
-        panels += _as_row(row)
+                limits = (0.0, top)
+                row.append(Panel(title, curves, uniform, limits=limits, starts_row=not row))
+        panels += row
     return panels
 
 
 def divergence_panels(study: Study) -> list[Panel]:
     """A panel for each measure of how far the games are apart, a row for each window."""
-    return _window_rows(study, DIVERGENCES, divergence_tags)
+    return _window_rows(study, logged.DIVERGENCES, logged.divergence_tags)
 
 
 def load_panels(study: Study) -> list[Panel]:
     """A panel for each measure of how the experts are loaded, a row for each window."""
-    return _window_rows(study, LOADS, load_tags)
+    return _window_rows(study, logged.LOADS, logged.load_tags)
 
 
 def group_legend(study: Study, panels: Sequence[Panel]) -> dict[str, str | None]:
     """Remarks on the groups for a legend; None for those that have and miss nothing in panels."""
+    ways: dict[str, set[str]] = {}
+    missed = ""
+    for panel in panels:
+        missed += "\n".join(["", *panel.missing])
+        for curve in panel.curves:
+            ways.setdefault(curve.group, set()).add(curve.interval)
     legend: dict[str, str | None] = {}
     for group in study.groups:
-        ways, is_missed = set(), False
-        for panel in panels:
-            ways |= {curve.interval for curve in panel.curves if curve.group == group.label}
-            is_missed |= any(text.startswith(f"{group.label}: ") for text in panel.missing)
-        seeds = f"{len(group.runs)} seed{'s' if len(group.runs) > 1 else ''}"
-        remark = f"{seeds}, band over episodes" if OVER_EPISODES in ways else seeds
-        legend[group.label] = remark if ways or is_missed else None
+        remark = f"{len(group.runs)} seed{'s' if len(group.runs) > 1 else ''}"
+        if OVER_EPISODES in ways.get(group.label, ()):
+            remark += ", band over episodes"
+        is_there = group.label in ways or f"\n{group.label}: " in missed
+        legend[group.label] = remark if is_there else None
     return legend
 
 
 def expert_legend(_: Study, panels: Sequence[Panel]) -> dict[str, str | None]:
     """The parts of a feed-forward that are drawn."""
-    drawn = {curve.group for panel in panels for curve in panel.curves}
-    return {name: "" if name in drawn else None for name in PARTS.values()}
+    legend: dict[str, str | None] = dict.fromkeys(PARTS.values())
+    for panel in panels:
+        for curve in panel.curves:
+            legend[curve.group] = ""
+    return legend
 
 
-def _groups_without(
-    study: Study, task: Task, curves: Sequence[Curve], lacking: str
-) -> Iterator[str]:
+def _missing(study: Study, task: Task, curves: Sequence[Curve], lacking: str) -> Iterator[str]:
+    """Groups without a curve, then those in whose curves seeds are missing."""
     domain, game = task
-    drawn = [curve.group for curve in curves]
+    seeds = {curve.group: len(curve.seeds) for curve in curves}
     for group in study.groups:
-        if group.domain == domain and game in group.games and group.label not in drawn:
+        if group.domain == domain and game in group.games and group.label not in seeds:
             yield f"{group.label}: {lacking}"
-
-
-def _seeds_without(study: Study, curves: Sequence[Curve]) -> Iterator[str]:
-    for curve in curves:
-        [group] = [group for group in study.groups if group.label == curve.group]
-        if len(curve.seeds) < len(group.runs):
-            yield f"{group.label}: {len(curve.seeds)} of {len(group.runs)} seeds"
+    for group in study.groups:
+        if seeds.get(group.label, len(group.runs)) < len(group.runs):
+            yield f"{group.label}: {seeds[group.label]} of {len(group.runs)} seeds"
 
 
 def _curves_by_component(study: Study, measure: str) -> dict[Component, list[Curve]]:
@@ -211,40 +213,35 @@ def _curves_by_component(study: Study, measure: str) -> dict[Component, list[Cur
 
 def _on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
     """Panels whose y-axes show what any of their curves reaches, and 0."""
-    curves = [curve for panel in panels for curve in (*panel.curves, *panel.faint)]
-    if not curves:
-        return []
-    low, high = value_range(curves)
-    return [replace(panel, limits=(min(low, 0.0), max(high, 0.0))) for panel in panels]
+    low = high = 0.0
+    for panel in panels:
+        smallest, largest = value_range([*panel.curves, *panel.faint])
+        low, high = min(low, smallest), max(high, largest)
+    return [replace(panel, limits=(low, high)) for panel in panels]
 
 
 def _window_rows(
     study: Study, names: Sequence[str], tags_of: Callable[[str], list[str]]
 ) -> list[Panel]:
     panels: list[Panel] = []
-    for window in DRAWN_WINDOWS:
-        row = []
+    for window in logged.DRAWN_WINDOWS:
+        row: list[Panel] = []
         for name, tag in zip(names, tags_of(window), strict=True):
             curves = study.find_curves(tag)
             if curves:
-                row.append(Panel(f"{MEANINGS[name]}, {window}", curves))
-        panels += _as_row(row)
+                row.append(Panel(f"{MEANINGS[name]}, {window}", curves, starts_row=not row))
+        panels += row
     return panels
 
 
 def _uniform_entropies(study: Study, curves: Sequence[Curve]) -> dict[str, float]:
     """Entropy of a game that uses all experts alike, for every number of experts in the curves."""
-    drawn = [curve.group for curve in curves]
     uniform = {}
-    for group in study.groups:
-        count = group.fields.get(NUM_EXPERTS)
-        if group.label in drawn and isinstance(count, int) and count > 1:
+    for curve in curves:
+        count = study.group(curve.group).fields.get(NUM_EXPERTS)
+        if isinstance(count, int) and count > 1:
             uniform[f"all {count} alike"] = math.log(count)
     return uniform
-
-
-def _as_row(panels: Sequence[Panel]) -> list[Panel]:
-    return [replace(panel, starts_row=number == 0) for number, panel in enumerate(panels)]
 
 
 def _place_of_title(panel: Panel) -> tuple[bool, list[tuple[int, str]]]:

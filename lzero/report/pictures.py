@@ -8,27 +8,8 @@ from enum import StrEnum
 from functools import partial
 
 from lzero import tags
+from lzero.report import matrices, panels
 from lzero.report.figures import Panel, draw
-from lzero.report.matrices import (
-    Block,
-    conflict_blocks,
-    draw_blocks,
-    selection_blocks,
-    similarity_blocks,
-)
-from lzero.report.panels import (
-    average_panels,
-    conflict_panels,
-    divergence_panels,
-    entropy_panels,
-    expert_legend,
-    expert_panels,
-    game_panels,
-    group_legend,
-    load_panels,
-    random_reward_rate,
-    tag_panels,
-)
 from lzero.report.statistics import LEVEL, MAX_BINS, RESAMPLES
 from lzero.report.study import Study
 
@@ -85,8 +66,8 @@ class Picture:
     """One figure of the report."""
 
     name: str  # its file without the ending
-    title: str  # what it shows
     section: Section  # of the page
+    title: str  # what it shows
     reading: str = field(default="", kw_only=True)  # how to read it; written below the picture
     lacking: str = field(default="", kw_only=True)  # why there is none; else SECTION_LACKING
 
@@ -99,25 +80,20 @@ class Picture:
 class CurvePicture(Picture):
     """A figure of curves over training."""
 
-    panels: Callable[[Study], list[Panel]]
+    make: Callable[[Study], list[Panel]]  # its panels
     y_label: str = ""  # of its panels, with the unit
     caption: str = SEEDS  # how its numbers were made; written into the picture
     line_width: float = 1.8  # of its curves, in points
-    legend: Callable[[Study, Sequence[Panel]], Mapping[str, str | None]] = group_legend
+    legend: Callable[[Study, Sequence[Panel]], Mapping[str, str | None]] = panels.group_legend
 
     def draw(self, study: Study) -> Drawn | None:
         """None if there are no panels."""
-        panels = self.panels(study)
-        if not panels:
+        shown = self.make(study)
+        if not shown:
             return None
-        figure = draw(
-            panels,
-            self.legend(study, panels),
-            title=self.title,
-            y_label=self.y_label,
-            caption=self.caption,
-            line_width=self.line_width,
-        )
+        legend = self.legend(study, shown)
+        texts = {"title": self.title, "y_label": self.y_label, "caption": self.caption}
+        figure = draw(shown, legend, line_width=self.line_width, **texts)
         file = io.BytesIO()
         figure.savefig(file, format="png")
         return Drawn(file.getvalue(), self.reading)
@@ -127,7 +103,7 @@ class CurvePicture(Picture):
 class MatrixPicture(Picture):
     """A figure of matrices."""
 
-    blocks: Callable[[Study], list[Block]]
+    make: Callable[[Study], list[matrices.Block]]
     limits: tuple[float, float]  # values at both ends of the colours
     colours: str  # matplotlib's name of them
     column_label: str = ""  # what the columns are; empty where they are games like the rows
@@ -135,47 +111,47 @@ class MatrixPicture(Picture):
 
     def draw(self, study: Study) -> Drawn | None:
         """None if there are no blocks."""
-        blocks = self.blocks(study)
+        blocks = self.make(study)
         if not blocks:
             return None
         text = self.reading
         if self.names_seeds:
-            seeds = {matrix.group: matrix.seeds for block in blocks for matrix in block.matrices}
-            shown = "; ".join(f"{group}: {', '.join(names)}" for group, names in seeds.items())
-            text = f"{text} Shown: {shown}."
-        return Drawn(draw_blocks(blocks, self.limits, self.colours, self.column_label), text)
+            seeds = {}
+            for block in blocks:
+                for matrix in block.matrices:
+                    seeds[matrix.group] = f"{matrix.group}: {', '.join(matrix.seeds)}"
+            text = f"{text} Shown: {'; '.join(seeds.values())}."
+        return Drawn(
+            matrices.draw_blocks(blocks, self.limits, self.colours, self.column_label), text
+        )
 
 
 PICTURES: tuple[Picture, ...] = (
     CurvePicture(
-        "returns",
-        "Evaluation return",
-        Section.RETURNS,
-        partial(game_panels, metric=tags.EVAL_RETURN, lacking="no evaluation to show"),
+        *("returns", Section.RETURNS, "Evaluation return"),
+        partial(panels.game_panels, metric=tags.EVAL_RETURN, lacking="no evaluation to show"),
         "return per episode",
         f"{BAND}; with one seed over the episodes of each evaluation if their scores were logged, "
         f"else none. {RANGE} Between its evaluations a seed is interpolated linearly. {LINES}",
         lacking="no run has an evaluation yet",
     ),
     CurvePicture(
-        "collect_returns",
-        "Return while collecting (search with exploration)",
-        Section.RETURNS,
-        partial(game_panels, metric=tags.COLLECT_RETURN, lacking="no finished episode to show"),
+        *("collect_returns", Section.RETURNS, "Return while collecting (search with exploration)"),
+        partial(
+            panels.game_panels, metric=tags.COLLECT_RETURN, lacking="no finished episode to show"
+        ),
         "return per episode",
         f"{SEEDS} {LINES}",
         line_width=1.1,
         lacking="no run has finished an episode while collecting",
     ),
     CurvePicture(
-        "collect_rewards",
-        "Reward while collecting",
-        Section.RETURNS,
+        *("collect_rewards", Section.RETURNS, "Reward while collecting"),
         partial(
-            game_panels,
+            panels.game_panels,
             metric=tags.COLLECT_REWARD,
             lacking="no reward rate to show",
-            references=random_reward_rate,
+            references=panels.random_reward_rate,
         ),
         "reward per 1,000 env steps",
         f"{SEEDS} The game's own rewards, there before the first episode ends. Dashed: these runs' "
@@ -184,57 +160,46 @@ PICTURES: tuple[Picture, ...] = (
         lacking=f"no run has logged rewards while collecting ({tags.COLLECT_REWARD}/…)",
     ),
     CurvePicture(
-        "learning",
-        "Loss terms and gradient norm",
-        Section.LEARNING,
-        partial(tag_panels, prefix=tags.LEARN),
+        *("learning", Section.LEARNING, "Loss terms and gradient norm"),
+        partial(panels.tag_panels, prefix=tags.LEARN),
         "value of one update",
         f"{BAND}; with one seed none. Means over games; loss is the weighted sum of the other "
         f"terms, which are not weighted. {SMOOTH} {RANGE}",
         lacking=f"no run has logged an update ({tags.LEARN}…)",
     ),
     CurvePicture(
-        "health",
-        "Health of learning",
-        Section.LEARNING,
-        partial(tag_panels, prefix=tags.HEALTH),
+        *("health", Section.LEARNING, "Health of learning"),
+        partial(panels.tag_panels, prefix=tags.HEALTH),
         lacking=f"no run has logged {tags.HEALTH}… numbers",
         reading="Predicted values and rewards should follow the realised ones, the search should "
         "add something to the policy (search_kl), and neither rank nor length of the latents "
         "should collapse.",
     ),
     CurvePicture(
-        "conflict",
+        *("conflict", Section.CONFLICT),
         "Largest conflict between any two games (maximum negative cosine)",
-        Section.CONFLICT,
-        partial(conflict_panels, measure="max"),
+        partial(panels.conflict_panels, measure="max"),
         "conflict",
         reading=f"{SCORE} Shown is the pair of games in the strongest conflict. All panels have "
         "one scale.",
     ),
     CurvePicture(
-        "conflict_average",
-        "Mean conflict over all pairs of games",
-        Section.CONFLICT,
-        average_panels,
+        *("conflict_average", Section.CONFLICT, "Mean conflict over all pairs of games"),
+        panels.average_panels,
         "conflict",
         lacking="two games are one pair, whose conflict is in conflict.png",
         reading="Negative: on the whole the games agree.",
     ),
     CurvePicture(
-        "conflict_rate",
-        "Share of pairs of games in conflict",
-        Section.CONFLICT,
-        partial(conflict_panels, measure="rate"),
+        *("conflict_rate", Section.CONFLICT, "Share of pairs of games in conflict"),
+        partial(panels.conflict_panels, measure="rate"),
         "share of pairs",
         reading="Pairs whose gradients have a negative cosine. Gradients that have nothing to do "
         "with each other give about one half.",
     ),
     MatrixPicture(
-        "conflict_matrices",
-        "Who conflicts with whom at the end of training",
-        Section.CONFLICT,
-        conflict_blocks,
+        *("conflict_matrices", Section.CONFLICT, "Who conflicts with whom at the end of training"),
+        matrices.conflict_blocks,
         (-1.0, 1.0),
         "RdBu",
         lacking=f"no run has logged conflict matrices ({tags.CONFLICT_MATRIX}…)",
@@ -242,35 +207,31 @@ PICTURES: tuple[Picture, ...] = (
         "over seeds; red is conflict. Hatched: a game without gradient there.",
     ),
     CurvePicture(
-        "conflict_experts",
+        *("conflict_experts", Section.CONFLICT),
         "Largest conflict: shared expert, routed experts, whole feed-forward",
-        Section.CONFLICT,
-        expert_panels,
+        panels.expert_panels,
         "conflict",
         f"{SEEDS} Thin: each routed expert of one seed; experts have no order that seeds share, so "
         "the mean over seeds is one of the mean over experts.",
-        legend=expert_legend,
+        legend=panels.expert_legend,
         lacking="no run has measured gradient conflict of experts "
-        f"({tags.conflict('max', 'shared_expert/')}…, …_expert_{{e}}/…)",
+        f"({tags.CONFLICT}max_shared_expert/…, …_expert_{{e}}/…)",
         reading="A routed expert that fewer than two games used has no conflict to measure: such "
         "moments are left out, not counted as peace. conflict_final.csv tells how often there was "
         "a number.",
     ),
     CurvePicture(
-        "expert_entropy",
-        "Entropy of each game's expert selection",
-        Section.EXPERTS,
-        entropy_panels,
+        *("expert_entropy", Section.EXPERTS, "Entropy of each game's expert selection"),
+        panels.entropy_panels,
         "nats",
         LAYERS,
         reading="0: the game always uses the same expert. It falls where experts specialise. "
         f"{WINDOW_TEXT}",
     ),
     CurvePicture(
-        "expert_divergence",
+        *("expert_divergence", Section.EXPERTS),
         "Distance between games in the experts that they select",
-        Section.EXPERTS,
-        divergence_panels,
+        panels.divergence_panels,
         caption=f"Means over pairs of games and over layers. {SEEDS}",
         reading="0: all games use the experts alike. Jensen–Shannon (at most ln 2 = 0.69) and "
         "total variation (at most 1) do not depend on how experts are numbered. Wasserstein takes "
@@ -278,20 +239,16 @@ PICTURES: tuple[Picture, ...] = (
         f"numbering gives another distance. {WINDOW_TEXT}",
     ),
     CurvePicture(
-        "expert_load",
-        "Load of the experts, all games together",
-        Section.EXPERTS,
-        load_panels,
+        *("expert_load", Section.EXPERTS, "Load of the experts, all games together"),
+        panels.load_panels,
         caption=LAYERS,
         reading="Most used against mean: the load of the most used expert over the mean load, 1 "
         "where all are used alike, the number of experts where one does everything. "
         f"{WINDOW_TEXT}",
     ),
     MatrixPicture(
-        "expert_selection",
-        "Which game uses which expert",
-        Section.EXPERTS,
-        selection_blocks,
+        *("expert_selection", Section.EXPERTS, "Which game uses which expert"),
+        matrices.selection_blocks,
         (0.0, 1.0),
         "viridis",
         "expert",
@@ -302,10 +259,9 @@ PICTURES: tuple[Picture, ...] = (
         "to 1. Hatched: nothing counted.",
     ),
     MatrixPicture(
-        "expert_similarity",
+        *("expert_similarity", Section.EXPERTS),
         "Which games use the same experts at the end of training",
-        Section.EXPERTS,
-        similarity_blocks,
+        matrices.similarity_blocks,
         (0.0, math.log(2)),
         "magma",
         lacking=f"no run has logged how far games are apart ({tags.SIMILARITY_MATRIX}…)",
@@ -313,10 +269,8 @@ PICTURES: tuple[Picture, ...] = (
         "and over seeds: 0 for the same experts, ln 2 = 0.69 for experts of their own.",
     ),
     CurvePicture(
-        "dormant_units",
-        "Dormant units",
-        Section.PLASTICITY,
-        partial(tag_panels, prefix=tags.DORMANT_RATIO, log_scale=False),
+        *("dormant_units", Section.PLASTICITY, "Dormant units"),
+        partial(panels.tag_panels, prefix=tags.DORMANT_RATIO, log_scale=False),
         "share of units",
         lacking=f"no run has logged {tags.DORMANT_RATIO}…",
         reading="A unit is dormant where its mean activation is at most a fortieth of its layer's "
@@ -324,27 +278,21 @@ PICTURES: tuple[Picture, ...] = (
         "loses what it could learn with.",
     ),
     CurvePicture(
-        "router_entropy",
-        "Entropy of the routers' probabilities",
-        Section.PLASTICITY,
-        partial(tag_panels, prefix=tags.ROUTER_ENTROPY, log_scale=False),
+        *("router_entropy", Section.PLASTICITY, "Entropy of the routers' probabilities"),
+        partial(panels.tag_panels, prefix=tags.ROUTER_ENTROPY, log_scale=False),
         "nats",
         lacking=f"no run has logged {tags.ROUTER_ENTROPY}…",
         reading="Of a single token: low where the router is sure of its choice. How games share "
         "the experts is another question, see expert selection.",
     ),
     CurvePicture(
-        "weight_norms",
-        "Lengths of the weights",
-        Section.PLASTICITY,
-        partial(tag_panels, prefix=tags.WEIGHT_NORM),
+        *("weight_norms", Section.PLASTICITY, "Lengths of the weights"),
+        partial(panels.tag_panels, prefix=tags.WEIGHT_NORM),
         lacking=f"no run has logged {tags.WEIGHT_NORM}…",
     ),
     CurvePicture(
-        "gradient_norms",
-        "Lengths of the gradients",
-        Section.PLASTICITY,
-        partial(tag_panels, prefix=tags.GRADIENT_NORM),
+        *("gradient_norms", Section.PLASTICITY, "Lengths of the gradients"),
+        partial(panels.tag_panels, prefix=tags.GRADIENT_NORM),
         lacking=f"no run has logged {tags.GRADIENT_NORM}…",
     ),
 )

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar in a terminal, log lines elsewhere, nothing for what takes a moment."""
+"""How far a long command is: a bar in a terminal, log lines elsewhere, nothing for a moment."""
 
 import logging
 import time

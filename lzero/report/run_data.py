@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -80,12 +81,11 @@ class RunData:
         """Env steps per game at the last logged number; 0 where there is none."""
         return max((series.env_step[-1] for series in self.scalars.values()), default=0.0)
 
-    def tags(self, prefix: str) -> tuple[str, ...]:
+    def tags(self, prefix: str) -> list[str]:
         """Tags that begin with ``prefix`` and have a number, sorted."""
-        found = [
-            tag for tag, series in self._clean.items() if tag.startswith(prefix) and len(series)
-        ]
-        return tuple(sorted(found))
+        return sorted(
+            tag for tag in self._clean if tag.startswith(prefix) and len(self._clean[tag])
+        )
 
     def series(self, tag: str) -> Series:
         """Numbers logged under ``tag`` with one value per env step; empty where there is none.
@@ -102,8 +102,7 @@ class RunData:
     def episode_scores(self, game: str, env_step: float) -> np.ndarray:
         """``(E,)`` scores of an evaluation's episodes; empty where they were not logged."""
         by_step = self.arrays.get(tags.of_game(tags.EVAL_SCORES, game), {})
-        *_, scores = by_step.get(int(env_step), [np.empty(0)])
-        scores = scores.ravel()
+        scores = by_step.get(int(env_step), [np.empty(0)])[-1].ravel()
         return scores[np.isfinite(scores)]
 
     @cached_property
@@ -142,7 +141,7 @@ class Group:
         return found
 
 
-def load_runs(paths: Iterable[Path | str]) -> tuple[RunData, ...]:
+def load_runs(paths: Iterable[Path | str]) -> list[RunData]:
     """Read the folders of runs, each file once.
 
     Configs are taken as they were written and not checked against today's schema: older runs, and
@@ -152,26 +151,23 @@ def load_runs(paths: Iterable[Path | str]) -> tuple[RunData, ...]:
         RunDataError: if a folder holds no run, or a file of it cannot be understood; with what to
             type instead.
     """
-    return tuple(map(read_run, shown([Path(path) for path in paths], "reading")))
+    return list(map(read_run, shown(list(map(Path, paths)), "reading")))
 
 
 def read_run(path: Path) -> RunData:
     """One run of :func:`load_runs`."""
-    missing = [name for name in (CONFIG_FILE, METRICS_FILE) if not (path / name).is_file()]
-    if missing:
-        raise RunDataError(_no_run(path, missing))
     config, metrics = path / CONFIG_FILE, path / METRICS_FILE
+    if not (config.is_file() and metrics.is_file()):
+        raise RunDataError(_no_run(path))
     try:
         written = json.loads(config.read_text(encoding="utf-8"))
         # for seeds of one experiment from before and after domains owned their settings
         fields = FIELDS_ONCE_IN_EVERY_CONFIG | dict(flatten(written))
     except (ValueError, AttributeError) as error:
         raise RunDataError(f"{config} is no config of an experiment: {error}") from error
-    lacking = [name for name in NEEDED_FIELDS if name not in fields]
+    lacking = ", ".join(name for name in NEEDED_FIELDS if name not in fields)
     if lacking:
-        raise RunDataError(
-            f"{config} has no {', '.join(lacking)}; it is no config of an experiment"
-        )
+        raise RunDataError(f"{config} has no {lacking}; it is no config of an experiment")
     try:
         lines = read_metrics(metrics)
     except ValueError as error:
@@ -197,15 +193,13 @@ def group_runs(runs: Sequence[RunData], ignore: Sequence[str] = ()) -> tuple[Gro
     Raises:
         RunDataError: if a run is named twice, or ``ignore`` names no field.
     """
-    _check_named_once([run.path.resolve() for run in runs])
-    _check_ignored(ignore, sorted(set().union(*[run.fields for run in runs])))
-    configs = {}
-    members = []
+    _check_runs(runs, ignore)
+    configs, members = {}, []
     for run in runs:
-        fields = {}
-        for name, value in run.fields.items():
-            if not is_one_of(name, (*NOT_LEARNING, *ignore)):
-                fields[name] = value
+        fields = dict(run.fields)
+        for name in run.fields:
+            if is_one_of(name, (*NOT_LEARNING, *ignore)):
+                del fields[name]
         key = json.dumps(fields, sort_keys=True)
         configs[key] = fields
         members.append((key, run))
@@ -226,11 +220,15 @@ def gather(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
 
 def differing_fields(groups: Sequence[Group]) -> list[str]:
     """Config fields in which any two of the groups differ, sorted."""
+    written: dict[str, list[str]] = {}
+    for group in groups:
+        for name, value in group.fields.items():
+            written.setdefault(name, []).append(json.dumps(value))
     differing = []
-    for name in sorted(set().union(*[group.fields for group in groups])):
-        if len({json.dumps(group.fields.get(name, ABSENT)) for group in groups}) > 1:
+    for name, values in written.items():
+        if len(set(values)) > 1 or len(values) < len(groups):
             differing.append(name)
-    return differing
+    return sorted(differing)
 
 
 def common_name(names: Sequence[str]) -> str:
@@ -244,16 +242,17 @@ def common_name(names: Sequence[str]) -> str:
     return prefix or stems[0]
 
 
-def _no_run(path: Path, missing: Sequence[str]) -> str:
+def _no_run(path: Path) -> str:
     command = "python -m lzero.report"
     if path.is_file():
         return f"{path} is a file; name the folder of its run: {command} {path.parent}"
     if not path.is_dir():
         return f"{path} does not exist; name the folders of runs, e.g. {command} runs/atari_cpu_moe"
+    missing = [name for name in (CONFIG_FILE, METRICS_FILE) if not (path / name).is_file()]
     inside = sorted(str(file.parent) for file in path.glob(f"*/{CONFIG_FILE}"))
     hint = f"runs in it: type {command} {' '.join(inside)}" if inside else ""
-    absent = " and ".join(missing)
-    return f"{path} is no run: {absent} missing; {hint or 'name folders runs/{exp_name}'}"
+    hint = hint or "name folders runs/{exp_name}"
+    return f"{path} is no run: {' and '.join(missing)} missing; {hint}"
 
 
 def _read_lines(
@@ -287,30 +286,29 @@ def _one_per_step(series: Series, *, takes_last: bool) -> Series:
     return Series(steps, np.bincount(inverse, value, minlength=len(steps)) / count)
 
 
-def _check_named_once(paths: Sequence[Path]) -> None:
-    twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+def _check_runs(runs: Sequence[RunData], ignore: Sequence[str]) -> None:
+    counts: Counter[str] = Counter()
+    known: set[str] = set()
+    for run in runs:
+        counts[str(run.path.resolve())] += 1
+        known |= run.fields.keys()
+    twice = ", ".join(sorted(path for path, count in counts.items() if count > 1))
     if twice:
-        raise RunDataError(
-            f"{', '.join(twice)}: named more than once; each run is one seed, name it once"
-        )
-
-
-def _check_ignored(ignore: Sequence[str], known: list[str]) -> None:
+        raise RunDataError(f"{twice}: named more than once; each run is one seed, name it once")
     for field in ignore:
         if not any(is_one_of(name, (field,)) for name in known):
-            raise RunDataError(
-                f"ignore: no run has a config field {field!r}; {nearest(field, known)}"
-            )
+            hint = nearest(field, sorted(known))
+            raise RunDataError(f"ignore: no run has a config field {field!r}; {hint}")
 
 
 def _tell_apart(groups: Sequence[Group]) -> Iterator[Group]:
     """Groups of one name get the config fields in which they differ behind it."""
+    by_label = gather((group.label, group) for group in groups)
     for group in groups:
-        twins = [other for other in groups if other.label == group.label]
+        twins = by_label[group.label]
         differing = differing_fields(twins)
-        shown_fields = differing if len(differing) <= SHOWN_FIELDS else differing[:SHOWN_FIELDS]
         parts = []
-        for name in shown_fields:
+        for name in differing[:SHOWN_FIELDS]:
             short = ".".join(name.split(".")[-2:])
             parts.append(f"{short}={group.fields.get(name, ABSENT)}")
         hidden = len(differing) - len(parts)

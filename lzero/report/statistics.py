@@ -8,7 +8,7 @@ two or three seeds they reach from the worst to the best. All random numbers com
 seed, so a report can be repeated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -100,13 +100,10 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, 
 
 
 def hierarchical_bootstrap_mean(scores: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Interval of the mean over seeds of their mean episode score.
+    """Interval of the mean over S seeds of their mean episode score; ``scores`` are ``(E,)`` each.
 
-    Seeds are resampled, then the episodes of each drawn seed.
-
-    Args:
-        scores: ``(E,)`` of each of S seeds; E may differ. One seed gives an interval over its
-            episodes alone.
+    Seeds are resampled, then the episodes of each drawn seed; E may differ. One seed gives an
+    interval over its episodes alone.
 
     Raises:
         ValueError: if there is no seed, or one has fewer than two episodes.
@@ -128,14 +125,14 @@ def hierarchical_bootstrap_mean(scores: Sequence[np.ndarray]) -> tuple[float, fl
 
 def common_range(series: Sequence[Series]) -> tuple[float, float]:
     """First and last env step that all (not empty) series cover; the first is larger if none is."""
-    return max(one.env_step[0] for one in series), min(one.env_step[-1] for one in series)
+    ends = np.array([one.env_step[[0, -1]] for one in series])
+    return ends[:, 0].max(), ends[:, 1].min()
 
 
 def interpolate(series: Sequence[Series]) -> tuple[np.ndarray, np.ndarray]:
-    """Bring series onto the env steps of all of them that lie in their common range.
+    """Env steps ``(P,)`` of any of the series in their common range, and values ``(S, P)`` there.
 
-    Returns:
-        ``(P,)`` env steps and ``(S, P)`` values, linear between two logged ones, never beyond them.
+    Values are linear between two logged ones, never beyond them.
     """
     low, high = common_range(series)
     steps = np.unique(np.concatenate([one.env_step for one in series]))
@@ -144,14 +141,10 @@ def interpolate(series: Sequence[Series]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth(series: Sequence[Series], values_per_bin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal bins of the common range; short series as :func:`interpolate` gives them.
+    """Centres ``(P,)`` of equal bins of the common range, and mean values ``(S, P)`` in them.
 
-    Args:
-        series: one per seed.
-        values_per_bin: that every seed has at least, on average.
-
-    Returns:
-        ``(P,)`` centres of the bins in which every seed has a value, and ``(S, P)`` values.
+    In a bin every seed has a value; ``values_per_bin`` is what it has at least, on average. Short
+    series come as :func:`interpolate` gives them.
     """
     low, high = common_range(series)
     inside = [(one.env_step >= low) & (one.env_step <= high) for one in series]
@@ -168,32 +161,25 @@ def smooth(series: Sequence[Series], values_per_bin: int) -> tuple[np.ndarray, n
     return centres[full], sums[:, full] / counts[:, full]
 
 
-def build_curves(group: Group, prefix: str) -> list[Curve]:
+def build_curves(group: Group, prefix: str) -> Iterator[Curve]:
     """Curves of all numbers of a group whose tags begin with ``prefix``."""
-    curves = []
-    for tag in sorted(set().union(*[run.tags(prefix) for run in group.runs])):
+    logged: set[str] = set()
+    for run in group.runs:
+        logged |= set(run.tags(prefix))
+    for tag in sorted(logged):
         game = next((game for game in group.games if tag.endswith(f"/{game}")), "")
         curve = mean_curve(group, tag.removesuffix(f"/{game}"), group.series(tag), game)
         if curve:
-            curves.append(curve)
-    return curves
+            yield curve
 
 
 def mean_curve(
     group: Group, metric: str, series: Mapping[str, Series], game: str = ""
 ) -> Curve | None:
-    """A number over training, mean over seeds.
+    """The mean over ``series`` by the name of the run, none empty; of a number of ``group``.
 
-    Evaluations are interpolated between seeds, all else is smoothed, by its ``metric``.
-
-    Args:
-        group: whose number it is.
-        metric: tag without the game.
-        series: by name of the run, none empty.
-        game: empty for what is not of one game.
-
-    Returns:
-        None if there is nothing, or the seeds have no env steps in common.
+    Evaluations are interpolated between seeds, all else is smoothed, by its ``metric`` (the tag
+    without the game). None if there is nothing, or the seeds have no env steps in common.
     """
     align = interpolate
     if not metric.startswith(EVALUATION_PREFIX):
@@ -206,7 +192,7 @@ def mean_curve(
     if len(series) > 1:
         (low, high), interval = bootstrap_mean(values), OVER_SEEDS
     elif metric == tags.EVAL_RETURN:
-        [run] = [run for run in group.runs if run.name in series]
+        run = next(run for run in group.runs if run.name in series)
         (low, high), interval = _over_episodes(run, game, steps)
     place = (group.label, tuple(series), group.domain, game, metric)
     return Curve(*place, steps, values.mean(axis=0), low, high, interval)

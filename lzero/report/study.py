@@ -25,15 +25,24 @@ class Study:
     notes: tuple[str, ...]  # what is missing or must be known, one sentence each
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
+    def labels(self) -> list[str]:
+        """Of the groups."""
+        return [group.label for group in self.groups]
+
+    @property
+    def tasks(self) -> list[Task]:
         """Every task, in the order in which the groups name them."""
-        return tuple(dict.fromkeys(_tasks(self.groups)))
+        return _tasks(self.groups)
 
     def task_title(self, task: Task) -> str:
         """The game, with its domain where another domain has a game of this name."""
         domain, game = task
-        is_shared = [name for _, name in self.tasks].count(game) > 1
+        is_shared = any(name == game and other != domain for other, name in self.tasks)
         return f"{game} ({domain.partition(':')[2].lower()})" if is_shared else game
+
+    def group(self, label: str) -> Group:
+        """The group of this label."""
+        return next(group for group in self.groups if group.label == label)
 
     def find_curves(self, metric: str, task: Task | None = None) -> list[Curve]:
         """Curves of one number of all groups, of one task or of none and all."""
@@ -47,13 +56,10 @@ class Study:
 def build_study(
     paths: Sequence[Path], *, labels: Sequence[str] = (), ignore: Sequence[str] = ()
 ) -> Study:
-    """Read runs and compute everything that a report shows of them.
+    """Read the folders of runs and compute everything that a report shows of them.
 
-    Args:
-        paths: folders of runs.
-        labels: names of the groups in the order of their first runs; empty makes them from the
-            runs' names.
-        ignore: further config fields or sections in which seeds of one experiment may differ.
+    ``labels`` name the groups in the order of their first runs; without any, the runs' names do.
+    See :func:`lzero.report.run_data.group_runs` for what to ``ignore``.
 
     Raises:
         RunDataError: if there is no run, one cannot be read, or the labels do not fit.
@@ -65,9 +71,12 @@ def build_study(
     curves: list[Curve] = []
     for group in shown(groups, "curves"):
         curves += all_curves(group)
-    finals = tuple(final_score(group, game) for group in groups for game in group.games)
+    finals = []
+    for group in groups:
+        for game in group.games:
+            finals.append(final_score(group, game))
     notes = (*study_notes(groups, finals), *lacking)
-    return Study(groups, tuple(curves), finals, references, notes)
+    return Study(groups, tuple(curves), tuple(finals), references, notes)
 
 
 def reference_scores(tasks: Sequence[Task]) -> tuple[dict[Task, Mapping[str, float]], list[str]]:
@@ -86,16 +95,20 @@ def reference_scores(tasks: Sequence[Task]) -> tuple[dict[Task, Mapping[str, flo
             domain, reason = None, str(error)
         if domain is not None and not hasattr(domain, "reference_scores"):
             domain, reason = None, f"{path} has no reference_scores(game)"
-        if domain is not None:
-            found |= {(path, game): dict(domain.reference_scores(game)) for game in games}
-        bare = [game for game in games if not found[path, game]]
+        for game in games if domain is not None else ():
+            found[path, game] = dict(domain.reference_scores(game))
+        bare = ", ".join(game for game in games if not found[path, game])
         if bare:
-            notes.append(f"no reference lines of {', '.join(bare)}: {reason}")
+            notes.append(f"no reference lines of {bare}: {reason}")
     return found, notes
 
 
 def _tasks(groups: Sequence[Group]) -> list[Task]:
-    return [(group.domain, game) for group in groups for game in group.games]
+    tasks: dict[Task, None] = {}
+    for group in groups:
+        for game in group.games:
+            tasks[group.domain, game] = None
+    return list(tasks)
 
 
 def _relabel(groups: tuple[Group, ...], labels: Sequence[str]) -> tuple[Group, ...]:
@@ -105,5 +118,7 @@ def _relabel(groups: tuple[Group, ...], labels: Sequence[str]) -> tuple[Group, .
         made = ", ".join(f"{group.label!r} ({len(group.runs)} run(s))" for group in groups)
         problem = "one each, all different, is needed for the groups"
         raise RunDataError(f"labels={list(labels)}: {problem} {made}")
-    pairs = zip(groups, labels, strict=True)
-    return tuple(replace(group, label=label) for group, label in pairs)
+    named = []
+    for group, label in zip(groups, labels, strict=True):
+        named.append(replace(group, label=label))
+    return tuple(named)

@@ -65,7 +65,9 @@ def final_cells(study: Study) -> Iterator[tuple[str, list[Cells], list[Cells]]]:
                 counts = (str(row["num_seeds"]), row["env_step"].replace(" ", ", "))
                 ratio = number(row["ratio_to_random"])
                 groups.append((row["group"], number(row["mean"]), ends, ratio, *counts))
-        known: list[Cells] = [(label, number(score)) for label, score in references.items()]
+        known: list[Cells] = []
+        for label, score in references.items():
+            known.append((label, number(score)))
         yield study.task_title(task), groups, known
 
 

@@ -77,7 +77,7 @@ def test_a_run_is_read_as_it_was_logged(tmp_path):
         run.not_numbers("none"),
     ) == (1, 0, 0)
     assert len(run.series("none")) == 0
-    assert run.tags("learn/") == ("learn/loss",) and run.tags("other") == ()
+    assert run.tags("learn/") == ["learn/loss"] and run.tags("other") == []
     assert run.episode_scores("Pong", 20).tolist() == [-18.0, -17.0]
     assert len(run.episode_scores("Pong", 10)) == len(run.episode_scores("MsPacman", 20)) == 0
     np.testing.assert_equal(run.arrays["matrix"][20], [[[1.0, np.nan], [0.0, 2.0]]])
