@@ -39,10 +39,9 @@ class BalanceSums:
     def stack(cls, layers: Sequence["BalanceSums"]) -> "BalanceSums":
         """Sums of all layers, with a leading axis L."""
         return cls(
-            *(
-                torch.stack([getattr(one, name) for one in layers])
-                for name in ("load", "scores", "z")
-            )
+            load=torch.stack([layer.load for layer in layers]),
+            scores=torch.stack([layer.scores for layer in layers]),
+            z=torch.stack([layer.z for layer in layers]),
         )
 
     def loss(self, load: Tensor, config: MoEConfig) -> Tensor:

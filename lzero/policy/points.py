@@ -29,8 +29,11 @@ def standard_points(model: UniZeroMTModel) -> dict[str, MeasuringPoint]:
             }
     points["transformer"] = ParameterPoint.of(model.world_model.transformer)
     own = {id(parameter) for parameter in model.task_parameters()}
-    shared = [parameter for parameter in model.encoder.parameters() if id(parameter) not in own]
-    points["encoder_parameters"] = ParameterPoint(tuple((parameter, None) for parameter in shared))
+    shared = []
+    for parameter in model.encoder.parameters():
+        if id(parameter) not in own:
+            shared.append((parameter, None))
+    points["encoder_parameters"] = ParameterPoint(tuple(shared))
     return points
 
 

@@ -81,9 +81,8 @@ def build_study(
 
 def reference_scores(tasks: Sequence[Task]) -> tuple[dict[Task, Mapping[str, float]], list[str]]:
     """Reference scores of tasks as their domains give them, and what is said where they do not."""
-    from lzero.envs.domain import (
-        load_domain,  # gymnasium comes with it, which nothing else here needs
-    )
+    # gymnasium comes with it, which nothing else here needs
+    from lzero.envs.domain import load_domain
 
     found: dict[Task, Mapping[str, float]] = dict.fromkeys(tasks, {})
     notes = []
@@ -91,12 +90,12 @@ def reference_scores(tasks: Sequence[Task]) -> tuple[dict[Task, Mapping[str, flo
         reason = f"{path} names no reference scores"
         try:
             domain = load_domain(path)
+            if not hasattr(domain, "reference_scores"):
+                raise ValueError(f"{path} has no reference_scores(game)")
+            for game in games:
+                found[path, game] = dict(domain.reference_scores(game))
         except ValueError as error:
-            domain, reason = None, str(error)
-        if domain is not None and not hasattr(domain, "reference_scores"):
-            domain, reason = None, f"{path} has no reference_scores(game)"
-        for game in games if domain is not None else ():
-            found[path, game] = dict(domain.reference_scores(game))
+            reason = str(error)
         bare = ", ".join(game for game in games if not found[path, game])
         if bare:
             notes.append(f"no reference lines of {bare}: {reason}")

@@ -102,11 +102,10 @@ class ScoreTable:
 
     def render(self, title: str) -> Table:
         """The table for a terminal."""
-        beside = [
-            label
-            for label in REFERENCES
-            if any(label in known for known in self.references.values())
-        ]
+        beside = []
+        for label in REFERENCES:
+            if any(label in known for known in self.references.values()):
+                beside.append(label)
         table = Table(title=title)
         for header in ("game", "return", "std", "episodes", *beside, self.scale):
             table.add_column(header, justify="left" if header == "game" else "right")
