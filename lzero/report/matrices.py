@@ -102,7 +102,7 @@ def matrix_rows(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def draw_blocks(
-    blocks: Sequence[Block], limits: tuple[float, float], colours: str, column_label: str
+    blocks: Sequence[Block], limits: tuple[float, float], colors: str, column_label: str
 ) -> bytes:
     """PNG of (at least one) blocks, each with rows and columns for all names in its matrices.
 
@@ -125,7 +125,7 @@ def draw_blocks(
             for (row, column), value in np.ndenumerate(matrix.values):
                 values[rows[matrix.rows[row]], columns[matrix.columns[column]]] = value
             panels[matrix.title] = values
-        texts = {"title": block.title, "colours": colours, "column_label": column_label}
+        texts = {"title": block.title, "colors": colors, "column_label": column_label}
         images.append(heatmap_image(panels, [*rows], [*columns], limits=limits, **texts))
     file = io.BytesIO()
     imsave(file, np.ascontiguousarray(_arrange(images).transpose(1, 2, 0)), format="png")

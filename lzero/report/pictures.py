@@ -105,7 +105,7 @@ class MatrixPicture(Picture):
 
     make: Callable[[Study], list[matrices.Block]]
     limits: tuple[float, float]  # values at both ends of the colours
-    colours: str  # matplotlib's name of them
+    colors: str  # matplotlib's name of the map
     column_label: str = ""  # what the columns are; empty where they are games like the rows
     names_seeds: bool = False  # whether the text says which seeds are shown
 
@@ -122,7 +122,7 @@ class MatrixPicture(Picture):
                     seeds[matrix.group] = f"{matrix.group}: {', '.join(matrix.seeds)}"
             text = f"{text} Shown: {'; '.join(seeds.values())}."
         return Drawn(
-            matrices.draw_blocks(blocks, self.limits, self.colours, self.column_label), text
+            matrices.draw_blocks(blocks, self.limits, self.colors, self.column_label), text
         )
 
 
