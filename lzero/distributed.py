@@ -76,9 +76,8 @@ class Distributed:
         """Sum ``.grad`` over ranks in place.
 
         A missing gradient counts as zero, and exists afterwards on every rank, also where there is
-            one rank only: an
-        optimizer treats zero and missing gradients differently. Gradients travel in flat
-        buckets whose borders depend on the parameters alone, so all ranks run the same collectives.
+        one rank only: an optimizer treats zero and missing gradients differently. Gradients travel
+        in flat buckets whose borders depend on the parameters alone, so all ranks run the same collectives.
 
         Args:
             parameters: the same parameters in the same order on every rank; those that require no

@@ -179,7 +179,7 @@ def log_expert_selection(
 
     Args:
         logger: of the run.
-        selection: by layer, over all ranks, see ``Transformer.reduce_expert_selection_stats``;
+        selection: by layer, over all ranks, see ``ExpertSelectionRecorder.reduced``;
             nothing is logged where no layer routes.
         task_names: T names.
         env_step: env steps per game so far.

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lzero import tags
 from lzero.analysis.points import inputs_of
 from lzero.distributed import Distributed
 from lzero.nn.heads import Head
@@ -199,10 +200,9 @@ def measure_plasticity(
 
         - ``plasticity/dormant_ratio/{name}``: dormant units over all units, 0 to 1, after the
           activation function: of ``all``; of ``encoder``, what is named ``encoder/…``; of every
-              name in ``units``, where maps have channels as
-          units, a mixture ``{name}/shared``, ``{name}/routed`` (all routed experts) and
-          ``{name}/expert_{e}`` (over the tokens that chose it), and separate heads are each over
-          the rows of their task.
+          name in ``units``. Maps have channels as units; a mixture has ``{name}/shared``,
+          ``{name}/routed`` (all routed experts) and ``{name}/expert_{e}`` (over the tokens that
+          chose it); separate heads are each over the rows of their task.
         - ``plasticity/router_entropy/{name}``: mean over tokens in nats; a leading ``moe/`` of the
           name is left out.
 
@@ -214,17 +214,15 @@ def measure_plasticity(
         with recording(units) as recorder:
             model(*arguments)
     finally:
-        for (
-            module,
-            was_training,
-        ) in modes:  # one by one: a part may be frozen while the rest is trained
+        # one by one: a part may be frozen while the rest is trained
+        for module, was_training in modes:
             module.training = was_training
     activities, entropies = _over_ranks([recorder.activity, recorder.entropy], dist)
     metrics = {}
     for name, ratio in _dormant_ratios(activities, tau).items():
-        metrics[f"plasticity/dormant_ratio/{name}"] = ratio
+        metrics[f"{tags.DORMANT_RATIO}{name}"] = ratio
     for name, entropy in entropies.items():
-        metrics[f"plasticity/router_entropy/{name}"] = (entropy.total / entropy.samples).item()
+        metrics[f"{tags.ROUTER_ENTROPY}{name}"] = (entropy.total / entropy.samples).item()
     return metrics
 
 

@@ -62,12 +62,8 @@ def build(config: ExperimentConfig, seed: int) -> Parts:
     """
     try:
         return _build(config, seed)
-    except (
-        ImportError,
-        AggregationError,
-        DeviceError,
-        LaunchError,
-    ) as error:  # an ImportError names an optional package
+    # an ImportError names an optional package
+    except (ImportError, AggregationError, DeviceError, LaunchError) as error:
         raise RunError(str(error)) from error
 
 

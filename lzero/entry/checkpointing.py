@@ -18,13 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLICY_GROUPS = (
-    "model",
-    "target",
-    "optimizer",
-    "entropy",
-    "expert_selection",
-)  # files of a policy's state
+# Files of a policy's state.
+POLICY_GROUPS = ("model", "target", "optimizer", "entropy", "expert_selection")
 FIXED = (
     "model",
     "env.domain",

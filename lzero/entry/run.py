@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from lzero import tags
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.checkpoint import CheckpointManager
 from lzero.config import ExperimentConfig
@@ -151,7 +152,9 @@ class Run:
             [self.seed, self.env_steps], self.config.train.eval_episodes, directory
         )
         log(self, table.metrics())
-        scores = {f"eval_scores/{game}": scores for game, scores in table.scores.items()}
+        scores = {
+            tags.of_game(tags.EVAL_SCORES, game): scores for game, scores in table.scores.items()
+        }
         self.logger.arrays(scores, self.env_steps, self.policy.train_iter)
         if self.dist.is_main:
             self.progress.show(table.render(f"evaluation at {self.env_steps:,} env steps per game"))

@@ -5,9 +5,8 @@ largest set), C channels, H × W pixels, F features. Task t owns ``rows[t]`` of 
 array; rows never move.
 
 Time in one environment reads: reset row, step rows, ..., final row (``episode_over``), reset row,
-and so on. The
-final observation of an episode is an ordinary row, which is what bootstrapping at a time limit
-needs. This is gymnasium's ``AutoresetMode.NEXT_STEP``, the only mode accepted.
+and so on. The final observation of an episode is an ordinary row, which is what bootstrapping at
+a time limit needs. This is gymnasium's ``AutoresetMode.NEXT_STEP``, the only mode accepted.
 """
 
 from __future__ import annotations

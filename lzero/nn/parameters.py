@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lzero.config import OptimiserConfig
 
-# By class of a module its parameters that are matrices of a linear map or a table of embeddings. Everything else is a
-# bias, the scale of a norm, or a vector that is learned as it is (register tokens, positions): weight decay would pull
-# it towards zero, which means nothing there.
-TORCH_MATRICES = {nn.Linear: ("weight",), nn.Conv2d: ("weight",), nn.Embedding: ("weight",)}
+# Modules of torch whose ``weight`` is the matrix of a linear map or a table of embeddings. Everything else is a bias, the
+# scale of a norm, or a vector that is learned as it is (register tokens, positions): weight decay would pull it towards
+# zero, which means nothing there.
+WITH_MATRIX = (nn.Linear, nn.Conv2d, nn.Embedding)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -19,9 +19,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     A module of ours names its matrices in the class attribute ``matrices``; the number of dimensions says nothing: stacked
     biases and register tokens have three.
     """
-    decayed: list[Tensor] = []
+    decayed: list[nn.Parameter] = []
     for module in model.modules():
-        for name in getattr(module, "matrices", TORCH_MATRICES.get(type(module), ())):
+        names = ("weight",) if isinstance(module, WITH_MATRIX) else getattr(module, "matrices", ())
+        for name in names:
             decayed.append(getattr(module, name))
     chosen = {id(parameter) for parameter in decayed}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
@@ -41,7 +42,7 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     )
 
 
-def trained(parameters: Sequence[Tensor]) -> list[Tensor]:
+def trained(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     """Those that need a gradient."""
     return [parameter for parameter in parameters if parameter.requires_grad]
 

@@ -5,7 +5,7 @@ Q = loss terms that are means over steps, L = mixture-of-experts layers, E = rou
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,7 @@ class ForwardPass:
     output: WorldModelOutput
     sums: Sums
     task_id: Tensor
-    activations: Mapping[str, list[Tensor]] = field(default_factory=dict)
+    activations: Mapping[str, list[Tensor]]
 
 
 def loss_sums(

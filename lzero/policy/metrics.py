@@ -38,7 +38,7 @@ class LearnResult:
         spread: how far the latents' spread falls short of its target ``(T,)``.
         task_losses: weighted loss of each task ``(T,)``.
         grad_norm: gradient norm before clipping, a scalar.
-        gradient_norms: that of every parameter ``(P,)``, as in ``model.parameters()``.
+        gradient_norms: that of every trained parameter ``(P,)``, in the order of ``model.parameters()``.
         value_error: |predicted − target| value at the first step of each window ``(B,)``.
         grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if the update measured none.
     """
@@ -127,11 +127,15 @@ def plasticity_metrics(
     arguments = (observation, action, TaskGroups.of(windows.task_id, policy.device))
     with policy.autocast():
         metrics = measure_plasticity(policy.model, policy.unit_groups(), arguments, policy.dist)
-    modules = [module_of(name) for name, _ in policy.model.named_parameters()]
-    for prefix, norms in (
-        (tags.WEIGHT_NORM, parameter_norms(policy.model)),
-        (tags.GRADIENT_NORM, result.gradient_norms),
+    modules, with_gradient = [], []
+    for name, parameter in policy.model.named_parameters():
+        modules.append(module_of(name))
+        if parameter.requires_grad:
+            with_gradient.append(module_of(name))
+    for prefix, names, norms in (
+        (tags.WEIGHT_NORM, modules, parameter_norms(policy.model)),
+        (tags.GRADIENT_NORM, with_gradient, result.gradient_norms),
     ):
-        for module, norm in norms_by_module(modules, norms).items():
+        for module, norm in norms_by_module(names, norms).items():
             metrics[f"{prefix}{module}"] = norm
     return metrics

@@ -102,9 +102,8 @@ def make_batch(
     latent = target.encode(data["observation"], groups)
     value = support.expectation(target.world_model.value_logits(latent, action[:, :-1], groups))
     if config.policy.reanalyse_fraction > 0:
-        from lzero.policy.reanalyse import (
-            reanalysed_policy,
-        )  # brings numba, which `import lzero.policy` does without
+        # it brings numba, which `import lzero.policy` does without
+        from lzero.policy.reanalyse import reanalysed_policy
 
         policy = reanalysed_policy(
             policy, target, support, config, latent[:, :steps], action[:, :steps], groups, legal

@@ -23,7 +23,7 @@ from lzero.config import ExperimentConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel
-from lzero.nn.parameters import adamw, ema_update_
+from lzero.nn.parameters import adamw, ema_update_, trained
 from lzero.nn.scalars import ScalarSupport
 from lzero.policy.losses import (
     TERMS,
@@ -169,7 +169,8 @@ class UniZeroMTPolicy:
 
         Each loss carries 1 / T, so with weights of one the rows add up to the gradient of a plain update.
         """
-        shared, own = self.model.shared_parameters(), self.model.task_parameters()
+        shared = trained(self.model.shared_parameters())
+        own = trained(self.model.task_parameters())
         num_windows = totals.moments[:, 0] / (self.config.policy.unroll_steps + 1)
         tasks = []
         for part, loss in zip(passes, losses, strict=True):
@@ -192,9 +193,9 @@ class UniZeroMTPolicy:
         Args:
             present: ``(T,)`` bool, tasks with windows on any rank.
         """
-        parameters = list(self.model.parameters())
+        parameters = trained(list(self.model.parameters()))
         self.dist.all_reduce_gradients_(parameters)
-        # after the sum over ranks every parameter has a gradient
+        # after the sum over ranks every one of them has a gradient
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
         limit = self.config.policy.optimiser.max_grad_norm

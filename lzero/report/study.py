@@ -90,12 +90,14 @@ def reference_scores(tasks: Sequence[Task]) -> tuple[dict[Task, Mapping[str, flo
         reason = f"{path} names no reference scores"
         try:
             domain = load_domain(path)
-            if not hasattr(domain, "reference_scores"):
-                raise ValueError(f"{path} has no reference_scores(game)")
-            for game in games:
-                found[path, game] = dict(domain.reference_scores(game))
         except ValueError as error:
             reason = str(error)
+        else:
+            if hasattr(domain, "reference_scores"):
+                for game in games:
+                    found[path, game] = dict(domain.reference_scores(game))
+            else:
+                reason = f"{path} has no reference_scores(game)"
         bare = ", ".join(game for game in games if not found[path, game])
         if bare:
             notes.append(f"no reference lines of {bare}: {reason}")

@@ -4,11 +4,13 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.tree import BatchTree, Edges
+from tests.mcts.random_nodes import random_node
 
 DISCOUNT, C_VISIT, C_SCALE, EPSILON = 0.95, 50.0, 0.1, 0.01
 # Offset and spread of a model's rewards and values, by seed; in the last one Q differs by less than
@@ -16,13 +18,7 @@ DISCOUNT, C_VISIT, C_SCALE, EPSILON = 0.95, 50.0, 0.1, 0.01
 REGIMES = ((0.0, 1.0), (5.0, 30.0), (1.0, 1e-3))
 
 
-def model(seed: int, path: tuple[int, ...], num_actions: int) -> tuple[float, float, np.ndarray]:
-    """Reward, value and prior of a node: a fixed random function of its path."""
-    digest = hashlib.blake2b(repr((seed, path)).encode(), digest_size=8).digest()
-    rng = np.random.default_rng(int.from_bytes(digest, "little"))
-    offset, spread = REGIMES[seed % len(REGIMES)]
-    reward, value = (offset + spread * rng.normal(size=2)).astype(np.float32)
-    return float(reward), float(value), rng.dirichlet(np.full(num_actions, 0.5)).astype(np.float32)
+model = partial(random_node, regimes=REGIMES)
 
 
 @dataclass

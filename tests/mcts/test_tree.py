@@ -2,14 +2,15 @@
 itself.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
 
 from lzero.mcts.tree import BatchTree
+from tests.mcts.random_nodes import random_node
 
 DISCOUNT = 0.997
 # Offset and spread of a model's rewards and values, by seed: mixed signs, all positive, nearly flat
@@ -17,13 +18,7 @@ DISCOUNT = 0.997
 REGIMES = ((0.0, 1.0), (5.0, 1.0), (0.0, 5e-4))
 
 
-def model(seed: int, path: tuple[int, ...], num_actions: int) -> tuple[float, float, np.ndarray]:
-    """Reward, value (rounded to float32) and prior of a node: a fixed random function of its path."""
-    digest = hashlib.blake2b(repr((seed, path)).encode(), digest_size=8).digest()
-    rng = np.random.default_rng(int.from_bytes(digest, "little"))
-    offset, spread = REGIMES[seed % len(REGIMES)]
-    reward, value = (offset + spread * rng.normal(size=2)).astype(np.float32)
-    return float(reward), float(value), rng.dirichlet(np.full(num_actions, 0.5)).astype(np.float32)
+model = partial(random_node, regimes=REGIMES)
 
 
 @dataclass

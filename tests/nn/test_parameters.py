@@ -57,6 +57,17 @@ def test_what_is_learned_as_it_is_keeps_its_length():
     } <= plain
 
 
+def test_linear_maps_of_other_kinds_are_linear_maps():
+    """A subclass, as adapters are, keeps the decay of its class."""
+
+    class Adapted(torch.nn.Linear):
+        pass
+
+    decayed, plain = parameter_groups(Adapted(3, 2), 0.1)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(2, 3)]
+    assert [tuple(p.shape) for p in plain["params"]] == [(2,)]
+
+
 def test_frozen_parameters_are_left_out():
     model = torch.nn.Linear(3, 2)
     model.bias.requires_grad_(False)

@@ -12,7 +12,7 @@ from lzero.config import LossConfig
 from lzero.device import torch_threads
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.losses import TERMS
-from lzero.policy.metrics import update_metrics
+from lzero.policy.metrics import plasticity_metrics, update_metrics
 from tests.policy.unizero_cases import (
     ACTIONS,
     GAMES,
@@ -323,4 +323,28 @@ def test_bf16_stays_close_to_fp32(name, caplog):
         value.dtype == torch.float32
         for state in low.optimizer.state.values()
         for value in state.values()
+    )
+
+
+def test_frozen_parameters_stay_and_are_not_measured():
+    """Research code freezes parts; the rest goes on, on plain and on measuring updates."""
+    config = make_config({"policy": {"gradient_conflict_interval": 2}})
+    policy = make_policy(config)
+    policy.model.encoder.requires_grad_(False)
+    for name in ("encoder", "encoder_parameters"):
+        del policy.measuring_points()[name]
+    before = snapshot(policy)
+    for seed in range(2):
+        windows = make_windows(config, seed=seed)
+        result = policy.learn(windows)
+        assert bool(result.grams) == (seed == 0)
+        metrics = plasticity_metrics(policy, windows, result)
+        assert "plasticity/weight_norm/encoder" in metrics
+        assert "plasticity/gradient_norm/encoder" not in metrics
+    for name, parameter in policy.model.named_parameters():
+        moved = not torch.equal(parameter, before[f"model/{name}"])
+        assert not (moved and name.startswith("encoder.")), name
+    assert not torch.equal(
+        policy.model.world_model.action_embedding.weight,
+        before["model/world_model.action_embedding.weight"],
     )
