@@ -327,7 +327,7 @@ def test_maps_of_convolutions_have_channels_as_units():
     }
     losses, expected = [], []
     for task in range(2):
-        pictures, target = torch.randn(3, 2, 6, 7), torch.randn(3, 5, 4, 5)
+        pictures, target = torch.randn(3, 2, 6, 8), torch.randn(3, 5, 4, 6)
         with captured(points) as seen:
             loss = (scale(x=conv(pictures)) - target).square().sum()
         (at_maps,) = torch.autograd.grad(loss, seen["maps"], retain_graph=True)
