@@ -42,7 +42,7 @@ test-lowest: $(LOWEST)/.installed
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt pyproject.toml setup.py
+.venv/.installed: requirements.txt pyproject.toml setup.py lzero/native/search_step.cpp
 $(LOWEST)/.installed: requirements-lowest.txt pyproject.toml setup.py
 
 %/.installed:
@@ -50,6 +50,8 @@ $(LOWEST)/.installed: requirements-lowest.txt pyproject.toml setup.py
 	$(PYTHON) -m venv $*
 	$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	$*/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$*/bin/python -c 'from lzero.native import search_step; raise SystemExit(search_step() is None)' || \
+		echo "no C++ compiler: the tree search will run in torch, several times slower; install g++, then make clean setup"
 	touch $@
 
 clean:

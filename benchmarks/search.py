@@ -13,7 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from lzero.mcts.search import search
 from lzero.mcts.tree import BatchTree, Edges
 from lzero.model import UniZeroMTModel
 from lzero.policy import UniZeroMTPolicy
-from lzero.worker.actor import SMALL_SEARCH, Actor
+from lzero.policy.search_model import round_threads, search_model
+from lzero.worker.actor import Actor
 from lzero.nn.scalars import ScalarSupport
 from zoo.atari.domain import ATARI
 from zoo.atari.envs import ATARI8
@@ -157,16 +158,23 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
             latent = model.encoder.norm(torch.randn(num_roots, context, embed_dim, device=device))
             action = torch.randint(0, NUM_ACTIONS, (num_roots, context - 1), device=device)
             valid = torch.full((num_roots,), context - 1, device=device)
+            answers = search_model(model, support, dtype)
             tree = TimedTree(num_roots, args.simulations, NUM_ACTIONS, discount=0.997)
 
             def whole(
-                model=model, latent=latent, action=action, valid=valid, groups=groups, tree=tree
+                model=model,
+                latent=latent,
+                action=action,
+                valid=valid,
+                groups=groups,
+                tree=tree,
+                answers=answers,
             ) -> None:
                 root = model.initial_inference(latent, action, valid, groups, args.simulations)
-                search(model, support, root, legal, tree)
+                search(answers, root, legal, tree)
 
             floor = bare_products(model, num_roots, args.simulations, games)
-            threads = torch_threads(1) if num_roots * embed_dim**2 < SMALL_SEARCH else nullcontext()
+            threads = torch_threads(round_threads(model, num_roots))
             with threads, autocast(device, dtype):
                 whole(), floor()
                 tree.busy = 0.0

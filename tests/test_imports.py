@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "nn": frozenset({"config"}),
     "replay": frozenset(),
     "mcts": frozenset({"config"}),
-    "model": frozenset({"config", "nn"}),
+    "native": frozenset(),
+    "model": frozenset({"config", "nn", "native"}),
     "analysis": frozenset({"device", "distributed", "logging", "nn"}),
     "envs": frozenset({"config"}),
     "policy": frozenset(
@@ -37,6 +38,7 @@ MAY_IMPORT = {
             "replay",
             "mcts",
             "model",
+            "native",
         }
     ),
     "worker": frozenset(

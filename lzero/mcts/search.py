@@ -5,7 +5,7 @@ Shape legend: N = roots, A = actions, M = simulations, R = rows of a round.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lzero.config import SearchConfig
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.tree import BatchTree
+from lzero.mcts.tree import BatchTree, Edges
 
 Cache = TypeVar("Cache")
 CacheOut = TypeVar("CacheOut", covariant=True)
@@ -36,28 +36,60 @@ class RootPrediction(Protocol[CacheOut]):
         """What the model remembers of the roots; the search only hands it back."""
 
 
-class NodePrediction(Protocol):
-    """A model's answer to one round of simulations."""
+class Answers(NamedTuple):
+    """What a model says of a round of simulations, one row each; float32 on the host."""
 
-    @property
-    def reward(self) -> Tensor:
-        """Logits of the reward on the edge ``(R, bins)``."""
-
-    @property
-    def termination(self) -> Tensor:
-        """Logits of the episode's end on the edge ``(R,)``."""
-
-    @property
-    def policy(self) -> Tensor:
-        """Logits at the new node ``(R, A)``."""
-
-    @property
-    def value(self) -> Tensor:
-        """Logits at the new node ``(R, bins)``."""
+    reward: np.ndarray
+    """On the edge ``(R,)``."""
+    value: np.ndarray
+    """Of the new node ``(R,)``."""
+    survival: np.ndarray
+    """Probability that the episode goes on behind the edge ``(R,)``."""
+    prior: np.ndarray
+    """Policy at the new node over legal actions ``(R, A)``."""
 
 
 class SearchModel(Protocol[CacheIn]):
     """What a search needs of a model after its root inference."""
+
+    def begin(
+        self, root: RootPrediction[CacheIn], legal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Priors ``(N, A)`` over the ``legal (N, A)`` actions and values ``(N,)`` of the roots."""
+
+    def expand(self, cache: CacheIn, edges: Edges, legal: np.ndarray) -> Answers:
+        """Answer a round of a search that has begun; ``legal`` as there."""
+
+
+class Support(Protocol):
+    """Turns categorical predictions into scalars."""
+
+    def expectation(self, logits: Tensor) -> Tensor:
+        """``(…, bins)`` to ``(…)``."""
+
+
+class NodePrediction(Protocol):
+    """A model's logits for one round of simulations."""
+
+    @property
+    def reward(self) -> Tensor:
+        """Of the reward on the edge ``(R, bins)``."""
+
+    @property
+    def termination(self) -> Tensor:
+        """Of the episode's end on the edge ``(R,)``."""
+
+    @property
+    def policy(self) -> Tensor:
+        """At the new node ``(R, A)``."""
+
+    @property
+    def value(self) -> Tensor:
+        """At the new node ``(R, bins)``."""
+
+
+class RecurrentModel(Protocol[CacheIn]):
+    """A model that predicts logits."""
 
     def recurrent_inference(
         self,
@@ -70,11 +102,36 @@ class SearchModel(Protocol[CacheIn]):
         """Predictions behind the :class:`~lzero.mcts.tree.Edges` of a round, one a row."""
 
 
-class Support(Protocol):
-    """Turns categorical predictions into scalars."""
+@dataclass(frozen=True)
+class TorchSearchModel(Generic[Cache]):
+    """Answers with a model's own inference, on any device and in any precision.
 
-    def expectation(self, logits: Tensor) -> Tensor:
-        """``(…, bins)`` to ``(…)``."""
+    Attributes:
+        model: predicts logits.
+        support: of its value and reward.
+    """
+
+    model: RecurrentModel[Cache]
+    support: Support
+
+    def begin(
+        self, root: RootPrediction[Cache], legal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`SearchModel`."""
+        illegal = torch.from_numpy(~legal).to(root.policy.device)
+        prior = root.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1)
+        return _to_host(prior), _to_host(self.support.expectation(root.value))
+
+    def expand(self, cache: Cache, edges: Edges, legal: np.ndarray) -> Answers:
+        """See :class:`SearchModel`."""
+        node = self.model.recurrent_inference(cache, *edges)
+        illegal = torch.from_numpy(~legal[edges.root]).to(node.policy.device, non_blocking=True)
+        scalars = self.support.expectation(torch.stack([node.reward, node.value]))
+        survival = torch.sigmoid(-node.termination.float())[None]
+        prior = node.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1)
+        answer = _to_host(torch.cat([scalars, survival, prior.t()]))  # one transfer per round
+        reward, value, survival = answer[:3]
+        return Answers(reward, value, survival, answer[3:].T)
 
 
 @dataclass(frozen=True)
@@ -159,7 +216,6 @@ def make_tree(
 
 def search(
     model: SearchModel[Cache],
-    support: Support,
     root: RootPrediction[Cache],
     legal: np.ndarray,
     tree: BatchTree,
@@ -168,8 +224,7 @@ def search(
     """Run ``tree.num_simulations`` simulations from every root.
 
     Args:
-        model: answers one round of simulations of all roots.
-        support: of the value and reward predictions.
+        model: answers one round of simulations of all roots, whose ``root`` inference this is.
         root: the same model's inference at the roots.
         legal: ``(N, A)`` bool.
         tree: reused between calls; its sizes are the search's, its kind (:class:`BatchTree` or
@@ -179,21 +234,12 @@ def search(
 
     Source: MuZero (arXiv 1911.08265), with all roots in one batch.
     """
-    device = root.policy.device
-    illegal = torch.as_tensor(~legal, device=device)
-    prior = _to_host(root.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1))
-    network_value = _to_host(support.expectation(root.value))
+    prior, network_value = model.begin(root, legal)
     tree.reset(prior if noise is None else add_noise(prior, legal, noise), legal, network_value)
     while tree.simulation < tree.num_simulations:
         edges = tree.select_round()
-        node_illegal = torch.from_numpy(~legal[edges.root]).to(device, non_blocking=True)
-        node = model.recurrent_inference(root.cache, *edges)
-        scalars = support.expectation(torch.stack([node.reward, node.value]))
-        survival = torch.sigmoid(-node.termination.float())[None]
-        node_prior = node.policy.float().masked_fill(node_illegal, -torch.inf).softmax(dim=-1)
-        answer = _to_host(torch.cat([scalars, survival, node_prior.t()]))  # one transfer per round
-        reward, value, survival = answer[:3]
-        tree.expand_and_backup(reward, value, answer[3:].T, survival)
+        answers = model.expand(root.cache, edges, legal)
+        tree.expand_and_backup(answers.reward, answers.value, answers.prior, answers.survival)
     return SearchResult(
         visits=tree.visit_counts(),
         improved=tree.improved_policy(),

@@ -24,6 +24,10 @@ class DenseMLP(nn.Module):
         """``(…, D)`` to ``(…, D)``; there is nothing to balance."""
         return self.w_out(self.activations(x)), None
 
+    def work_of_token(self) -> int:
+        """Multiplications for one token."""
+        return self.w_in.weight.numel() + self.w_out.weight.numel()
+
     def activations(self, x: Tensor) -> Tensor:
         """Hidden units ``(…, hidden)`` after the GELU."""
         return F.gelu(self.w_in(x), approximate="tanh")

@@ -159,6 +159,17 @@ class MoELayer(nn.Module):
             None,
         )
 
+    def work_of_token(self) -> int:
+        """Multiplications for one token, by the shared and by its chosen experts."""
+        work = 0
+        for expert in self.shared_experts:
+            work += expert.w_in.numel() + expert.w_out.numel()
+        if self.experts is not None:
+            of_one = self.experts.w_in[0].numel() + self.experts.w_out[0].numel()
+            chosen = self.experts_of_task.shape[1] if self.router is None else self.router.top_k
+            work += of_one * chosen
+        return work
+
     @torch.no_grad()
     def update_selection_bias(self, load_E: Tensor) -> None:
         """Move the selection bias against the load ``(E,)`` of the last update (summed over ranks by the caller)."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lzero.config import OptimiserConfig
 
@@ -60,3 +61,27 @@ def ema_update_(target: nn.Module, online: nn.Module, momentum: float) -> None:
         for a, b in zip(mine, theirs, strict=True):
             if not a.is_floating_point() and not a.is_complex():
                 a.copy_(b)
+
+
+_steps_of_optimizers = 0
+
+
+def _count_step(*_: object) -> None:
+    global _steps_of_optimizers
+    _steps_of_optimizers += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
+def weights_version(model: nn.Module) -> tuple[object, ...]:
+    """Something that is another thing after every change of parameters or buffers.
+
+    Tensors count the operations that change them, but not those of fused optimizers: the steps of all optimizers are
+    counted here.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return (
+        _steps_of_optimizers,
+        *((tensor.data_ptr(), tensor._version) for tensor in tensors),
+    )

@@ -12,8 +12,10 @@ from torch import Tensor
 from lzero.config import ExperimentConfig
 from lzero.mcts.search import make_tree, search
 from lzero.model import UniZeroMTModel
+from lzero.nn.moe_paths import compute_dtype
 from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups
+from lzero.policy.search_model import search_model
 
 
 @torch.no_grad()
@@ -68,6 +70,8 @@ def reanalysed_policy(
         num_actions,
         discount=config.policy.discount,
     )
-    found = search(model, support, root, host_legal, tree).policy()
+    found = search(
+        search_model(model, support, compute_dtype(latent)), root, host_legal, tree
+    ).policy()
     fresh = torch.as_tensor(found, device=policy.device)
     return policy.index_copy(0, chosen, fresh.view(count, steps, num_actions))

@@ -13,11 +13,8 @@ from lzero.device import torch_threads
 from lzero.mcts.search import RootNoise, SearchResult, make_tree, sample_actions, search
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
+from lzero.policy.search_model import round_threads, search_model
 from lzero.worker.context import EnvContext
-
-# N·D·D, the size of a token pass of pUCT, below which waking a second thread costs more than it
-# computes (benchmarks/search.py). A round of Gumbel search has several times the rows.
-SMALL_SEARCH = 3e6
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,8 @@ class Actor:
     ) -> None:
         config = policy.config
         search_config, discount = config.policy.search, config.policy.discount
-        self.model, self.support, self.autocast, self.rng = (
-            policy.model,
-            policy.support,
-            policy.autocast,
-            rng,
-        )
+        self.model, self.autocast, self.rng = policy.model, policy.autocast, rng
+        self.search_model = search_model(policy.model, policy.support, policy.dtype)
         self.search_config, self.legal = search_config, legal
         self.groups = TaskGroups.of(task_id, policy.device)
         self.device = self.groups.task_id.device
@@ -99,8 +92,7 @@ class Actor:
         )
 
     def _search(self, latent: torch.Tensor) -> SearchResult:
-        small = self.device.type == "cpu" and latent.numel() * latent.shape[1] < SMALL_SEARCH
-        with torch_threads(1 if small else None):
+        with torch_threads(round_threads(self.model, len(latent))):
             root = self.model.initial_inference(
                 self.context.with_current(latent),
                 self.context.action,
@@ -108,7 +100,7 @@ class Actor:
                 self.groups,
                 self.tree.num_simulations,
             )
-            return search(self.model, self.support, root, self.legal, self.tree, self.noise)
+        return search(self.search_model, root, self.legal, self.tree, self.noise)
 
     def act_randomly(self) -> Decision:
         """Legal actions drawn uniformly, without looking; for warming up the replay. Leaves an

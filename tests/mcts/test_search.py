@@ -6,7 +6,7 @@ import torch
 
 from lzero.config import ModelConfig
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.search import RootNoise, add_noise, sample_actions, search
+from lzero.mcts.search import RootNoise, TorchSearchModel, add_noise, sample_actions, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.nn.scalars import ScalarSupport
@@ -42,8 +42,7 @@ def test_batch_of_roots_equals_searches_of_one_root(kind, moe):
         groups = TaskGroups.of(task_id[rows], "cpu")
         root = model.initial_inference(latent[rows], action[rows], valid[rows], groups, SIMULATIONS)
         return search(
-            model,
-            support,
+            TorchSearchModel(model, support),
             root,
             legal[rows],
             kind(len(rows), SIMULATIONS, NUM_ACTIONS, discount=0.997),
@@ -127,7 +126,7 @@ def test_rounds_equal_one_simulation_after_the_other(
         return kind(len(task_id), num_simulations, num_actions, discount=0.997, **settings)
 
     counted = CountedModel(model)
-    got = search(counted, support, root(), legal, tree())
+    got = search(TorchSearchModel(counted, support), root(), legal, tree())
     expected = simulate_one_by_one(model, support, root(), legal, tree())
     np.testing.assert_array_equal(got.visits, expected.visit_counts())
     np.testing.assert_array_equal(got.action_weights, expected.action_weights())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.search import SearchResult, search
+from lzero.mcts.search import SearchResult, TorchSearchModel, search
 from lzero.mcts.tree import BatchTree
 
 N, L, W, A = 100, 3, 5, 3
@@ -100,7 +100,12 @@ def run(
 ) -> SearchResult:
     model = KnownModel(mdps, logits, value)
     tree = KINDS[kind](N, num_simulations, A, discount=DISCOUNT)
-    return search(model, ScalarValues(), model.root(num_simulations), np.ones((N, A), bool), tree)
+    return search(
+        TorchSearchModel(model, ScalarValues()),
+        model.root(num_simulations),
+        np.ones((N, A), bool),
+        tree,
+    )
 
 
 def make_logits(name: str, mdps: Mdps) -> np.ndarray:
@@ -227,7 +232,9 @@ def test_a_search_that_foresees_death_avoids_it(kind):
 
     model = Deadly(mdps, np.zeros(mdps.q.shape), np.ones(mdps.value.shape))
     tree = KINDS[kind](N, 16, A, discount=DISCOUNT)
-    result = search(model, ScalarValues(), model.root(16), np.ones((N, A), bool), tree)
+    result = search(
+        TorchSearchModel(model, ScalarValues()), model.root(16), np.ones((N, A), bool), tree
+    )
     chosen = result.actions(1.0, None)
     assert (chosen != fatal[:, 0]).all()
     assert (result.policy()[np.arange(N), fatal[:, 0]] < 1 / A).all()

@@ -6,7 +6,7 @@ import torch
 
 from lzero.config import ExperimentConfig
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.search import search
+from lzero.mcts.search import TorchSearchModel, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.nn.scalars import ScalarSupport
@@ -63,6 +63,6 @@ def test_equals_searching_every_step_alone(kind, tree_type):
             with torch.no_grad():
                 root = model.initial_inference(seen, taken, torch.tensor([valid]), one, 6)
                 expected = search(
-                    model, support, root, legal[window : window + 1].numpy(), tree
+                    TorchSearchModel(model, support), root, legal[window : window + 1].numpy(), tree
                 ).policy()
             np.testing.assert_allclose(got[window, step], expected[0], atol=1e-5)

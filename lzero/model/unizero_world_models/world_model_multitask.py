@@ -91,6 +91,17 @@ class WorldModel(nn.Module):
             "latent": self.latent_head,
         }
 
+    def work_of_expansion(self) -> int:
+        """Multiplications for one row of :meth:`expand`, those of attention's scores aside."""
+        dim, work = self.config.embed_dim, 0
+        for block in self.transformer.blocks:
+            work += 2 * (
+                4 * dim**2 + block.feed_forward.work_of_token()
+            )  # an action and a latent token
+        for head in self.heads.values():
+            work += dim**2 + dim * head.weight2.shape[-1]
+        return work
+
     def forward(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> WorldModelOutput:
         """Predict along whole windows, teacher-forced.
 
