@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lzero.config import EncoderConfig
-from lzero.nn.encoder import Encoder, LatentNorm
+from lzero.nn.encoder import CHUNK, Encoder, LatentNorm
 
 CASES = {
     "resnet": ({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)),
@@ -38,6 +38,21 @@ def test_latents_are_normalised_and_independent_of_the_batch(config, shape):
     torch.testing.assert_close(latent.std(dim=1, correction=0), torch.ones(6), atol=1e-2, rtol=0)
     torch.testing.assert_close(encoder(x[2:4], task_id[2:4]), latent[2:4], atol=1e-4, rtol=1e-4)
     assert (latent[0] - latent[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("config", "shape"), CASES.values(), ids=CASES)
+def test_chunks_without_gradients_equal_the_whole(config, shape):
+    encoder = make_encoder({**config, "task_conditioned": True}, shape).eval()
+    x = torch.randint(0, 256, (2 * CHUNK + 3, *shape), dtype=torch.uint8)
+    task_id = torch.randint(0, 2, (len(x),))
+    whole = encoder(x, task_id)  # with gradients all frames go together
+    passes = []
+    hook = encoder.project.register_forward_hook(lambda *call: passes.append(len(call[2])))
+    with torch.no_grad():
+        chunks = encoder(x, task_id)
+    hook.remove()
+    assert passes == [CHUNK, CHUNK, 3]
+    torch.testing.assert_close(chunks, whole.detach(), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
