@@ -157,9 +157,10 @@ class EnvConfig(Section):
 class EncoderConfig(Section):
     """Turns one observation into one latent."""
 
-    kind: Literal["resnet", "conv", "vit", "mlp"] = "resnet"
+    kind: Literal["resnet", "conv", "vit", "mlp", "lightzero"] = "resnet"
     """``resnet`` and ``vit`` for pictures, ``conv`` for small grids, ``mlp`` for vectors and very
-    small grids."""
+    small grids. ``lightzero``: LightZero's residual network for pictures, of fixed size, for
+    comparisons at equal work."""
     widths: tuple[PositiveInt, ...] = (32, 64, 64)
     """resnet: channels of each stage; every stage after the first halves the resolution. conv:
     channels of each layer."""

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from lzero.config import EncoderConfig
 from lzero.nn.attention import SelfAttention
 
-# Frames of a pass without gradients on a CPU: what they make of a layer stays in the cache until the next layer reads it.
-# A third less time than all at once for 512 frames of 64x64; a pass with gradients keeps everything and gains nothing
-# (benchmarks/encoder.py).
+# Frames that a CPU encodes at once (benchmarks/encoder.py): what a layer makes of them stays in the cache until the next
+# one reads it.
 CHUNK = 64
+# Bytes of a batch's largest map from which that pays with gradients too, which keep every map: about what a last-level
+# cache holds. Without gradients it always does.
+LARGE_MAPS = 32_000_000
 
 
 class LatentNorm(nn.Module):
@@ -112,6 +114,72 @@ class ResNetTrunk(nn.Module):
         return self.layers(x)
 
 
+class LayerNormBlock(nn.Module):
+    """Residual block as LightZero's, with layer norm over channels and places, and GELU; ``stride`` 2 halves the resolution.
+
+    Args:
+        in_channels: C.
+        channels: C'.
+        side: height and width of what comes out.
+        stride: of the first convolution and, where it is 2, of one on the way past.
+    """
+
+    def __init__(self, in_channels: int, channels: int, side: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.LayerNorm((channels, side, side))
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.LayerNorm((channels, side, side))
+        self.skip = (
+            nn.Identity()
+            if stride == 1
+            else nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        )
+        self.gelu1, self.gelu2 = nn.GELU(approximate="tanh"), nn.GELU(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C', H/stride, W/stride)``."""
+        y = self.gelu1(self.norm1(self.conv1(x)))
+        return self.gelu2(self.norm2(self.conv2(y)) + self.skip(x))
+
+
+class LightZeroTrunk(nn.Module):
+    """The residual network of LightZero's multi-task UniZero for 64x64 pictures: 64 channels, 2 residual blocks at the end.
+
+    145 MFLOP a frame. It is here to compare the two libraries at equal work.
+    Source: opendilab/LightZero, ``lzero/model/common.py`` (``RepresentationNetworkUniZero`` with ``norm_type='LN'``).
+    """
+
+    CHANNELS, BLOCKS = 64, 2
+
+    def __init__(self, config: EncoderConfig, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = observation_shape
+        if height != width or height % 8:
+            raise ValueError(
+                f"encoder.kind='lightzero' needs square pictures with a side divisible by 8, but they are {height}x{width}; "
+                "use encoder.kind='resnet'"
+            )
+        full, half, side = self.CHANNELS, self.CHANNELS // 2, height // 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, half, 3, stride=2, padding=1, bias=False),
+            nn.LayerNorm((half, side, side)),
+            nn.GELU(approximate="tanh"),
+            LayerNormBlock(half, half, side),
+            LayerNormBlock(half, full, side // 2, stride=2),
+            LayerNormBlock(full, full, side // 2),
+            nn.AvgPool2d(3, stride=2, padding=1),
+            LayerNormBlock(full, full, side // 4),
+            *(LayerNormBlock(full, full, side // 4) for _ in range(self.BLOCKS)),
+            nn.Flatten(),
+        )
+        self.out_features = full * (side // 4) ** 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(B, out_features)``."""
+        return self.layers(x.contiguous())  # layer norm over places wants channels first
+
+
 class ConvTrunk(nn.Module):
     """3x3 convolutions at full resolution: features of small grids, where a cell is an object."""
 
@@ -203,12 +271,30 @@ class MLPTrunk(nn.Module):
         return self.layers(x)
 
 
-Trunk = ResNetTrunk | ConvTrunk | ViTTrunk | MLPTrunk
+def largest_output(trunk: nn.Module, observation_shape: tuple[int, ...]) -> int:
+    """Numbers in the largest map that a module inside ``trunk`` makes of one observation."""
+    sizes = [1]
+    hooks = [
+        module.register_forward_hook(lambda module, arguments, output: sizes.append(output.numel()))
+        for module in trunk.modules()
+    ]
+    was_training = trunk.training
+    trunk.eval()  # dropout would draw from the random stream of the run
+    with torch.no_grad():
+        trunk(torch.zeros(1, *observation_shape))
+    trunk.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return max(sizes)
+
+
+Trunk = ResNetTrunk | ConvTrunk | ViTTrunk | MLPTrunk | LightZeroTrunk
 TRUNKS: dict[str, type[Trunk]] = {
     "resnet": ResNetTrunk,
     "conv": ConvTrunk,
     "vit": ViTTrunk,
     "mlp": MLPTrunk,
+    "lightzero": LightZeroTrunk,
 }
 
 
@@ -246,6 +332,7 @@ class Encoder(nn.Module):
         )
         self.project = nn.Linear(self.trunk.out_features, embed_dim)
         self.norm = LatentNorm(latent_norm)
+        self.largest_map = largest_output(self.trunk, observation_shape)
 
     def forward(self, observation: Tensor, task_id: Tensor) -> Tensor:
         """Encode.
@@ -257,8 +344,8 @@ class Encoder(nn.Module):
         Returns:
             Latents ``(B, D)`` in fp32.
         """
-        in_chunks = observation.device.type == "cpu" and not torch.is_grad_enabled()
-        if not in_chunks or len(observation) <= CHUNK:
+        large = 4 * self.largest_map * len(observation) > LARGE_MAPS or not torch.is_grad_enabled()
+        if observation.device.type != "cpu" or len(observation) <= CHUNK or not large:
             return self.norm(self.unnormalised(observation, task_id))
         pairs = zip(observation.split(CHUNK), task_id.split(CHUNK), strict=True)
         return torch.cat([self.norm(self.unnormalised(*pair)) for pair in pairs])

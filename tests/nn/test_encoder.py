@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lzero.config import EncoderConfig
 from lzero.nn.encoder import CHUNK, Encoder, LatentNorm
@@ -12,6 +13,7 @@ CASES = {
     "resnet on a grid": ({"kind": "resnet", "widths": (16,), "stem_stride": 1}, (7, 10, 10)),
     "conv on a grid": ({"kind": "conv", "widths": (8, 12)}, (7, 10, 10)),
     "vit": ({"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2}, (3, 64, 64)),
+    "lightzero": ({"kind": "lightzero"}, (3, 64, 64)),
     "mlp on vectors": ({"kind": "mlp", "hidden": (16, 16)}, (5,)),
     "mlp on a grid": ({"kind": "mlp", "hidden": (16,)}, (4, 10, 10)),
 }
@@ -40,19 +42,57 @@ def test_latents_are_normalised_and_independent_of_the_batch(config, shape):
     assert (latent[0] - latent[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize(("config", "shape"), CASES.values(), ids=CASES)
-def test_chunks_without_gradients_equal_the_whole(config, shape):
+def test_chunks_equal_the_whole(config, shape, gradients, monkeypatch):
     encoder = make_encoder({**config, "task_conditioned": True}, shape).eval()
     x = torch.randint(0, 256, (2 * CHUNK + 3, *shape), dtype=torch.uint8)
-    task_id = torch.randint(0, 2, (len(x),))
-    whole = encoder(x, task_id)  # with gradients all frames go together
-    passes = []
-    hook = encoder.project.register_forward_hook(lambda *call: passes.append(len(call[2])))
-    with torch.no_grad():
-        chunks = encoder(x, task_id)
-    hook.remove()
+    task_id, weight = torch.randint(0, 2, (len(x),)), torch.randn(len(x), 24)
+
+    def run(chunked: bool) -> tuple[torch.Tensor, list[torch.Tensor], list[int]]:
+        monkeypatch.setattr("lzero.nn.encoder.LARGE_MAPS", 0 if chunked else 1e12)
+        passes: list[int] = []
+        hook = encoder.project.register_forward_hook(lambda *call: passes.append(len(call[2])))
+        with torch.set_grad_enabled(gradients or not chunked):
+            latent = encoder(x, task_id)
+        hook.remove()
+        if not gradients:
+            return latent.detach(), [], passes
+        return (
+            latent,
+            list(torch.autograd.grad((latent * weight).sum(), encoder.parameters())),
+            passes,
+        )
+
+    whole, gradients_of_whole, passes = run(chunked=False)
+    assert passes == [len(x)]
+    chunks, gradients_of_chunks, passes = run(chunked=True)
     assert passes == [CHUNK, CHUNK, 3]
-    torch.testing.assert_close(chunks, whole.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(chunks, whole, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(gradients_of_chunks, gradients_of_whole, strict=True):
+        scale = theirs.abs().max()
+        torch.testing.assert_close(ours / scale, theirs / scale, atol=1e-5, rtol=1e-4)
+
+
+def test_only_large_maps_are_cut_with_gradients(monkeypatch):
+    encoder, passes = make_encoder({"kind": "lightzero"}, (3, 64, 64)), []
+    assert encoder.largest_map == 32 * 32 * 32
+    encoder.project.register_forward_hook(lambda *call: passes.append(len(call[2])))
+    frames, task_id = torch.zeros(CHUNK + 1, 3, 64, 64), torch.zeros(CHUNK + 1, dtype=torch.int64)
+    encoder(frames, task_id)
+    monkeypatch.setattr("lzero.nn.encoder.LARGE_MAPS", 4 * 32 * 32 * 32 * CHUNK)
+    encoder(frames, task_id)
+    assert passes == [CHUNK + 1, CHUNK, 1]
+
+
+def test_looking_for_the_largest_map_draws_nothing():
+    states = []
+    for dropout in (0.0, 0.5):
+        config = {"kind": "vit", "vit_width": 32, "vit_heads": 2, "dropout": dropout}
+        encoder = make_encoder(config, (3, 64, 64))
+        assert all(module.training for module in encoder.modules())
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 @torch.no_grad()
@@ -63,6 +103,17 @@ def test_channels_last_view_gives_the_same_latent():
     torch.testing.assert_close(
         encoder(view, task_id), encoder(view.contiguous(), task_id), atol=1e-5, rtol=1e-5
     )
+
+
+def test_lightzero_encoder_does_the_work_of_lightzeros():
+    """145 MFLOP a frame, with 256 outputs of the last map."""
+    encoder, frame = make_encoder({"kind": "lightzero"}, (3, 64, 64)), torch.zeros(1, 3, 64, 64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.trunk(frame)
+    assert encoder.trunk.out_features == 4096
+    assert counter.get_total_flops() / 1e6 == pytest.approx(145 - 2 * 4096 * 256 / 1e6, abs=1)
+    with pytest.raises(ValueError, match="use encoder.kind='resnet'"):
+        make_encoder({"kind": "lightzero"}, (3, 60, 60))
 
 
 def test_task_conditioning_uses_the_task():
