@@ -125,7 +125,7 @@ def gram_of_segments(
         return gram_TT
     places = None  # in P, of each of the R rows
     if len(present) < len(everywhere):
-        places = torch.tensor(list(map(present.index, everywhere)), device=device)
+        places = torch.tensor(list(map(present.index, everywhere))).to(device, non_blocking=True)
     gram_PP = torch.zeros(
         len(segments), len(present), len(present), dtype=torch.float64, device=device
     )
@@ -134,7 +134,7 @@ def gram_of_segments(
         _add_products_(gram_PP, shard_RC, places, ends, start)
     if ranks.count > 1:
         distributed.all_reduce(gram_PP, group=ranks.group)
-    index = torch.tensor(present, device=device)
+    index = torch.tensor(present).to(device, non_blocking=True)
     gram_TT[:, index[:, None], index] = gram_PP
     return gram_TT
 

@@ -235,9 +235,11 @@ class RowLayout:
         """Gram matrices ``(T, T)`` of the points from those of the segments ``(segments, T, T)``:
         they add up.
         """
-        return {
-            name: grams[list(segments)].sum(dim=0) for name, segments in self.components.items()
-        }
+        by_segment = grams.unbind()  # a list as index would make the host wait for the device
+        found = {}
+        for name, segments in self.components.items():
+            found[name] = torch.stack([by_segment[segment] for segment in segments]).sum(dim=0)
+        return found
 
 
 def _check_parts(name: str, pairs: Sequence[tuple[nn.Parameter, int | None]]) -> None:

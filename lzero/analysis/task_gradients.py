@@ -107,10 +107,10 @@ class TaskGradients:
         """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights
         (T,)``.
         """
-        flat = (
-            weights[list(self.tasks)].to(self.rows.dtype)
-            @ self.rows[:, : self.layout.num_parameters]
-        )
+        # as a tensor: a list as index would make the host wait for the device
+        tasks = torch.tensor(self.tasks, dtype=torch.int64).to(weights.device, non_blocking=True)
+        mine = weights.index_select(0, tasks).to(self.rows.dtype)
+        flat = mine @ self.rows[:, : self.layout.num_parameters]
         self.layout.set_gradients_(flat)
 
 

@@ -16,6 +16,7 @@ from lzero.distributed import Distributed
 from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
 from lzero.nn.encoder import LatentNorm
 from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 from lzero.policy.targets import Batch
 
 TERMS = ("latent", "reward", "termination", "value", "policy", "entropy")
@@ -47,14 +48,14 @@ class ForwardPass:
         latent: ``(B, S, D)``.
         output: predictions.
         sums: with the gradient of these windows.
-        task_id: ``(B,)`` int64.
+        groups: tasks of the B windows.
         activations: tensors at the points where the gradient is measured, by point.
     """
 
     latent: Tensor
     output: WorldModelOutput
     sums: Sums
-    task_id: Tensor
+    groups: TaskGroups
     activations: Mapping[str, list[Tensor]]
 
 

@@ -122,7 +122,8 @@ class UniZeroMTPolicy:
         losses, spreads = [], []
         for part in passes:  # the parts' losses add up to the mean over tasks of all ranks' windows
             means = masked_means(part.sums.terms, totals.counts)
-            spread = spread_shortfall(part.latent, part.task_id, totals.moments, self.enough_spread)
+            task_id = part.groups.task_id
+            spread = spread_shortfall(part.latent, task_id, totals.moments, self.enough_spread)
             loss = weighted_total(means, spread, loss_config, entropy_weight).mean()
             if part.output.balance is not None and totals.load is not None:
                 loss = loss + part.output.balance.loss(totals.load, moe_config)
@@ -156,7 +157,7 @@ class UniZeroMTPolicy:
             latent, output = self.model(batch.observation, batch.action, batch.groups)
             norm = self.model.encoder.norm
             sums = loss_sums(latent, output, batch, self.num_tasks, self.support, norm)
-        return ForwardPass(latent, output, sums, batch.groups.task_id, activations)
+        return ForwardPass(latent, output, sums, batch.groups, activations)
 
     def _backward_by_task(
         self,
@@ -174,8 +175,8 @@ class UniZeroMTPolicy:
         num_windows = totals.moments[:, 0] / (self.config.policy.unroll_steps + 1)
         tasks = []
         for part, loss in zip(passes, losses, strict=True):
-            task = int(part.task_id[0])  # a measuring update may wait for the device
-            share = len(part.task_id) / num_windows[task]
+            task = int(part.groups.host_task_id[0])
+            share = len(part.groups.host_task_id) / num_windows[task]
             tasks.append(TaskLoss(task, loss, part.activations, share))
         found = TaskGradients.of(shared, own, points, tasks)
         grams = gram_matrices(found.rows, found.layout.lengths, found.tasks, self.num_tasks)

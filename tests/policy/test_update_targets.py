@@ -144,8 +144,9 @@ def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(
     config = make_config({"policy": {"reanalyse_fraction": fraction, "search": search}})
     policy, windows = make_policy(config), make_windows(config)
     legal = LEGAL[windows.task_id.numpy()]
-    actor = Actor(policy, windows.task_id.numpy(), legal, None)
-    actor.model = copy.deepcopy(policy.target)
+    acting = copy.copy(policy)
+    acting.model = copy.deepcopy(policy.target)
+    actor = Actor(acting, windows.task_id.numpy(), legal, None)
     steps = config.policy.unroll_steps + 1
     fresh = []
     for step in range(steps):
