@@ -1,7 +1,11 @@
 """Cost of the tree search against the bare matrix products of its token passes, and env steps per second over games.
 
-    python benchmarks/search.py            # both tables
-    python benchmarks/search.py --games 1 2 4 8 --rounds 5
+    python benchmarks/search.py            # all tables
+    python benchmarks/search.py --tables compiled --rounds 5
+    python benchmarks/search.py --tables games --games 1 2 4 8
+
+Compiled: the compiled step against torch, and Gumbel search in rounds against one simulation of every root at a time. Equal:
+experts of 8 D² multiplications, as LightZero's; the default ones have 40 % of that.
 
 Floor: for every token pass of the search the linear maps of blocks and heads at their real shapes, called the same way
 (``F.linear``, ``baddbmm``), with nothing between them. Tree: seconds inside BatchTree's methods.
@@ -22,17 +26,25 @@ import torch.nn.functional as F
 from lzero.nn.tasks import TaskGroups
 from lzero.config import EnvConfig, ExperimentConfig, ModelConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
-from lzero.mcts.search import search
+from lzero.mcts.gumbel import GumbelTree
+from lzero.mcts.search import TorchSearchModel, search
 from lzero.mcts.tree import BatchTree, Edges
 from lzero.model import UniZeroMTModel
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.search_model import round_threads, search_model
+from lzero.policy.search_model import NativeSearchModel, round_threads, search_model
 from lzero.worker.actor import Actor
 from lzero.nn.scalars import ScalarSupport
 from zoo.atari.domain import ATARI
 from zoo.atari.envs import ATARI8
 
 NUM_ACTIONS = 18
+TABLES = ("compiled", "floor", "games")
+
+
+class OneByOneTree(GumbelTree):
+    """Gumbel search that expands one simulation of every root at a time, as it was done before rounds."""
+
+    _round_width = BatchTree._round_width
 
 
 class TimedTree(BatchTree):
@@ -56,19 +68,10 @@ class TimedTree(BatchTree):
         self._timed("expand_and_backup", *args)
 
 
-def model_config(embed_dim: int, moe: bool) -> ModelConfig:
-    return ModelConfig.model_validate(
-        {"embed_dim": embed_dim, "num_layers": 2, "moe": {"enabled": moe}}
-    )
-
-
-def make_model(embed_dim: int, moe: bool, num_tasks: int, device: torch.device) -> UniZeroMTModel:
+def make_model(embed_dim: int, moe: dict, num_tasks: int, device: torch.device) -> UniZeroMTModel:
     torch.manual_seed(0)
-    model = (
-        UniZeroMTModel(model_config(embed_dim, moe), (3, 64, 64), NUM_ACTIONS, num_tasks)
-        .to(device)
-        .eval()
-    )
+    config = ModelConfig.model_validate({"embed_dim": embed_dim, "num_layers": 2, "moe": moe})
+    model = UniZeroMTModel(config, (3, 64, 64), NUM_ACTIONS, num_tasks).to(device).eval()
     # Heads start at zero; random ones give the search a tree of ordinary shape.
     for parameter in model.world_model.parameters():
         if parameter.ndim == 3 and not parameter.any():
@@ -137,7 +140,68 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
+BLOCKS = {"dense": {"enabled": False}, "moe 8+1": {}, "moe, equal": {"hidden_ratio": 8 / 3}}
+
+
+@torch.no_grad()
+def compiled_table(args: argparse.Namespace) -> None:
+    """Milliseconds of whole searches, the best of the rounds, which take turns."""
+    device, support, dim = torch.device("cpu"), ScalarSupport(), 256
+    print(
+        f"\nCompiled step, D = {dim}, 2 layers, best of {args.rounds}; {args.simulations} simulations of pUCT"
+    )
+    header = f"{'blocks':<12}{'roots':>6}{'torch, 1 thread':>17}{'compiled':>10}{'ratio':>7}{'2 threads':>11}{'gain':>6}"
+    print(header + f"{'Gumbel 16':>11}{'one by one':>12}{'gain':>6}")
+    for name, moe in BLOCKS.items():
+        for num_roots in (8, 16):
+            model = make_model(dim, moe, 1, device)
+            groups = TaskGroups.of(np.zeros(num_roots, np.int64), device)
+            context, legal = model.config.context_steps, np.ones((num_roots, NUM_ACTIONS), bool)
+            latent = model.encoder.norm(torch.randn(num_roots, context, dim))
+            action = torch.randint(0, NUM_ACTIONS, (num_roots, context - 1))
+            valid = torch.full((num_roots,), context - 1)
+            in_torch, compiled = TorchSearchModel(model, support), NativeSearchModel(model, support)
+
+            def run(
+                answers,
+                tree,
+                threads,
+                model=model,
+                groups=groups,
+                legal=legal,
+                root_arguments=(latent, action, valid),
+            ) -> float:
+                with torch_threads(threads):
+                    start = time.perf_counter()
+                    root = model.initial_inference(*root_arguments, groups, tree.num_simulations)
+                    search(answers, root, legal, tree)
+                    return 1e3 * (time.perf_counter() - start)
+
+            sizes = (num_roots, args.simulations, NUM_ACTIONS)
+            puct = BatchTree(*sizes, discount=0.997)
+            rounds, one_by_one = (
+                kind(num_roots, 16, NUM_ACTIONS, discount=0.997)
+                for kind in (GumbelTree, OneByOneTree)
+            )
+            cases = (
+                (in_torch, puct, 1),
+                (compiled, puct, 1),
+                (compiled, puct, 2),
+                (compiled, rounds, 1),
+                (compiled, one_by_one, 1),
+            )
+            for case in cases:
+                run(*case)
+            times = [[run(*case) for case in cases] for _ in range(args.rounds)]
+            slow, fast, two, wide, narrow = (min(column) for column in zip(*times, strict=True))
+            print(
+                f"{name:<12}{num_roots:>6}{slow:>17.0f}{fast:>10.0f}{slow / fast:>7.2f}{two:>11.0f}{fast / two:>6.2f}"
+                f"{wide:>11.1f}{narrow:>12.1f}{narrow / wide:>6.2f}",
+                flush=True,
+            )
+
+
+@torch.no_grad()
 def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
     games, envs = 2, 8
     num_roots = games * envs
@@ -152,7 +216,7 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
     )
     for embed_dim in args.dims:
         for moe in (False, True):
-            model = make_model(embed_dim, moe, games, device)
+            model = make_model(embed_dim, {"enabled": moe}, games, device)
             groups = TaskGroups.of(task_id, device)
             context = model.config.context_steps
             latent = model.encoder.norm(torch.randn(num_roots, context, embed_dim, device=device))
@@ -205,13 +269,13 @@ def games_table(args: argparse.Namespace, device: torch.device, dtype: torch.dty
             config = ExperimentConfig.model_validate(
                 {
                     "env": {"games": names},
-                    "model": model_config(256, moe).model_dump(),
+                    "model": {"embed_dim": 256, "num_layers": 2, "moe": {"enabled": moe}},
                     "policy": {"search": {"num_simulations": args.simulations}},
                     "precision": args.precision,
                 }
             )
             policy = UniZeroMTPolicy(config, (3, 64, 64), env.legal_actions)
-            policy.model = make_model(256, moe, games, device)
+            policy.model = make_model(256, {"enabled": moe}, games, device)
             actor = Actor(policy, env.task_id, env.legal_actions, np.random.default_rng(0))
             observation = env.reset(0).observation
             observation = env.step(actor.act(observation).action).observation
@@ -226,6 +290,9 @@ def games_table(args: argparse.Namespace, device: torch.device, dtype: torch.dty
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tables", nargs="+", choices=TABLES, default=list(TABLES), help="what to measure"
     )
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 768], help="model widths")
     parser.add_argument(
@@ -245,8 +312,12 @@ def main() -> None:
     print(
         f"device {device}, precision {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    search_table(args, device, dtype)
-    games_table(args, device, dtype)
+    if "compiled" in args.tables:
+        compiled_table(args)
+    if "floor" in args.tables:
+        search_table(args, device, dtype)
+    if "games" in args.tables:
+        games_table(args, device, dtype)
 
 
 if __name__ == "__main__":

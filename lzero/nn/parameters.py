@@ -78,9 +78,11 @@ def weights_version(model: nn.Module) -> tuple[object, ...]:
     """Something that is another thing after every change of parameters or buffers.
 
     Tensors count the operations that change them, but not those of fused optimizers: the steps of all optimizers are
-    counted here.
+    counted here. Those that were made in inference mode count nothing: of them no two versions are the same.
     """
     tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_inference() for tensor in tensors):
+        return (object(),)
     return (
         _steps_of_optimizers,
         *((tensor.data_ptr(), tensor._version) for tensor in tensors),

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from lzero.nn.parameters import ema_update_, parameter_groups
+from lzero.nn.parameters import ema_update_, parameter_groups, weights_version
 from tests.policy.unizero_cases import MODELS, make_config, make_policy, merged
 
 NAMED = {
@@ -86,3 +86,27 @@ def test_the_target_follows_by_the_momentum():
     assert torch.equal(target.weight, torch.full((4,), 1.25))
     assert torch.equal(target.running_mean, torch.full((4,), 0.5))
     assert target.num_batches_tracked == 3, "counters are copied"
+
+
+def test_weights_have_another_version_after_every_change():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    versions = [weights_version(model)]
+    assert weights_version(model) == versions[0]
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.randn(4, 3)).square().sum().backward()  # moves the running statistics
+    versions.append(weights_version(model))
+    optimizer.step()
+    versions.append(weights_version(model))
+    model.load_state_dict(copy.deepcopy(model).state_dict())
+    versions.append(weights_version(model))
+    ema_update_(model, copy.deepcopy(model), 0.5)
+    versions.append(weights_version(model))
+    model[0].weight = torch.nn.Parameter(torch.zeros(3, 3))
+    versions.append(weights_version(model))
+    assert len(set(versions)) == len(versions)
+
+
+def test_weights_made_in_inference_mode_are_always_new():
+    with torch.inference_mode():
+        model = torch.nn.Linear(3, 3)
+    assert weights_version(model) != weights_version(model)
