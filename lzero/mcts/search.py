@@ -126,10 +126,19 @@ class TorchSearchModel(Generic[Cache]):
         """See :class:`SearchModel`."""
         node = self.model.recurrent_inference(cache, *edges)
         illegal = torch.from_numpy(~legal[edges.root]).to(node.policy.device, non_blocking=True)
+        return self.brought_to_host(self.packed(node, illegal))
+
+    def packed(self, node: NodePrediction, illegal: Tensor) -> Tensor:
+        """Answers in one tensor ``(3 + A, R)``, which is one transfer; ``illegal (R, A)``."""
         scalars = self.support.expectation(torch.stack([node.reward, node.value]))
         survival = torch.sigmoid(-node.termination.float())[None]
         prior = node.policy.float().masked_fill(illegal, -torch.inf).softmax(dim=-1)
-        answer = _to_host(torch.cat([scalars, survival, prior.t()]))  # one transfer per round
+        return torch.cat([scalars, survival, prior.t()])
+
+    @staticmethod
+    def brought_to_host(packed: Tensor) -> Answers:
+        """What :meth:`packed` holds."""
+        answer = _to_host(packed)
         reward, value, survival = answer[:3]
         return Answers(reward, value, survival, answer[3:].T)
 

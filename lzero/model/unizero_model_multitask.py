@@ -7,6 +7,7 @@ C = context steps, E = rows of a round of simulations.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
@@ -130,9 +131,13 @@ class UniZeroMTModel(nn.Module):
             action: ``(E,)`` int64, taken there.
             node: ``(E,)`` int64, number that the new node gets, 1 … M and not yet taken.
         """
-        return NodeInference(
-            *self.world_model.expand(cache, root, parent, action, node, self.encoder.norm)
-        )
+        groups = cache.groups.take(root)
+        rows = torch.from_numpy(cache.rows(root, parent, action, node))
+        return self.expand(cache, rows.to(groups.task_id.device, non_blocking=True), groups)
+
+    def expand(self, cache: SearchCache, rows: Tensor, groups: TaskGroups) -> NodeInference:
+        """:meth:`recurrent_inference` of a round that is on the device already; see :meth:`WorldModel.expand`."""
+        return NodeInference(*self.world_model.expand(cache, rows, groups, self.encoder.norm))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that all tasks share."""

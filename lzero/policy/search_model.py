@@ -13,9 +13,13 @@ from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.native import search_step
 from lzero.nn.scalars import ScalarSupport
+from lzero.policy.graph_search import GraphSearchModel
 
 SWITCH = "LZERO_NATIVE_SEARCH"
 """Environment variable; 0 searches with torch everywhere."""
+
+GRAPH_SWITCH = "LZERO_CUDA_GRAPH"
+"""Environment variable; 1 searches with captured graphs on CUDA. Off by default: never measured."""
 
 # Multiplications of a round below which waking a second thread of torch costs more than it computes
 # (benchmarks/search.py).
@@ -69,6 +73,8 @@ def search_model(
 ) -> SearchModel[SearchCache]:
     """What answers searches with ``model``, whose products run in ``dtype``."""
     device = model.world_model.action_embedding.weight.device
+    if device.type == "cuda" and os.environ.get(GRAPH_SWITCH) == "1":
+        return GraphSearchModel(model, support)
     if device.type != "cpu":
         return TorchSearchModel(model, support)
     switched_off = os.environ.get(SWITCH) == "0"

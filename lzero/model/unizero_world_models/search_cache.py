@@ -123,23 +123,47 @@ class SearchCache:
         diagonal = torch.eye(length, dtype=torch.bool, device=num_valid.device)
         return ((causal & self.root_valid(num_valid)[:, None]) | diagonal)[:, None]
 
-    def add_nodes(
-        self, root: np.ndarray, parent: np.ndarray, node: np.ndarray
-    ) -> tuple[TokenSite, TokenSite]:
-        """Add a node a row; where its action token and its latent token go.
+    def is_like(self, other: "SearchCache") -> bool:
+        """Whether both are of as many roots, of the same tasks, with as many simulations."""
+        same_tasks = np.array_equal(self.groups.host_task_id, other.groups.host_task_id)
+        return same_tasks and self.slabs[0].shape == other.slabs[0].shape
+
+    def take_roots_of_(self, other: "SearchCache") -> None:
+        """Start over with the roots of ``other``, which :meth:`is_like` this one; memory stays in place."""
+        tokens = self.num_root_tokens
+        for mine, theirs in zip(self.slabs, other.slabs, strict=True):
+            mine[:, :tokens] = theirs[:, :tokens]
+        self.window[:, 0] = other.window[:, 0]
+        self.position[:, 0] = other.position[:, 0]
+
+    def rows(
+        self, root: np.ndarray, parent: np.ndarray, action: np.ndarray, node: np.ndarray
+    ) -> np.ndarray:
+        """What :meth:`add_nodes` needs of a round, int64 ``(5, E)``: flat numbers of parents and new
+        nodes, slots of the action and the latent tokens, actions.
+
+        They are computed on the host, where each small operation costs least, and travel at once.
 
         Args:
             root: ``(E,)`` int64, may hold a root several times.
-            parent: ``(E,)`` int64, nodes of these roots that exist before the call.
+            parent: ``(E,)`` int64, nodes of these roots that exist before the round.
+            action: ``(E,)`` int64, taken there.
             node: ``(E,)`` int64, numbers of the new nodes, 1 … M.
         """
-        num_columns, width = self.window.shape[1:]
+        num_columns = self.window.shape[1]
         first_slot = root * self.slabs[0].shape[1] + self.num_root_tokens
         slot = first_slot + 2 * (node - 1)
-        # numbers are computed on the host, where each small operation costs least
-        rows = np.stack([root * num_columns + parent, root * num_columns + node, slot, slot + 1])
-        on_device = torch.from_numpy(rows).to(self.window.device, non_blocking=True)
-        old, new, action_slot, latent_slot = on_device.unbind()
+        old, new = root * num_columns + parent, root * num_columns + node
+        return np.stack([old, new, slot, slot + 1, action])
+
+    def add_nodes(self, rows: Tensor) -> tuple[TokenSite, TokenSite]:
+        """Add a node a row; where its action token and its latent token go.
+
+        Args:
+            rows: of :meth:`rows`, on the device.
+        """
+        width = self.window.shape[2]
+        old, new, action_slot, latent_slot = rows[:4].unbind()
         windows, positions = self.window.view(-1, width), self.position.view(-1)
         position = positions.index_select(0, old)
         seen_by_action = self._slide(windows.index_select(0, old), action_slot)

@@ -10,7 +10,6 @@ R = register tokens, L = tokens, E = rows of a round of simulations.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -199,31 +198,22 @@ class WorldModel(nn.Module):
         return self.policy_head(last, groups)[:, 0], self.value_head(last, groups)[:, 0], cache
 
     def expand(
-        self,
-        cache: SearchCache,
-        root: np.ndarray,
-        parent: np.ndarray,
-        action: np.ndarray,
-        node: np.ndarray,
-        latent_norm: nn.Module,
+        self, cache: SearchCache, rows: Tensor, groups: TaskGroups, latent_norm: nn.Module
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """One round of simulations: per row an action token, then the latent token it predicts.
 
         Args:
             cache: of :meth:`prefill`; gains a node a row.
-            root: ``(E,)`` int64, on the host as the next three; a root may occur several times.
-            parent: ``(E,)`` int64 node that is left, which an earlier call has made.
-            action: ``(E,)`` int64 action that is taken there.
-            node: ``(E,)`` int64 number of the new node, 1 … M.
+            rows: the round as :meth:`SearchCache.rows` writes it ``(5, E)``, on the device.
+            groups: tasks of the E rows.
             latent_norm: the encoder's final norm.
 
         Returns:
             Reward logits ``(E, V)``, termination logits ``(E,)``, and of the new node the latent
             ``(E, D)``, policy logits ``(E, A)`` and value logits ``(E, V)``.
         """
-        groups = cache.groups.take(root)
-        at_action, at_latent = cache.add_nodes(root, parent, node)
-        taken = torch.from_numpy(action).to(groups.task_id.device, non_blocking=True)
+        at_action, at_latent = cache.add_nodes(rows)
+        taken = rows[4]
         token = self._embed(self.action_embedding(taken), groups.task_id)
         hidden = self._step(token, cache, groups, at_action)
         latent = latent_norm(self.latent_head(hidden, groups)[:, 0])
