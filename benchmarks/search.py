@@ -5,7 +5,7 @@
     python benchmarks/search.py --tables games --games 1 2 4 8
 
 Compiled: the compiled step against torch, and Gumbel search in rounds against one simulation of every root at a time. Equal:
-experts of 8 D² multiplications, as LightZero's; the default ones have 40 % of that.
+experts of 8 D² multiplications, as LightZero's; the default ones have 40 % of that. Inductor: torch.compile in its place.
 
 Floor: for every token pass of the search the linear maps of blocks and heads at their real shapes, called the same way
 (``F.linear``, ``baddbmm``), with nothing between them. Tree: seconds inside BatchTree's methods.
@@ -17,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 
 import numpy as np
@@ -38,7 +39,7 @@ from zoo.atari.domain import ATARI
 from zoo.atari.envs import ATARI8
 
 NUM_ACTIONS = 18
-TABLES = ("compiled", "floor", "games")
+TABLES = ("compiled", "inductor", "floor", "games")
 
 
 class OneByOneTree(GumbelTree):
@@ -202,6 +203,63 @@ def compiled_table(args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
+def inductor_table(args: argparse.Namespace) -> None:
+    """The other way to a compiled step: torch.compile of the same expansion, one thread."""
+    support, num_roots, rounds = ScalarSupport(), 8, 50
+    print(
+        f"\nOne expansion of {num_roots} roots, D = 256, 2 layers, one thread: milliseconds, mean of {rounds}"
+    )
+    print(f"{'blocks':<12}{'torch':>8}{'torch.compile':>15}{'compiled in s':>15}{'C++':>8}")
+    for name, moe in BLOCKS.items():
+        model = make_model(256, moe, 1, torch.device("cpu"))
+        groups = TaskGroups.of(np.zeros(num_roots, np.int64), "cpu")
+        context = model.config.context_steps
+        root = model.initial_inference(
+            model.encoder.norm(torch.randn(num_roots, context, 256)),
+            torch.zeros(num_roots, context - 1, dtype=torch.int64),
+            torch.full((num_roots,), context - 1),
+            groups,
+            rounds,
+        )
+        edges = Edges(
+            *np.stack(
+                [
+                    np.arange(num_roots),
+                    *np.zeros((2, num_roots), np.int64),
+                    np.ones(num_roots, np.int64),
+                ]
+            )
+        )
+        rows, legal = (
+            torch.from_numpy(root.cache.rows(*edges)),
+            np.ones((num_roots, NUM_ACTIONS), bool),
+        )
+        native, inductor = (
+            NativeSearchModel(model, support),
+            torch.compile(model.expand, dynamic=False),
+        )
+        native.begin(root, legal)
+        steps = (
+            partial(model.expand, root.cache, rows, groups),
+            partial(inductor, root.cache, rows, groups),
+            partial(native.expand, root.cache, edges, legal),
+        )
+        with torch_threads(1):
+            first, *_ = [seconds(step, torch.device("cpu")) for step in steps[1:]]
+            times = []
+            for step in steps:
+                step()
+                start = time.perf_counter()
+                for _ in range(rounds):
+                    step()
+                times.append(1e3 * (time.perf_counter() - start) / rounds)
+        plain, with_inductor, in_cpp = times
+        print(
+            f"{name:<12}{plain:>8.2f}{with_inductor:>15.2f}{first:>15.1f}{in_cpp:>8.2f}", flush=True
+        )
+
+
+@torch.no_grad()
 def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
     games, envs = 2, 8
     num_roots = games * envs
@@ -314,6 +372,8 @@ def main() -> None:
     )
     if "compiled" in args.tables:
         compiled_table(args)
+    if "inductor" in args.tables:
+        inductor_table(args)
     if "floor" in args.tables:
         search_table(args, device, dtype)
     if "games" in args.tables:
