@@ -20,6 +20,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -125,7 +126,7 @@ inline float exponential(float x) {  // relative error 2e-7
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const int32_t bits = (n + 127) << 23;
+  const uint32_t bits = uint32_t(n + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return p * power;
@@ -516,6 +517,7 @@ int64_t scratch_width(const Model* model) { return Worker::scratch_width(*model)
 
 // Expands the rows of a round on up to `threads` threads, this one among them.
 void expand(const Model* model, const Cache* cache, const Round* round, int64_t threads) {
+  if (round->rows == 0) return;
   std::vector<int> order(round->rows);
   for (int64_t i = 0; i < round->rows; ++i) order[i] = int(i);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
@@ -528,7 +530,12 @@ void expand(const Model* model, const Cache* cache, const Round* round, int64_t 
     Worker(*model, *cache, *round, order.data() + begin, end - begin, scratch).run();
   };
   std::vector<std::thread> others;
-  for (int64_t t = 1; t < workers; ++t) others.emplace_back(part, t);
+  int64_t started = 1;
+  try {
+    for (; started < workers; ++started) others.emplace_back(part, started);
+  } catch (const std::system_error&) {  // the system gives no more threads: this one does their part
+    for (int64_t t = started; t < workers; ++t) part(t);
+  }
   part(0);
   for (std::thread& other : others) other.join();
 }
