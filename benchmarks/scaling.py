@@ -8,9 +8,9 @@ of a process of its own. Ranks: real gloo processes of one thread each, eight ga
 separates waiting for the others from exchanging. Games: how long environments of each game take, and how unevenly the ranks are
 loaded for it.
 
-The model of an exchange: calls · rounds · latency + bytes sent by all ranks / bandwidth of the machine, where a reduction over
-n ranks takes 2 (n − 1) rounds and sends 2 (n − 1) times its size. Both numbers are fitted to all but the largest number of
-processes, whose time is then predicted.
+The model of an exchange: calls · 2 (n − 1) · latency + bytes sent by all ranks / bandwidth of the machine. The latency of a
+round is that of a reduction of one number, the bandwidth the mean over all but the largest number of processes, whose time is then
+predicted.
 """
 
 import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
@@ -187,7 +187,7 @@ def watch(traffic: list[Traffic], world_size: int) -> None:
 
 
 def on_rank(processes: int, updates: int, meeting: str, rank: int) -> dict[str, Traffic]:
-    """Traffic of the median plain and measuring update of this rank."""
+    """Traffic of this rank: of the median plain and measuring update, and of the reduction of one number."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=processes
@@ -200,9 +200,11 @@ def on_rank(processes: int, updates: int, meeting: str, rank: int) -> dict[str, 
         np.random.default_rng(rank),
         dict(zip(share.task_ids, share.batch_sizes, strict=True)),
     )
+    one = torch.ones(1)
+    reducing = median_seconds(lambda: distributed.all_reduce(one), 50)
+    found = {"small": Traffic(calls=1, exchanging=reducing)}
     traffic = [Traffic()]
     watch(traffic, processes)
-    found = {}
     for kind, train_iter in (("plain", 1), ("measuring", 0)):
         updates_of_kind = []
         for _ in range(updates + 1):
@@ -261,19 +263,27 @@ def ranks_table(arguments: Arguments) -> Table:
     ):
         table.add_column(header, justify="right")
     measured: dict[str, dict[int, Traffic]] = {"plain": {}, "measuring": {}}
+    small: dict[int, float] = {}
     for processes in arguments.processes:
         if processes == 1:
             continue  # nothing is sent
         with tempfile.TemporaryDirectory() as folder:
             job = partial(on_rank, processes, arguments.updates, str(Path(folder) / "meeting"))
             ranks = in_processes(job, processes)
+        small[processes] = max(rank["small"].exchanging for rank in ranks)
         for kind in measured:
             measured[kind][processes] = max(
                 (rank[kind] for rank in ranks), key=lambda t: t.exchanging
             )
     largest = arguments.processes[-1]
     for kind, by_ranks in measured.items():
-        latency, per_byte = fitted({n: t for n, t in by_ranks.items() if n != largest})
+        known = [n for n in by_ranks if n != largest]
+        latency = statistics.mean(small[n] / (2 * (n - 1)) for n in known)
+        per_byte = statistics.mean(
+            max(by_ranks[n].exchanging - predicted(n, by_ranks[n], latency, 0), 0)
+            / (n * by_ranks[n].sent)
+            for n in known
+        )
         for processes, traffic in by_ranks.items():
             model = predicted(processes, traffic, latency, per_byte)
             table.add_row(
@@ -288,35 +298,16 @@ def ranks_table(arguments: Arguments) -> Table:
         error = predicted(largest, last, latency, per_byte) / last.exchanging - 1
         table.add_section()
         print(
-            f"{kind}: latency {1e6 * latency:.0f} us a round, {1 / per_byte / MIB:.0f} MiB/s of all ranks together; "
-            f"at {largest} ranks the model is off by {error:+.0%}"
+            f"{kind}: latency {1e6 * latency:.0f} us a round, {1 / per_byte / MIB:.0f} MiB/s of all "
+            f"ranks together; at {largest} ranks the model is off by {error:+.0%}"
         )
     return table
 
 
-def design(processes: int, traffic: Traffic) -> tuple[float, float]:
-    """What latency and time per byte are multiplied with."""
-    return traffic.calls * 2 * (processes - 1), traffic.sent * processes
-
-
-def fitted(by_ranks: dict[int, Traffic]) -> tuple[float, float]:
-    """Seconds per round and per byte, neither below zero, by least squares over relative errors."""
-    from scipy.optimize import nnls
-
-    rows, ones = [], []
-    for processes, traffic in by_ranks.items():
-        rows.append([x / traffic.exchanging for x in design(processes, traffic)])
-        ones.append(1.0)
-    scale = np.abs(rows).max(axis=0)
-    solution, _ = nnls(np.array(rows) / scale, np.array(ones))
-    latency, per_byte = solution / scale
-    return float(latency), max(float(per_byte), 1e-15)
-
-
 def predicted(processes: int, traffic: Traffic, latency: float, per_byte: float) -> float:
-    """Seconds of the update's exchanges."""
-    rounds, sent = design(processes, traffic)
-    return rounds * latency + sent * per_byte
+    """Seconds of an update's exchanges."""
+    rounds = traffic.calls * 2 * (processes - 1)
+    return rounds * latency + processes * traffic.sent * per_byte
 
 
 def games_table(arguments: Arguments) -> Table:

@@ -14,7 +14,7 @@ from lzero.nn.attention import SelfAttention
 
 # Frames that a CPU encodes at once (benchmarks/encoder.py): what a layer makes of them stays in the cache until the next
 # one reads it.
-CHUNK = 64
+CHUNK = 128
 # Bytes of a batch's largest map from which that pays with gradients too, which keep every map: about what a last-level
 # cache holds. Without gradients it always does.
 LARGE_MAPS = 32_000_000
