@@ -9,8 +9,8 @@ separates waiting for the others from exchanging. Games: how long environments o
 loaded for it.
 
 The model of an exchange: calls · 2 (n − 1) · latency + bytes sent by all ranks / bandwidth of the machine. The latency of a
-round is that of a reduction of one number, the bandwidth the mean over all but the largest number of processes, whose time is then
-predicted.
+round is that of a reduction of one number, the bandwidth the mean over all but the largest number of processes, for which the
+time is then predicted.
 """
 
 import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
