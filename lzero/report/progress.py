@@ -17,12 +17,8 @@ INTERVAL = 5.0  # seconds between two log lines
 def shown(
     items: Sequence[Item], what: str, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Item]:
-    """The items, one after the other, while a bar or log lines tell how many are done.
-
-    Args:
-        items: what is worked on.
-        what: name of the work.
-        clock: seconds; replaced in tests.
+    """The items, one after the other, while a bar or log lines tell how many of the work ``what``
+    are done; ``clock`` gives seconds.
     """
     console = rich.get_console()
     if console.is_terminal:
