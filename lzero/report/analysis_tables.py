@@ -1,6 +1,6 @@
 """What the analyses came to: conflict in the last fifth of training, expert selection also before.
 
-Rows have a value for every column; NaN where something is not known.
+What is not known is NaN.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

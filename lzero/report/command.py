@@ -107,7 +107,9 @@ def write_report(study: Study, folder: Path) -> list[str]:
 
 def _not_drawn(missing: Sequence[Picture], drawn: Sequence[tuple[Picture, Drawn]]) -> Iterator[str]:
     """A sentence for each reason; a section of which nothing is shown has one for all."""
-    there = {picture.section for picture, _ in drawn}
+    there = set()
+    for picture, _ in drawn:
+        there.add(picture.section)
     lacking = []
     for picture in missing:
         of_section = SECTION_LACKING.get(picture.section, "")

@@ -1,7 +1,4 @@
-"""Numbers of the end of training, as the columns of a table.
-
-The parts are fifths of the env steps that all seeds of a comparison have reached.
-"""
+"""Numbers of the first and the last fifth of the env steps that all seeds compared have reached."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -139,7 +139,8 @@ def _selection(study: Study, group: Group, prefix: str) -> Iterator[Matrix]:
             step = max(run.arrays[tag])
             values = run.arrays[tag][step][-1]
             title = ", ".join(dict.fromkeys((group.label, run.path.name, f"layer {_layer(tag)}")))
-            games, experts = _games(study, group), tuple(map(str, range(values.shape[1])))
+            games = tuple(map(study.task_title, group.tasks))
+            experts = tuple(map(str, range(values.shape[1])))
             seeds, part = (run.name,), Part(step, step)
             yield Matrix(title, group.label, seeds, tag, games, experts, values, part)
         if logged:
@@ -163,7 +164,7 @@ def _mean_matrix(study: Study, group: Group, tag: str) -> Iterator[Matrix]:
     if means:
         layer = _layer(tag)
         title = group.label if layer is None else f"{group.label}, layer {layer}"
-        games = _games(study, group)
+        games = tuple(map(study.task_title, group.tasks))
         values = nan_mean(list(means.values()))
         yield Matrix(title, group.label, tuple(means), tag, games, games, values, part)
 
@@ -177,10 +178,6 @@ def _logged(runs: Sequence[RunData], prefix: str) -> list[str]:
 def _layer(tag: str) -> int | None:
     _, _, number = tag.partition("/layer")
     return int(number) if number.isdigit() else None
-
-
-def _games(study: Study, group: Group) -> tuple[str, ...]:
-    return tuple(map(study.task_title, group.tasks))
 
 
 def _arrange(images: Sequence[np.ndarray]) -> np.ndarray:

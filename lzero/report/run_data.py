@@ -49,12 +49,14 @@ class Series:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as it lies on disk. Several updates may measure at one env step."""
+    """A run as it lies on disk; what was logged as no number is NaN."""
 
     path: Path  # its folder
     fields: Mapping[str, Any]  # its config, flat: dotted path to value
-    scalars: Mapping[str, Series]  # numbers by tag, as logged; NaN where one was none
-    arrays: Mapping[str, Mapping[int, Sequence[np.ndarray]]]  # by tag and env step; NaN as above
+    scalars: Mapping[str, Series]  # every logged number by tag, as logged
+    # Every logged array by tag and env step, in the order of logging: several updates may measure
+    # at one env step.
+    arrays: Mapping[str, Mapping[int, Sequence[np.ndarray]]]
 
     @property
     def name(self) -> str:

@@ -107,9 +107,8 @@ def hierarchical_bootstrap_mean(scores: Sequence[np.ndarray]) -> tuple[float, fl
     """
     counts = list(map(len, scores))
     if min(counts, default=0) < 2:
-        raise ValueError(
-            f"episodes per seed: {counts}; at least two of at least one seed are needed"
-        )
+        needed = "at least two of at least one seed are needed"
+        raise ValueError(f"episodes per seed: {counts}; {needed}")
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     seed_BS = rng.integers(len(scores), size=(RESAMPLES, len(scores)))
     means_BS = np.empty(seed_BS.shape)
