@@ -20,7 +20,8 @@ class Study:
     groups: tuple[Group, ...]  # experiments, in the order of their first runs
     curves: tuple[Curve, ...]  # of all groups
     finals: tuple[FinalScore, ...]  # of each group and game
-    references: Mapping[Task, Mapping[str, float]]  # raw scores by label, as the domain names them
+    # Raw scores by label, as its domain names them, of every task; empty where there are none.
+    references: Mapping[Task, Mapping[str, float]]
     notes: tuple[str, ...]  # what is missing or must be known, one sentence each
 
     @property

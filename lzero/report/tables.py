@@ -35,7 +35,7 @@ def curve_rows(study: Study) -> Iterator[Row]:
 
 
 def final_rows(study: Study) -> Iterator[Row]:
-    """Final scores beside the known ones, under ``FINAL_COLUMNS``; NaN where not known."""
+    """Final scores beside the known ones, at least ``FINAL_COLUMNS``; NaN where not known."""
     for final in study.finals:
         references = dict(study.references[final.domain, final.game])
         random = references.pop(RANDOM, nan)
