@@ -1,11 +1,10 @@
 """What the analyses came to: conflict in the last fifth of training, expert selection also before.
 
-Both tables are made of rows whose keys are the columns; NaN where something is not known.
+What is not known is NaN.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isnan, nan
-from typing import Any
 
 from lzero import tags
 from lzero.report.components import (
@@ -21,6 +20,7 @@ from lzero.report.curves import selection_numbers
 from lzero.report.last_part import Part, difference, mean_or_nan, over_seeds, with_numbers
 from lzero.report.run_data import Group, RunData, gather
 from lzero.report.study import Study
+from lzero.report.tables import Row
 
 CONFLICT_COLUMNS = (
     *("group", "seeds", "component", "measure", "env_step_from", "env_step_to"),
@@ -32,9 +32,10 @@ EXPERT_COLUMNS = (
 )
 ALL_LAYERS = "all_layers"
 
-Row = dict[str, Any]
 Measured = tuple[float, float]
 """A conflict, and the share of the measurements that gave a number."""
+Seeds = dict[str, Measured]
+"""By the name of the run."""
 
 
 def conflict_rows(study: Study) -> Iterator[Row]:
@@ -64,7 +65,13 @@ def expert_rows(study: Study) -> Iterator[Row]:
         runs = with_numbers(group.runs, tags.EXPERTS)
         first, last = Part.first(runs), Part.last(runs)
         for metric, game, logged in selection_numbers(group):
-            row = _change_row(_means(group, logged, first), _means(group, logged, last))
+            before, after = {}, {}
+            for run in group.runs:
+                before[run.name], after[run.name] = (
+                    first.mean(run, *logged),
+                    last.mean(run, *logged),
+                )
+            row = _change_row(before, after)
             if row["num_seeds"]:
                 where = {"group": group.label, "metric": metric, "game": game}
                 yield where | {"env_step_to": last.end} | row
@@ -105,18 +112,15 @@ def _with_means_over_layers(values: Mapping[Component, Measured]) -> dict[str, M
     return by_name
 
 
-def _by_component(
-    runs: Sequence[RunData], measure: str, part: Part
-) -> dict[str, dict[str, Measured]]:
-    """By the name of the component: values by the name of the run."""
-    found: dict[str, dict[str, Measured]] = {}
+def _by_component(runs: Sequence[RunData], measure: str, part: Part) -> dict[str, Seeds]:
+    found: dict[str, Seeds] = {}
     for run in runs:
         for component, value in seed_values(run, measure, part).items():
             found.setdefault(component, {})[run.name] = value
     return found
 
 
-def _conflicts(seeds: Mapping[str, Measured]) -> dict[str, float]:
+def _conflicts(seeds: Seeds) -> dict[str, float]:
     return {name: conflict for name, (conflict, _) in seeds.items()}
 
 
@@ -136,29 +140,17 @@ def _change_row(first: Mapping[str, float], last: Mapping[str, float]) -> Row:
     """Of the seeds with a number in both parts; where none has, of those with one in the last."""
     changes = {name: value - first[name] for name, value in last.items()}
     change = over_seeds(changes)
-    names, before, after = [], [], []
-    for name, value in (changes if change["num_seeds"] else last).items():
-        if not isnan(value):
-            names.append(name)
-            before.append(first[name])
-            after.append(last[name])
+    counted = changes if change["num_seeds"] else last
+    seeds = [name for name, value in counted.items() if not isnan(value)]
     return {
-        "seeds": " ".join(names),
-        "first_fifth": mean_or_nan(before),
-        "last_fifth": mean_or_nan(after),
+        "seeds": " ".join(seeds),
+        "first_fifth": mean_or_nan(map(first.__getitem__, seeds)),
+        "last_fifth": mean_or_nan(map(last.__getitem__, seeds)),
         **{"change": change["mean"], "change_low": change["low"], "change_high": change["high"]},
-        **{"num_seeds": len(names), "interval": change["interval"]},
+        **{"num_seeds": len(seeds), "interval": change["interval"]},
     }
 
 
 def _where(group: str, component: str, measure: str, part: Part) -> Row:
     place = {"group": group, "component": component, "measure": measure}
     return place | {"env_step_from": part.start, "env_step_to": part.end}
-
-
-def _means(group: Group, logged: Sequence[str], part: Part) -> dict[str, float]:
-    """By seed the mean of some numbers in a part of training."""
-    means = {}
-    for run in group.runs:
-        means[run.name] = mean_or_nan(part.mean(run, tag) for tag in logged)
-    return means

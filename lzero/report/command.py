@@ -4,10 +4,8 @@ python -m lzero.report runs/breakout_s0 runs/breakout_s1
 python -m lzero.report runs/moe_s* runs/dense_s* --out reports/moe_against_dense
 
 Runs whose configs are equal apart from names, lengths and rhythms (``NOT_LEARNING`` in
-``lzero/config_fields.py``) are seeds of one experiment. The report is a folder: ``index.html`` has
-everything in one file that can be sent to somebody; beside it are every picture (PNG) and every
-number (CSV). What a run does not have is named in the log, on the page and in ``notes.txt``, and
-never made up.
+``lzero/config_fields.py``) are seeds of one experiment. What a run does not have is named in the
+log, on the page and in ``notes.txt``, and never made up.
 """
 
 import logging
@@ -21,23 +19,24 @@ import rich
 import tyro
 
 from lzero.logging import setup_logging
-from lzero.report.analysis_tables import (
-    CONFLICT_COLUMNS,
-    EXPERT_COLUMNS,
-    conflict_rows,
-    expert_rows,
-)
-from lzero.report.matrices import MATRIX_COLUMNS, matrix_rows
+from lzero.report import analysis_tables, matrices, tables
 from lzero.report.page import page
 from lzero.report.pictures import PICTURES, SECTION_LACKING, Drawn, Picture
 from lzero.report.progress import shown
 from lzero.report.run_data import RunDataError, gather
 from lzero.report.study import Study, build_study
-from lzero.report.tables import CURVE_COLUMNS, curve_rows, final_rows, final_table, write_csv
 
 logger = logging.getLogger(__name__)
 
 PAGE = "index.html"
+TABLES = {
+    "curves.csv": (tables.CURVE_COLUMNS, tables.curve_rows),
+    "final.csv": (tables.FINAL_COLUMNS, tables.final_rows),
+    "conflict_final.csv": (analysis_tables.CONFLICT_COLUMNS, analysis_tables.conflict_rows),
+    "expert_final.csv": (analysis_tables.EXPERT_COLUMNS, analysis_tables.expert_rows),
+    "matrices.csv": (matrices.MATRIX_COLUMNS, matrices.matrix_rows),
+}
+ALWAYS = ("curves.csv", "final.csv")  # the others are written only if there is something in them
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     folder = command.out or command.runs[0] / "report"
     if folder.exists() and not folder.is_dir():
-        sys.exit(
-            f"error: --out {folder} is a file; name a folder, which is made if it is not there"
-        )
+        hint = "name a folder, which is made if it is not there"
+        sys.exit(f"error: --out {folder} is a file; {hint}")
     files = write_report(study, folder)
-    rich.get_console().print(final_table(study))
+    rich.get_console().print(tables.final_table(study))
     logger.info("wrote %s: %s", folder, ", ".join(files))
     logger.info("look at it: %s", (folder / PAGE).resolve().as_uri())
 
@@ -101,8 +99,7 @@ def write_report(study: Study, folder: Path) -> list[str]:
     notes = [*study.notes, *_not_drawn(missing, drawn)]
     files += _write_tables(study, folder)
     (folder / PAGE).write_text(page(study, drawn, notes), encoding="utf-8")
-    lines = "\n".join([*notes, ""])
-    (folder / "notes.txt").write_text(lines, encoding="utf-8")
+    (folder / "notes.txt").write_text("\n".join([*notes, ""]), encoding="utf-8")
     for note in notes:
         logger.warning("%s", note)
     return [*files, "notes.txt"]
@@ -124,18 +121,11 @@ def _not_drawn(missing: Sequence[Picture], drawn: Sequence[tuple[Picture, Drawn]
 
 
 def _write_tables(study: Study, folder: Path) -> Iterator[str]:
-    """Names of the tables that are written: those of the analyses only if there are any."""
-    finals = list(final_rows(study))
-    write_csv(folder / "curves.csv", CURVE_COLUMNS, curve_rows(study))
-    write_csv(folder / "final.csv", list(finals[0]), finals)
-    yield from ("curves.csv", "final.csv")
-    for name, columns, rows in (
-        ("conflict_final.csv", CONFLICT_COLUMNS, list(conflict_rows(study))),
-        ("expert_final.csv", EXPERT_COLUMNS, list(expert_rows(study))),
-        ("matrices.csv", MATRIX_COLUMNS, list(matrix_rows(study))),
-    ):
-        if rows:
-            write_csv(folder / name, columns, rows)
+    """Names of the tables that are written."""
+    for name, (columns, make_rows) in TABLES.items():
+        rows = list(make_rows(study))
+        if rows or name in ALWAYS:
+            tables.write_csv(folder / name, columns, rows)
             yield name
         else:
             (folder / name).unlink(missing_ok=True)

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Self
 
 import numpy as np
 
 from lzero import tags
-from lzero.report.run_data import RunData, Series
+from lzero.report.run_data import RunData, Series, one_per_step
 
 HEADLINE = tags.CONFLICT_MEASURES[0]
 EXPERT = "expert"
@@ -34,7 +35,7 @@ class Component:
     """A place in the network at which the gradients of the games are compared."""
 
     kind: str  # its name without number and layer; ``expert`` for routed experts
-    layer: int | None = None  # number of the block; None outside of the blocks
+    layer: int | None = None  # number of the block; None outside of them
     expert: int | None = None  # number of the routed expert
 
     @classmethod
@@ -69,20 +70,15 @@ class Component:
         return order, self.kind, self.layer or 0, self.expert or 0
 
 
-def sort_components(names: Iterable[str]) -> list[Component]:
-    """Components by their :attr:`Component.place`, each once."""
-    return sorted(map(Component.parse, set(names)), key=lambda component: component.place)
-
-
 def components(runs: Iterable[RunData], measure: str) -> list[Component]:
     """Components for which any run logged the conflict, even if it never was a number, sorted."""
     prefix = tags.conflict(measure, "")
-    names = []
+    found = set()
     for run in runs:
         for tag in run.scalars:
             if tag.startswith(prefix):
-                names.append(tag.removeprefix(prefix))
-    return sort_components(names)
+                found.add(Component.parse(tag.removeprefix(prefix)))
+    return sorted(found, key=attrgetter("place"))
 
 
 def routed_series(run: RunData, measure: str, experts: Iterable[Component]) -> Series:
@@ -95,6 +91,4 @@ def routed_series(run: RunData, measure: str, experts: Iterable[Component]) -> S
     for expert in experts:
         series = run.series(tags.conflict(measure, expert.name))
         points.append((series.env_step, series.value))
-    every_step, values = np.concatenate(points, axis=1)
-    steps, inverse, count = np.unique(every_step, return_inverse=True, return_counts=True)
-    return Series(steps, np.bincount(inverse, values, len(steps)) / count)
+    return one_per_step(Series(*np.concatenate(points, axis=1)), takes_last=False)

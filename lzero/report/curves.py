@@ -13,8 +13,6 @@ PREFIXES = (
     *(tags.DORMANT_RATIO, tags.ROUTER_ENTROPY, tags.WEIGHT_NORM, tags.GRADIENT_NORM),
 )
 DRAWN_WINDOWS = ("immediate", "short")  # over training; longer ones change too slowly
-DIVERGENCES = (tags.JENSEN_SHANNON, tags.TOTAL_VARIATION, tags.WASSERSTEIN)
-LOADS = (tags.USAGE_ENTROPY, tags.DEAD_EXPERTS, tags.LOAD_IMBALANCE)
 
 
 def all_curves(group: Group) -> list[Curve]:
@@ -80,11 +78,13 @@ def entropy_metric(window: str) -> str:
     return f"{tags.EXPERTS}Details/{window}/{tags.SELECTION_ENTROPY}"
 
 
-def divergence_tags(window: str) -> list[str]:
+def divergence_tags(window: str) -> Iterator[str]:
     """Tags of how far the tasks are apart in the experts that they select, means over pairs."""
-    return [tags.divergence(window, "Avg", name) for name in DIVERGENCES]
+    for name in (tags.JENSEN_SHANNON, tags.TOTAL_VARIATION, tags.WASSERSTEIN):
+        yield tags.divergence(window, "Avg", name)
 
 
-def load_tags(window: str) -> list[str]:
+def load_tags(window: str) -> Iterator[str]:
     """Tags of how evenly the experts are used by all tasks together."""
-    return [tags.expert_load(window, name) for name in LOADS]
+    for name in (tags.USAGE_ENTROPY, tags.DEAD_EXPERTS, tags.LOAD_IMBALANCE):
+        yield tags.expert_load(window, name)

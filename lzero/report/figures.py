@@ -1,15 +1,15 @@
 """Figures of curves: panels with intervals and reference lines, and a common legend.
 
-matplotlib is loaded when something is drawn. Figures are objects of their own: pyplot, its global
-state and its windows are not used. Where the panels are is computed here, in inches: matplotlib's
-layout engines measure every tick label several times, which takes longer than to draw.
+matplotlib is loaded when something is drawn; pyplot, its global state and its windows are not used.
+Where the panels are is computed here, in inches: matplotlib's layout engines measure every tick
+label several times, which takes longer than to draw.
 """
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,16 +25,14 @@ DPI = 120
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "figure.dpi": DPI,
+    **{"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "figure.dpi": DPI},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3},
 }
 GREY: dict[str, Any] = {"fontsize": 8.5, "color": "0.35"}  # remarks
+LEGEND: dict[str, Any] = {
+    **{"loc": "upper left", "bbox_to_anchor": (0, 1), "alignment": "left", "frameon": False},
+    "title_fontproperties": {"size": 13, "weight": "bold"},
+}
 FAINT: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45, "zorder": 1.5}
 LINE_SHARE = 0.055  # of a panel's height that one line of small text takes
 STRETCH = 3.0  # a reference line may make the y-axis this many times as long; else it is written
@@ -70,19 +68,14 @@ class Panel:
     faint: Sequence[Curve] = ()  # thin curves in the colours of their groups, without a band
     limits: tuple[float, float] | None = None  # ends of the y-axis; None fits it to the curves
     has_zero_line: bool = False
-    starts_row: bool = False  # the panel is the first of its row
+    row: str | None = None  # name of its row, given for all panels of a figure or for none
 
 
 class Layout:
-    """Room in inches for panels, a legend of ``entries``, and lines of remarks above each panel."""
+    """Room in inches for panels, entries of a legend, and ``lines`` of remarks above each panel."""
 
     def __init__(
-        self,
-        panels: Sequence[Panel],
-        entries: Sequence[str],
-        caption: str,
-        remark_lines: int,
-        has_y_label: bool,
+        self, panels: Sequence[Panel], legend: Sequence[str], caption: str, y_label: str, lines: int
     ) -> None:
         self.places = arrange(panels)  # row and column of every panel
         rows, columns = (np.max(self.places, axis=0) + 1).tolist()
@@ -93,17 +86,16 @@ class Layout:
             for line in chain.from_iterable(map(wrap_reference, panel.references)):
                 right = max(right, RIGHT + (SMALL_LETTER * len(line) + 0.15))
         self.titles = list(map("\n".join, titles))  # of the panels, in lines that fit
-        above = TITLE + TITLE_LINE * (max(map(len, titles)) - 1) + REMARK_LINE * remark_lines
+        above = TITLE + TITLE_LINE * (max(map(len, titles)) - 1) + REMARK_LINE * lines
         panel_height += above - TITLE
-        left = EDGE + Y_LABEL * has_y_label
+        left = EDGE + Y_LABEL * bool(y_label)
         width = left + columns * panel_width + EDGE
-        entry = LEGEND_HANDLE + LETTER * max(map(len, entries), default=0)
-        self.legend_columns = max(1, min(len(entries), int(width / entry)))  # side by side
-        legend_lines = math.ceil(len(entries) / self.legend_columns)
+        entry = LEGEND_HANDLE + LETTER * max(map(len, legend), default=0)
+        self.legend_columns = max(1, min(len(legend), int(width / entry)))  # side by side
+        legend_lines = math.ceil(len(legend) / self.legend_columns)
         header = EDGE + LEGEND_TITLE + LEGEND_LINE * legend_lines
-        lines = textwrap.wrap(caption, int((width - 2 * EDGE) / SMALL_LETTER))
-        self.caption = "\n".join(lines)
-        footer = CAPTION_LINE * (len(lines) + 0.5) + 2 * EDGE
+        self.caption = textwrap.fill(caption, int((width - 2 * EDGE) / SMALL_LETTER))
+        footer = CAPTION_LINE * (len(self.caption.splitlines()) + 0.5) + 2 * EDGE
         self.size = (width, header + rows * panel_height + footer)  # of the figure
         self.panel_size = (panel_width, panel_height)  # all labels included
         self.axes_size = (panel_width - TICKS_LEFT - right, panel_height - above - TICKS_BELOW)
@@ -119,15 +111,13 @@ class Layout:
 
 
 def arrange(panels: Sequence[Panel]) -> list[tuple[int, int]]:
-    """Row and column of every panel, at most four in a row."""
-    most = 3 if len(panels) <= FEW and not any(panel.starts_row for panel in panels) else 4
-    places: list[tuple[int, int]] = []
-    row, column = 0, 0
-    for panel in panels:
-        if places and (panel.starts_row or column == most):
-            row, column = row + 1, 0
-        places.append((row, column))
-        column += 1
+    """Row and column of every panel, at most four in a row; a row has panels of one name."""
+    most = 3 if len(panels) <= FEW and panels[0].row is None else 4
+    places = [(0, 0)]
+    for last, panel in pairwise(panels):
+        row, column = places[-1]
+        is_full = panel.row != last.row or column + 1 == most
+        places.append((row + 1, 0) if is_full else (row, column + 1))
     return places
 
 
@@ -142,10 +132,9 @@ def draw(
 ) -> "Figure":
     """One figure of (at least one) panels with a common legend.
 
-    ``groups`` has a remark for the legend by label of a group, e.g. ``3 seeds``; their order gives
-    the colours, and a group whose remark is None keeps its colour but is not in the legend. The
-    ``y_label`` stands at every row; ``caption`` says how the numbers were made; ``line_width`` is
-    in points.
+    ``groups`` has remarks for the legend by a group's label, e.g. ``3 seeds``, in the order of the
+    colours; a group whose remark is None keeps its colour but is not in the legend. The ``y_label``
+    stands at every row; ``caption`` says how numbers were made; ``line_width`` is in points.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -165,7 +154,7 @@ def draw(
             remarks.append(_draw_panel(ax, panel, styles, line_width))
         # the same room everywhere keeps panels in line
         lines = max(len(remark.splitlines()) for remark in remarks)
-        layout = Layout(panels, [*entries.values()], caption, lines, bool(y_label))
+        layout = Layout(panels, [*entries.values()], caption, y_label, lines)
         figure.set_size_inches(*layout.size)
         for number, (ax, remark) in enumerate(zip(axes, remarks, strict=True)):
             _place_panel(ax, layout, number, remark, lines)
@@ -270,19 +259,17 @@ def _written_out(value: float, _: float) -> str:
 def _draw_references(ax: "Axes", references: Mapping[str, float]) -> None:
     bottom, top = ax.get_ylim()
     lines = sorted(references.items(), key=lambda item: item[1])
-    texts, ends, heights = [], [], []
+    ends, heights = [], []
     for label, y in lines:
-        wrapped = wrap_reference(label)
-        texts.append("\n".join(wrapped))
         ends.append((y - bottom) / (top - bottom))
-        heights.append(LINE_SHARE * len(wrapped))
-    places = spread(ends, heights)
-    for (label, y), text, end, place in zip(lines, texts, ends, places, strict=True):
+        heights.append(LINE_SHARE * len(wrap_reference(label)))
+    for (label, y), end, place in zip(lines, ends, spread(ends, heights), strict=True):
         dash = "--" if label == RANDOM else ":"
         ax.axhline(y, color="0.45", linewidth=1.2, linestyle=dash, label=label, zorder=1)
         leader: dict[str, Any] = {"color": "0.6", "linewidth": 0.7, "clip_on": False}
         ax.plot([1.0, 1.03], [end, place], transform=ax.transAxes, **leader)
-        ax.text(1.04, place, text, transform=ax.transAxes, va="center", linespacing=1.0, **GREY)
+        looks: dict[str, Any] = {"transform": ax.transAxes, "va": "center", "linespacing": 1.0}
+        ax.text(1.04, place, "\n".join(wrap_reference(label)), **looks, **GREY)
 
 
 def _place_panel(ax: "Axes", layout: Layout, number: int, remark: str, lines: int) -> None:
@@ -307,16 +294,7 @@ def _draw_texts(
     for label, text in entries.items():
         color, dash = styles[label]
         handles.append(Line2D([], [], color=color, linestyle=dash, linewidth=2, label=text))
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0, 1),
-        alignment="left",
-        frameon=False,
-        title=title,
-        title_fontproperties={"size": 13, "weight": "bold"},
-        ncols=layout.legend_columns,
-    )
+    figure.legend(handles=handles, title=title, ncols=layout.legend_columns, **LEGEND)
     width, height = layout.size
     x, y = EDGE / width, EDGE / height
     figure.supxlabel(layout.caption, x=x, y=y, ha="left", va="bottom", **GREY)

@@ -1,7 +1,4 @@
-"""Numbers of the end of training, as the columns of a table.
-
-The parts are fifths of the env steps that all seeds of a comparison have reached.
-"""
+"""Numbers of the first and the last fifth of the env steps that all seeds compared have reached."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -44,10 +41,12 @@ class Part:
             return inside
         return env_step == env_step[env_step <= self.end].max()
 
-    def mean(self, run: RunData, tag: str) -> float:
-        """Mean of what a run logged under ``tag``; NaN where there is no number."""
-        series = run.series(tag)
-        return mean_or_nan(series.value[self.choose(series.env_step)])
+    def mean(self, run: RunData, *logged: str) -> float:
+        """Mean over tags of the mean of what a run logged; NaN where there is no number."""
+        means = []
+        for series in map(run.series, logged):
+            means.append(mean_or_nan(series.value[self.choose(series.env_step)]))
+        return mean_or_nan(means)
 
     def share_of_numbers(self, run: RunData, tag: str) -> float:
         """Share of what was logged under ``tag`` that is a number; NaN where nothing was."""

@@ -7,16 +7,16 @@ experts have no order that seeds share, so their mean over seeds would say nothi
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from lzero import tags
 from lzero.analysis.heatmap import heatmap_image
-from lzero.report.components import EXPERT, Component, sort_components
+from lzero.report.components import EXPERT, Component
 from lzero.report.last_part import Part
 from lzero.report.run_data import Group, RunData, gather
 from lzero.report.study import Study
+from lzero.report.tables import Row
 
 SIMILARITY = f"{tags.SIMILARITY_MATRIX}short_JS/"
 MATRIX_COLUMNS = (
@@ -50,20 +50,16 @@ class Block:
 
 def conflict_blocks(study: Study) -> list[Block]:
     """A block for each kind of component but single experts: panels of groups and layers."""
-    names = []
+    found = []
     for group in study.groups:
         for tag in _logged(group.runs, tags.CONFLICT_MATRIX):
-            names.append(tag.removeprefix(tags.CONFLICT_MATRIX))
-    kinds = gather((component.kind, component.name) for component in sort_components(names))
-    kinds.pop(EXPERT, None)
+            component = Component.parse(tag.removeprefix(tags.CONFLICT_MATRIX))
+            if component.kind != EXPERT:
+                for matrix in _mean_matrix(study, group, tag):
+                    found.append((Component(component.kind), matrix))
     blocks = []
-    for kind, of_kind in kinds.items():
-        matrices: list[Matrix] = []
-        for group in study.groups:
-            for name in of_kind:
-                matrices += _mean_matrix(study, group, f"{tags.CONFLICT_MATRIX}{name}")
-        if matrices:
-            blocks.append(Block(f"{Component(kind).title}, cosine of gradients", matrices))
+    for kind, matrices in gather(sorted(found, key=lambda pair: pair[0].place)).items():
+        blocks.append(Block(f"{kind.title}, cosine of gradients", matrices))
     return blocks
 
 
@@ -84,12 +80,12 @@ def selection_blocks(study: Study) -> list[Block]:
         for group in study.groups:
             matrices += _selection(study, group, f"{tags.SELECTION_MATRIX}{window}/")
         if matrices:
-            of_window = f"{window} window (last {updates:,} updates)"
-            blocks.append(Block(f"Share of selections, {of_window}", matrices))
+            title = f"Share of selections, {window} window (last {updates:,} updates)"
+            blocks.append(Block(title, matrices))
     return blocks
 
 
-def matrix_rows(study: Study) -> Iterator[dict[str, Any]]:
+def matrix_rows(study: Study) -> Iterator[Row]:
     """Every cell that is drawn, under ``MATRIX_COLUMNS``; NaN where nothing is known."""
     blocks = [*conflict_blocks(study), *selection_blocks(study), *similarity_blocks(study)]
     for block in blocks:
@@ -112,21 +108,19 @@ def draw_blocks(
 
     images = []
     for block in blocks:
-        rows: dict[str, int] = {}
-        columns: dict[str, int] = {}
+        rows, columns = dict[str, None](), dict[str, None]()
         for matrix in block.matrices:
-            for name in matrix.rows:
-                rows.setdefault(name, len(rows))
-            for name in matrix.columns:
-                columns.setdefault(name, len(columns))
+            rows |= dict.fromkeys(matrix.rows)
+            columns |= dict.fromkeys(matrix.columns)
+        row_names, column_names = list(rows), list(columns)
         panels = {}
         for matrix in block.matrices:
-            values = np.full((len(rows), len(columns)), np.nan)
-            for (row, column), value in np.ndenumerate(matrix.values):
-                values[rows[matrix.rows[row]], columns[matrix.columns[column]]] = value
-            panels[matrix.title] = values
+            down = list(map(row_names.index, matrix.rows))
+            across = list(map(column_names.index, matrix.columns))
+            panels[matrix.title] = np.full((len(rows), len(columns)), np.nan)
+            panels[matrix.title][np.ix_(down, across)] = matrix.values
         texts = {"title": block.title, "colors": colors, "column_label": column_label}
-        images.append(heatmap_image(panels, [*rows], [*columns], limits=limits, **texts))
+        images.append(heatmap_image(panels, row_names, column_names, limits=limits, **texts))
     file = io.BytesIO()
     imsave(file, np.ascontiguousarray(_arrange(images).transpose(1, 2, 0)), format="png")
     return file.getvalue()
@@ -134,11 +128,7 @@ def draw_blocks(
 
 def nan_mean(values: Sequence[np.ndarray]) -> np.ndarray:
     """Mean of equal shapes over what is a number; NaN where nothing is."""
-    stacked = np.stack(values)
-    known = np.isfinite(stacked)
-    count = known.sum(axis=0)
-    total = np.where(known, stacked, 0.0).sum(axis=0)
-    return np.where(count, total / np.maximum(count, 1), np.nan)
+    return np.ma.masked_invalid(np.stack(values)).mean(axis=0).filled(np.nan)
 
 
 def _selection(study: Study, group: Group, prefix: str) -> Iterator[Matrix]:
@@ -149,10 +139,10 @@ def _selection(study: Study, group: Group, prefix: str) -> Iterator[Matrix]:
             step = max(run.arrays[tag])
             values = run.arrays[tag][step][-1]
             title = ", ".join(dict.fromkeys((group.label, run.path.name, f"layer {_layer(tag)}")))
-            columns = tuple(map(str, range(values.shape[1])))
-            games = _games(study, group)
-            part = Part(step, step)
-            yield Matrix(title, group.label, (run.name,), tag, games, columns, values, part)
+            games = tuple(map(study.task_title, group.tasks))
+            experts = tuple(map(str, range(values.shape[1])))
+            seeds, part = (run.name,), Part(step, step)
+            yield Matrix(title, group.label, seeds, tag, games, experts, values, part)
         if logged:
             return
 
@@ -174,7 +164,7 @@ def _mean_matrix(study: Study, group: Group, tag: str) -> Iterator[Matrix]:
     if means:
         layer = _layer(tag)
         title = group.label if layer is None else f"{group.label}, layer {layer}"
-        games = _games(study, group)
+        games = tuple(map(study.task_title, group.tasks))
         values = nan_mean(list(means.values()))
         yield Matrix(title, group.label, tuple(means), tag, games, games, values, part)
 
@@ -188,10 +178,6 @@ def _logged(runs: Sequence[RunData], prefix: str) -> list[str]:
 def _layer(tag: str) -> int | None:
     _, _, number = tag.partition("/layer")
     return int(number) if number.isdigit() else None
-
-
-def _games(study: Study, group: Group) -> tuple[str, ...]:
-    return tuple(study.task_title((group.domain, game)) for game in group.games)
 
 
 def _arrange(images: Sequence[np.ndarray]) -> np.ndarray:

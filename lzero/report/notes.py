@@ -1,9 +1,9 @@
 """What is missing among runs, and what must be known of them: a sentence for each reason."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 
@@ -22,40 +22,42 @@ class Analysis:
     what: str  # its name
     prefix: str  # of its tags
     no_number: str  # what it means where one of them is no number
-    why_not: Callable[
-        [Group], str | None
-    ]  # a group cannot have it, by its config; None if it could
+    interval: str = ""  # config field that is 0 where the analysis is switched off
+
+    def why_not(self, group: Group) -> str | None:
+        """Why a group cannot have it, by its config; None if it could."""
+        if self.prefix == tags.CONFLICT and len(group.games) < 2:
+            return "one game has no other to be in conflict with"
+        if self.prefix == tags.EXPERTS and group.fields.get("model.moe.enabled") is False:
+            return "the feed-forward is a dense MLP (model.moe.enabled is false)"
+        if self.prefix == tags.EXPERTS and group.fields.get("model.moe.num_experts") == 0:
+            return "there are no routed experts (model.moe.num_experts is 0)"
+        for run in group.runs:
+            if run.fields.get(self.interval) == 0:
+                return f"switched off ({self.interval} is 0)"
+        return None
 
 
-def no_conflict(group: Group) -> str | None:
-    """Why there is no gradient conflict."""
-    if len(group.games) < 2:
-        return "one game has no other to be in conflict with"
-    return _switched_off(group, "policy.gradient_conflict_interval")
-
-
-def no_experts(group: Group) -> str | None:
-    """Why there is no expert selection."""
-    if group.fields.get("model.moe.enabled") is False:
-        return "the feed-forward is a dense MLP (model.moe.enabled is false)"
-    if group.fields.get("model.moe.num_experts") == 0:
-        return "there are no routed experts (model.moe.num_experts is 0)"
-    return _switched_off(group, "train.moe_log_interval")
-
-
-CONFLICT_ANALYSIS = Analysis(
-    "gradient conflict", tags.CONFLICT, "fewer than two games had a gradient there", no_conflict
-)
 ANALYSES = (
-    CONFLICT_ANALYSIS,
-    Analysis("expert selection", tags.EXPERTS, "there was nothing to count", no_experts),
-    Analysis("plasticity numbers", tags.PLASTICITY, "there was nothing to measure", lambda _: None),
+    Analysis(
+        *("gradient conflict", tags.CONFLICT, "fewer than two games had a gradient there"),
+        "policy.gradient_conflict_interval",
+    ),
+    Analysis(
+        *("expert selection", tags.EXPERTS, "there was nothing to count"), "train.moe_log_interval"
+    ),
+    Analysis("plasticity numbers", tags.PLASTICITY, "there was nothing to measure"),
 )
 
 
 def study_notes(groups: Sequence[Group], finals: Sequence[FinalScore]) -> Iterator[str]:
     """All sentences on groups and their final scores."""
-    for what, names in gather(_missing_inputs(groups)).items():
+    missing = []
+    for group in groups:
+        for run in group.runs:
+            for what in chain(_not_there_yet(run), _not_complete(run)):
+                missing.append((what, run.name))
+    for what, names in gather(missing).items():
         yield f"{what}: {', '.join(names)}"
     yield from analysis_notes(groups)
     for group in groups:
@@ -83,35 +85,26 @@ def analysis_notes(groups: Sequence[Group]) -> Iterator[str]:
             yield from _cut_short(analysis, group)
 
 
-def _missing_inputs(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
-    """What a report would show of a run if it were there, or must be known of it; and its name."""
-    for group in groups:
-        for run in group.runs:
-            for what in (*_not_there_yet(run), *_not_complete(run)):
-                yield what, run.name
-
-
 def _not_there_yet(run: RunData) -> Iterator[str]:
     if any(run.path.glob(f"{EARLIER_CONFIG}*.json")):
         kept = f"config.json holds the last ones ({EARLIER_CONFIG}….json)"
         yield f"settings were changed on the way, {kept}"
     episode = "finished episode while collecting"
     for kind, metric in (("evaluation", tags.EVAL_RETURN), (episode, tags.COLLECT_RETURN)):
-        logged = run.tags(f"{metric}/")
-        games = ", ".join(game for game in run.games if f"{metric}/{game}" not in logged)
+        games = [game for game in run.games if not len(run.series(tags.of_game(metric, game)))]
         if games:
-            yield f"no {kind} yet of {games} ({metric}/…)"
+            yield f"no {kind} yet of {', '.join(games)} ({metric}/…)"
     for kind, prefix in (("update", tags.LEARN), ("health numbers", tags.HEALTH)):
         if not run.tags(prefix):
             yield f"no {kind} yet ({prefix}…)"
 
 
 def _not_complete(run: RunData) -> Iterator[str]:
-    games = []
+    games: dict[str, None] = {}
     for game in run.games:
         for step in run.series(tags.of_game(tags.EVAL_RETURN, game)).env_step:
-            if not len(run.episode_scores(game, step)) and game not in games:
-                games.append(game)
+            if not len(run.episode_scores(game, step)):
+                games[game] = None
     if games:
         without = f"without the scores of their episodes ({tags.EVAL_SCORES}/…)"
         yield f"evaluations of {', '.join(games)} {without}"
@@ -119,13 +112,6 @@ def _not_complete(run: RunData) -> Iterator[str]:
         count = run.not_numbers(tag)
         if count and not tag.startswith((tags.CONFLICT, tags.EXPERTS, tags.PLASTICITY)):
             yield f"{tag} was no number {count} time(s), which are left out"
-
-
-def _switched_off(group: Group, interval: str) -> str | None:
-    for run in group.runs:
-        if run.fields.get(interval) == 0:
-            return f"switched off ({interval} is 0)"
-    return None
 
 
 def _lacking(analysis: Analysis, groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
@@ -143,10 +129,9 @@ def _lacking(analysis: Analysis, groups: Sequence[Group]) -> Iterator[tuple[str,
 
 def _not_numbers(runs: Sequence[RunData], analysis: Analysis) -> Iterator[str]:
     """For each kind of number how many there are and how many of them are none."""
-    is_conflict = analysis is CONFLICT_ANALYSIS
+    is_conflict = analysis.prefix == tags.CONFLICT
     prefix = tags.conflict(HEADLINE, "") if is_conflict else analysis.prefix
-    bad: Counter[str] = Counter()
-    total: Counter[str] = Counter()
+    bad, total = Counter[str](), Counter[str]()
     for run in runs:
         for tag, series in run.scalars.items():
             if tag.startswith(prefix):
@@ -155,20 +140,17 @@ def _not_numbers(runs: Sequence[RunData], analysis: Analysis) -> Iterator[str]:
                 kind = Component.parse(name).kind if is_conflict else quantity
                 bad[kind] += run.not_numbers(tag)
                 total[kind] += len(series)
-    for kind in sorted(bad):
-        if bad[kind]:
-            yield f"{kind} {bad[kind]} of {total[kind]}"
+    for kind, count in sorted((+bad).items()):
+        yield f"{kind} {count} of {total[kind]}"
 
 
 def _cut_short(analysis: Analysis, group: Group) -> Iterator[str]:
     """Whether a seed that ended early decides what the end of training is."""
     runs = sorted(with_numbers(group.runs, analysis.prefix), key=lambda run: run.env_steps)
     if runs and runs[0].env_steps < (1 - SHARE) * runs[-1].env_steps:
-        yield (
-            f"{group.label}: tables and matrices of {analysis.what} end at "
-            f"{runs[0].env_steps:,.0f} env steps, where {runs[0].name} ends; "
-            f"{runs[-1].name} has {runs[-1].env_steps:,.0f}"
-        )
+        where = f"{runs[0].env_steps:,.0f} env steps, where {runs[0].name} ends"
+        longest = f"{runs[-1].name} has {runs[-1].env_steps:,.0f}"
+        yield f"{group.label}: tables and matrices of {analysis.what} end at {where}; {longest}"
 
 
 def _unequal_lengths(group: Group) -> Iterator[str]:

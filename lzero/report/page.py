@@ -10,7 +10,7 @@ from typing import Any
 
 from lzero.report.analysis_tables import ALL_LAYERS, conflict_rows, expert_rows
 from lzero.report.components import HEADLINE
-from lzero.report.panels import MEANINGS
+from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section
 from lzero.report.run_data import ABSENT, differing_fields
 from lzero.report.statistics import LEVEL
@@ -136,14 +136,14 @@ def _conflict_tables(study: Study) -> str:
             cell = "–" if isnan(row["mean"]) else f"{row['mean']:z.3f}{ends}"
             cells.setdefault(row["component"], {})[row["group"]] = cell
             groups[row["group"]] = ""
+    if not cells:
+        return ""
     lines: list[Sequence[str]] = []
     folded: list[Sequence[str]] = []
     for component, found in cells.items():
         kind, _, layer = component.partition("/layer")
         is_folded = layer and f"{kind.partition('/')[0]}/{ALL_LAYERS}" in cells
         (folded if is_folded else lines).append((component, *(groups | found).values()))
-    if not cells:
-        return ""
     caption = (
         "Largest conflict between two games in the last fifth of training, mean over seeds "
         f"({LEVEL} bootstrap interval over seeds). More in conflict_final.csv."
@@ -158,10 +158,10 @@ def _expert_table(study: Study) -> str:
     rows = []
     for row in expert_rows(study):
         if "/short" in row["metric"]:
-            meaning = next(text for name, text in MEANINGS.items() if name in row["metric"])
             parts = map(number, (row["first_fifth"], row["last_fifth"], row["change"]))
             ends = interval(row["change_low"], row["change_high"])
-            rows.append((row["group"], meaning, row["game"] or "all", *parts, ends))
+            names = (row["group"], meaning(row["metric"]), row["game"] or "all")
+            rows.append((*names, *parts, ends))
     caption = (
         "Expert selection in the first and the last fifth of training, mean over layers and seeds "
         f"({LEVEL} bootstrap interval over seeds). More in expert_final.csv."

@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import partial
 
 from lzero import tags
-from lzero.report import matrices, panels
+from lzero.report import curves, matrices, panels
 from lzero.report.figures import Panel, draw
 from lzero.report.statistics import LEVEL, MAX_BINS, RESAMPLES
 from lzero.report.study import Study
@@ -91,9 +91,8 @@ class CurvePicture(Picture):
         shown = self.make(study)
         if not shown:
             return None
-        legend = self.legend(study, shown)
         texts = {"title": self.title, "y_label": self.y_label, "caption": self.caption}
-        figure = draw(shown, legend, line_width=self.line_width, **texts)
+        figure = draw(shown, self.legend(study, shown), line_width=self.line_width, **texts)
         file = io.BytesIO()
         figure.savefig(file, format="png")
         return Drawn(file.getvalue(), self.reading)
@@ -114,16 +113,13 @@ class MatrixPicture(Picture):
         blocks = self.make(study)
         if not blocks:
             return None
-        text = self.reading
-        if self.names_seeds:
-            seeds = {}
-            for block in blocks:
-                for matrix in block.matrices:
-                    seeds[matrix.group] = f"{matrix.group}: {', '.join(matrix.seeds)}"
-            text = f"{text} Shown: {'; '.join(seeds.values())}."
-        return Drawn(
-            matrices.draw_blocks(blocks, self.limits, self.colors, self.column_label), text
-        )
+        seeds = {}
+        for block in blocks:
+            for matrix in block.matrices:
+                seeds[matrix.group] = f"{matrix.group}: {', '.join(matrix.seeds)}"
+        shown = f" Shown: {'; '.join(seeds.values())}." if self.names_seeds else ""
+        png = matrices.draw_blocks(blocks, self.limits, self.colors, self.column_label)
+        return Drawn(png, f"{self.reading}{shown}")
 
 
 PICTURES: tuple[Picture, ...] = (
@@ -147,12 +143,7 @@ PICTURES: tuple[Picture, ...] = (
     ),
     CurvePicture(
         *("collect_rewards", Section.RETURNS, "Reward while collecting"),
-        partial(
-            panels.game_panels,
-            metric=tags.COLLECT_REWARD,
-            lacking="no reward rate to show",
-            references=panels.random_reward_rate,
-        ),
+        partial(panels.game_panels, metric=tags.COLLECT_REWARD, lacking="no reward rate to show"),
         "reward per 1,000 env steps",
         f"{SEEDS} The game's own rewards, there before the first episode ends. Dashed: these runs' "
         "mean while they still acted at random.",
@@ -231,7 +222,7 @@ PICTURES: tuple[Picture, ...] = (
     CurvePicture(
         *("expert_divergence", Section.EXPERTS),
         "Distance between games in the experts that they select",
-        panels.divergence_panels,
+        partial(panels.window_panels, tags_of=curves.divergence_tags),
         caption=f"Means over pairs of games and over layers. {SEEDS}",
         reading="0: all games use the experts alike. Jensen–Shannon (at most ln 2 = 0.69) and "
         "total variation (at most 1) do not depend on how experts are numbered. Wasserstein takes "
@@ -240,7 +231,7 @@ PICTURES: tuple[Picture, ...] = (
     ),
     CurvePicture(
         *("expert_load", Section.EXPERTS, "Load of the experts, all games together"),
-        panels.load_panels,
+        partial(panels.window_panels, tags_of=curves.load_tags),
         caption=LAYERS,
         reading="Most used against mean: the load of the most used expert over the mean load, 1 "
         "where all are used alike, the number of experts where one does everything. "

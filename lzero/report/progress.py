@@ -1,8 +1,8 @@
 """How far a long command is: a bar in a terminal, log lines elsewhere, nothing for a moment."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from time import monotonic
 from typing import TypeVar
 
 import rich
@@ -14,23 +14,15 @@ Item = TypeVar("Item")
 INTERVAL = 5.0  # seconds between two log lines
 
 
-def shown(
-    items: Sequence[Item], what: str, *, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Item]:
-    """The items, one after the other, while a bar or log lines tell how many are done.
-
-    Args:
-        items: what is worked on.
-        what: name of the work.
-        clock: seconds; replaced in tests.
-    """
+def shown(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items one after the other, while a bar or log lines tell how many of ``what`` are done."""
     console = rich.get_console()
     if console.is_terminal:
         yield from track(items, what, console=console, transient=True)
         return
-    last = clock()
+    last = monotonic()
     for number, item in enumerate(items):
-        if clock() - last >= INTERVAL:
+        if monotonic() - last >= INTERVAL:
             logger.info("%s: %d of %d", what, number, len(items))
-            last = clock()
+            last = monotonic()
         yield item

@@ -1,13 +1,13 @@
 """Runs as they lie on disk, and which of them are seeds of one experiment."""
 
 import json
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +21,14 @@ from lzero.report.progress import shown
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Task = tuple[str, str]
+"""Domain and game."""
 CONFIG_FILE = "config.json"
 NEEDED_FIELDS = ("exp_name", "env.domain", "env.games")
 EVALUATION_PREFIX = "eval_"
 SEED_SUFFIX = re.compile(r"[_.-](s|seed)[_-]?\d+$", re.IGNORECASE)
 SHOWN_FIELDS = 3  # config fields that a label may hold
+NAME_RUNS = "name folders runs/{exp_name}"
 ABSENT = "absent"  # how a label writes a field that an older run does not have
 
 
@@ -46,19 +49,13 @@ class Series:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as it lies on disk.
+    """A run as it lies on disk; what was logged as no number is NaN."""
 
-    Attributes:
-        path: its folder.
-        fields: its config, flat: dotted path to value.
-        scalars: every logged number by tag, as logged; NaN where it was none.
-        arrays: every logged array by tag and env step, in the order of logging; NaN where an entry
-            was none. Several updates may measure at one env step.
-    """
-
-    path: Path
-    fields: Mapping[str, Any]
-    scalars: Mapping[str, Series]
+    path: Path  # its folder
+    fields: Mapping[str, Any]  # its config, flat: dotted path to value
+    scalars: Mapping[str, Series]  # every logged number by tag, as logged
+    # Every logged array by tag and env step, in the order of logging: several updates may measure
+    # at one env step.
     arrays: Mapping[str, Mapping[int, Sequence[np.ndarray]]]
 
     @property
@@ -83,15 +80,12 @@ class RunData:
 
     def tags(self, prefix: str) -> list[str]:
         """Tags that begin with ``prefix`` and have a number, sorted."""
-        return sorted(
-            tag for tag in self._clean if tag.startswith(prefix) and len(self._clean[tag])
-        )
+        return sorted(tag for tag in self._clean if tag.startswith(prefix))
 
     def series(self, tag: str) -> Series:
-        """Numbers logged under ``tag`` with one value per env step; empty where there is none.
+        """Numbers logged under ``tag``, one per env step; empty where there is none.
 
-        Of several values at one env step the mean is taken; of evaluations the last, which
-        replaces the others.
+        Of several at one env step it is the mean; of evaluations the last, which replaces others.
         """
         return self._clean.get(tag, Series(np.empty(0), np.empty(0)))
 
@@ -107,9 +101,11 @@ class RunData:
 
     @cached_property
     def _clean(self) -> dict[str, Series]:
+        """Numbers of every tag that has any."""
         clean = {}
         for tag, series in self.scalars.items():
-            clean[tag] = _one_per_step(series, takes_last=tag.startswith(EVALUATION_PREFIX))
+            if np.isfinite(series.value).any():
+                clean[tag] = one_per_step(series, takes_last=tag.startswith(EVALUATION_PREFIX))
         return clean
 
 
@@ -128,28 +124,27 @@ class Group:
 
     @property
     def games(self) -> tuple[str, ...]:
-        """Its games."""
+        """Its games, in the order of task ids."""
         return self.runs[0].games
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Its games with their domain."""
+        return [(self.domain, game) for game in self.games]
 
     def series(self, tag: str) -> dict[str, Series]:
         """Numbers logged under ``tag`` by the name of the run, without runs that have none."""
-        found = {}
-        for run in self.runs:
-            series = run.series(tag)
-            if len(series):
-                found[run.name] = series
-        return found
+        return {run.name: run.series(tag) for run in self.runs if len(run.series(tag))}
 
 
 def load_runs(paths: Iterable[Path | str]) -> list[RunData]:
     """Read the folders of runs, each file once.
 
-    Configs are taken as they were written and not checked against today's schema: older runs, and
-    those whose domain is not installed here, can be read too.
+    Configs are not checked against today's schema: older runs, and those whose domain is not
+    installed here, can be read too.
 
     Raises:
-        RunDataError: if a folder holds no run, or a file of it cannot be understood; with what to
-            type instead.
+        RunDataError: if a folder holds no run or a broken one; with what to type instead.
     """
     return list(map(read_run, shown(list(map(Path, paths)), "reading")))
 
@@ -173,7 +168,7 @@ def read_run(path: Path) -> RunData:
     except ValueError as error:
         raise RunDataError(str(error)) from error
     try:
-        return RunData(path, fields, *_read_lines(lines))
+        return _from_lines(path, fields, lines)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDataError(f"{metrics} cannot be understood ({error!r})") from error
 
@@ -181,14 +176,9 @@ def read_run(path: Path) -> RunData:
 def group_runs(runs: Sequence[RunData], ignore: Sequence[str] = ()) -> tuple[Group, ...]:
     """Bring the seeds of each experiment together, in the order of their first runs.
 
-    Args:
-        runs: what was read.
-        ignore: further config fields, or sections, in which seeds of one experiment may differ.
-
-    Returns:
-        Groups labelled by what their runs' names share, without a seed's suffix (``_s0``,
-        ``-seed1``). Where that is the same for several groups, the config fields in which these
-        differ are added.
+    ``ignore`` are further config fields, or sections, in which seeds of one experiment may differ.
+    Groups are labelled by what their runs' names share, without a seed's suffix (``_s0``,
+    ``-seed1``); where several would share that, the config fields in which they differ are added.
 
     Raises:
         RunDataError: if a run is named twice, or ``ignore`` names no field.
@@ -220,14 +210,12 @@ def gather(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
 
 def differing_fields(groups: Sequence[Group]) -> list[str]:
     """Config fields in which any two of the groups differ, sorted."""
-    written: dict[str, list[str]] = {}
-    for group in groups:
-        for name, value in group.fields.items():
-            written.setdefault(name, []).append(json.dumps(value))
-    differing = []
-    for name, values in written.items():
-        if len(set(values)) > 1 or len(values) < len(groups):
-            differing.append(name)
+    differing: set[str] = set()
+    for one, other in pairwise(groups):
+        differing |= one.fields.keys() ^ other.fields.keys()
+        for name in one.fields.keys() & other.fields.keys():
+            if json.dumps(one.fields[name]) != json.dumps(other.fields[name]):
+                differing.add(name)
     return sorted(differing)
 
 
@@ -250,32 +238,29 @@ def _no_run(path: Path) -> str:
         return f"{path} does not exist; name the folders of runs, e.g. {command} runs/atari_cpu_moe"
     missing = [name for name in (CONFIG_FILE, METRICS_FILE) if not (path / name).is_file()]
     inside = sorted(str(file.parent) for file in path.glob(f"*/{CONFIG_FILE}"))
-    hint = f"runs in it: type {command} {' '.join(inside)}" if inside else ""
-    hint = hint or "name folders runs/{exp_name}"
+    hint = f"runs in it: type {command} {' '.join(inside)}" if inside else NAME_RUNS
     return f"{path} is no run: {' and '.join(missing)} missing; {hint}"
 
 
-def _read_lines(
-    lines: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, Series], dict[str, dict[int, list[np.ndarray]]]]:
-    """Scalars and arrays of a run."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    arrays: dict[str, dict[int, list[np.ndarray]]] = {}
+def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str, Any]]) -> RunData:
+    points, entries = [], []
     for line in lines:
         step = int(line["env_step"])
         for tag, value in line["metrics"].items():
-            points.setdefault(tag, []).append((step, math.nan if value is None else value))
+            points.append((tag, (step, value)))
         for tag, array in line.get("arrays", {}).items():
-            by_step = arrays.setdefault(tag, {})
-            by_step.setdefault(step, []).append(np.array(array, dtype=np.float64))
+            entries.append((tag, (step, np.array(array, dtype=np.float64))))
     scalars = {}
-    for tag, values in points.items():
-        columns = np.array(values, dtype=np.float64)
-        scalars[tag] = Series(columns[:, 0], columns[:, 1])
-    return scalars, arrays
+    for tag, values in gather(points).items():
+        scalars[tag] = Series(*np.array(values, dtype=np.float64).T)  # None becomes NaN
+    arrays = {}
+    for tag, logged in gather(entries).items():
+        arrays[tag] = gather(logged)
+    return RunData(path, fields, scalars, arrays)
 
 
-def _one_per_step(series: Series, *, takes_last: bool) -> Series:
+def one_per_step(series: Series, *, takes_last: bool) -> Series:
+    """The numbers of a series in the order of env steps: of each the last one, or the mean."""
     known = np.isfinite(series.value)
     step, value = series.env_step[known], series.value[known]
     steps, inverse, count = np.unique(step, return_inverse=True, return_counts=True)

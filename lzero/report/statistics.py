@@ -1,10 +1,8 @@
 """Curves and final scores over seeds, with bootstrap intervals.
 
 S = seeds, P = points of a curve, E = episodes of an evaluation, B = bootstrap resamples. Env steps
-are per game.
-
-Intervals are 95 % percentile bootstrap intervals of a mean. With few seeds they are too narrow: of
-two or three seeds they reach from the worst to the best. All random numbers come from one fixed
+are per game. Intervals are 95 % percentile bootstrap intervals of a mean, too narrow with few
+seeds: of two or three they reach from the worst to the best. All random numbers come from one fixed
 seed, so a report can be repeated.
 """
 
@@ -71,7 +69,7 @@ class FinalScore:
 def bootstrap_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both ends ``(…)`` of the interval of the mean of ``values (S, …)`` over S.
 
-    All points are resampled together, so the ends of a curve's interval are curves too.
+    All points are resampled together: the ends of a curve's interval are curves too.
 
     Raises:
         ValueError: if S < 2: one value has no spread.
@@ -92,7 +90,7 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, 
     if min(len(first), len(second)) < 2:
         counts = f"{len(first)} and {len(second)}"
         raise ValueError(f"{counts} value(s): an interval needs at least two of each")
-    rng = _generator()
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
     first_BS = rng.choice(first, size=(RESAMPLES, len(first)))
     second_BS = rng.choice(second, size=(RESAMPLES, len(second)))
     low, high = _interval(first_BS.mean(axis=1) - second_BS.mean(axis=1))
@@ -102,18 +100,16 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, 
 def hierarchical_bootstrap_mean(scores: Sequence[np.ndarray]) -> tuple[float, float]:
     """Interval of the mean over S seeds of their mean episode score; ``scores`` are ``(E,)`` each.
 
-    Seeds are resampled, then the episodes of each drawn seed; E may differ. One seed gives an
-    interval over its episodes alone.
+    Seeds are resampled, then the episodes of each drawn one; E may differ, and S may be 1.
 
     Raises:
         ValueError: if there is no seed, or one has fewer than two episodes.
     """
     counts = list(map(len, scores))
     if min(counts, default=0) < 2:
-        raise ValueError(
-            f"episodes per seed: {counts}; at least two of at least one seed are needed"
-        )
-    rng = _generator()
+        needed = "at least two of at least one seed are needed"
+        raise ValueError(f"episodes per seed: {counts}; {needed}")
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
     seed_BS = rng.integers(len(scores), size=(RESAMPLES, len(scores)))
     means_BS = np.empty(seed_BS.shape)
     for index, episodes in enumerate(scores):
@@ -143,8 +139,8 @@ def interpolate(series: Sequence[Series]) -> tuple[np.ndarray, np.ndarray]:
 def smooth(series: Sequence[Series], values_per_bin: int) -> tuple[np.ndarray, np.ndarray]:
     """Centres ``(P,)`` of equal bins of the common range, and mean values ``(S, P)`` in them.
 
-    In a bin every seed has a value; ``values_per_bin`` is what it has at least, on average. Short
-    series come as :func:`interpolate` gives them.
+    Every seed has values in a bin, at least ``values_per_bin`` on average. Short series come as
+    :func:`interpolate` gives them.
     """
     low, high = common_range(series)
     inside = [(one.env_step >= low) & (one.env_step <= high) for one in series]
@@ -165,7 +161,7 @@ def build_curves(group: Group, prefix: str) -> Iterator[Curve]:
     """Curves of all numbers of a group whose tags begin with ``prefix``."""
     logged: set[str] = set()
     for run in group.runs:
-        logged |= set(run.tags(prefix))
+        logged.update(run.tags(prefix))
     for tag in sorted(logged):
         game = next((game for game in group.games if tag.endswith(f"/{game}")), "")
         curve = mean_curve(group, tag.removesuffix(f"/{game}"), group.series(tag), game)
@@ -243,7 +239,8 @@ def _over_episodes(run: RunData, game: str, steps: np.ndarray) -> tuple[np.ndarr
 @cache
 def _resample_weights(count: int) -> np.ndarray:
     """``(B, S)`` share of each of ``count`` seeds in each resample."""
-    drawn_BS = _generator().integers(count, size=(RESAMPLES, count))
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    drawn_BS = rng.integers(count, size=(RESAMPLES, count))
     return np.stack([(drawn_BS == index).sum(axis=1) for index in range(count)], axis=1) / count
 
 
@@ -251,7 +248,3 @@ def _interval(means: np.ndarray) -> np.ndarray:
     """Both ends, over the first axis."""
     tail = (1 - CONFIDENCE) / 2
     return np.quantile(means, (tail, 1 - tail), axis=0)
-
-
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(BOOTSTRAP_SEED)

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from lzero.report.curves import all_curves
 from lzero.report.notes import study_notes
 from lzero.report.progress import shown
-from lzero.report.run_data import Group, RunDataError, gather, group_runs, load_runs
+from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, load_runs
 from lzero.report.statistics import Curve, FinalScore, final_score
-
-Task = tuple[str, str]
-"""Domain and game."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class Study:
     groups: tuple[Group, ...]  # experiments, in the order of their first runs
     curves: tuple[Curve, ...]  # of all groups
     finals: tuple[FinalScore, ...]  # of each group and game
-    references: Mapping[Task, Mapping[str, float]]  # raw scores by label, as the domain names them
+    # Raw scores by label, as its domain names them, of every task; empty where there are none.
+    references: Mapping[Task, Mapping[str, float]]
     notes: tuple[str, ...]  # what is missing or must be known, one sentence each
 
     @property
@@ -32,17 +32,13 @@ class Study:
     @property
     def tasks(self) -> list[Task]:
         """Every task, in the order in which the groups name them."""
-        return _tasks(self.groups)
+        return list(self.references)
 
     def task_title(self, task: Task) -> str:
         """The game, with its domain where another domain has a game of this name."""
         domain, game = task
         is_shared = any(name == game and other != domain for other, name in self.tasks)
         return f"{game} ({domain.partition(':')[2].lower()})" if is_shared else game
-
-    def group(self, label: str) -> Group:
-        """The group of this label."""
-        return next(group for group in self.groups if group.label == label)
 
     def find_curves(self, metric: str, task: Task | None = None) -> list[Curve]:
         """Curves of one number of all groups, of one task or of none and all."""
@@ -67,24 +63,23 @@ def build_study(
     if not paths:
         raise RunDataError("no run named; type python -m lzero.report runs/NAME [runs/NAME …]")
     groups = _relabel(group_runs(load_runs(paths), ignore), labels)
-    references, lacking = reference_scores(_tasks(groups))
-    curves: list[Curve] = []
-    for group in shown(groups, "curves"):
-        curves += all_curves(group)
-    finals = []
+    references, lacking = reference_scores(groups)
+    curves = tuple(chain.from_iterable(map(all_curves, shown(groups, "curves"))))
+    finals: list[FinalScore] = []
     for group in groups:
-        for game in group.games:
-            finals.append(final_score(group, game))
+        finals += map(partial(final_score, group), group.games)
     notes = (*study_notes(groups, finals), *lacking)
-    return Study(groups, tuple(curves), tuple(finals), references, notes)
+    return Study(groups, curves, tuple(finals), references, notes)
 
 
-def reference_scores(tasks: Sequence[Task]) -> tuple[dict[Task, Mapping[str, float]], list[str]]:
+def reference_scores(groups: Sequence[Group]) -> tuple[dict[Task, Mapping[str, float]], list[str]]:
     """Reference scores of tasks as their domains give them, and what is said where they do not."""
     # gymnasium comes with it, which nothing else here needs
     from lzero.envs.domain import load_domain
 
-    found: dict[Task, Mapping[str, float]] = dict.fromkeys(tasks, {})
+    found: dict[Task, Mapping[str, float]] = {}
+    for group in groups:
+        found |= dict.fromkeys(group.tasks, {})
     notes = []
     for path, games in gather(found).items():
         reason = f"{path} names no reference scores"
@@ -104,14 +99,6 @@ def reference_scores(tasks: Sequence[Task]) -> tuple[dict[Task, Mapping[str, flo
     return found, notes
 
 
-def _tasks(groups: Sequence[Group]) -> list[Task]:
-    tasks: dict[Task, None] = {}
-    for group in groups:
-        for game in group.games:
-            tasks[group.domain, game] = None
-    return list(tasks)
-
-
 def _relabel(groups: tuple[Group, ...], labels: Sequence[str]) -> tuple[Group, ...]:
     if not labels:
         return groups
@@ -119,7 +106,4 @@ def _relabel(groups: tuple[Group, ...], labels: Sequence[str]) -> tuple[Group, .
         made = ", ".join(f"{group.label!r} ({len(group.runs)} run(s))" for group in groups)
         problem = "one each, all different, is needed for the groups"
         raise RunDataError(f"labels={list(labels)}: {problem} {made}")
-    named = []
-    for group, label in zip(groups, labels, strict=True):
-        named.append(replace(group, label=label))
-    return tuple(named)
+    return tuple(replace(group, label=label) for group, label in zip(groups, labels, strict=True))

@@ -1,8 +1,8 @@
 """Tables of a report: points of all curves, final scores, and files of comma-separated values."""
 
 import csv
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ CURVE_COLUMNS = (
     *("group", "seeds", "domain", "game", "metric"),
     *("env_step", "mean", "low", "high", "num_seeds", "interval"),
 )
-
+FINAL_COLUMNS = (
+    *("group", "seeds", "domain", "game", "env_step", "mean", "low", "high", "num_seeds"),
+    *("episodes", "interval", "random", "ratio_to_random", "above_random", "published"),
+)
+Row = dict[str, Any]
 Cells = tuple[str, ...]
 
 
-def curve_rows(study: Study) -> Iterator[dict[str, Any]]:
+def curve_rows(study: Study) -> Iterator[Row]:
     """Every point of every curve, under ``CURVE_COLUMNS``; NaN where something is not known."""
     for curve in study.curves:
         names = (curve.group, " ".join(curve.seeds), curve.domain, curve.game, curve.metric)
@@ -30,26 +34,19 @@ def curve_rows(study: Study) -> Iterator[dict[str, Any]]:
             yield dict(zip(CURVE_COLUMNS, values, strict=True))
 
 
-def final_rows(study: Study) -> Iterator[dict[str, Any]]:
-    """Final score of every group and game beside the known scores; NaN where not known."""
+def final_rows(study: Study) -> Iterator[Row]:
+    """Final scores beside the known ones, at least ``FINAL_COLUMNS``; NaN where not known."""
     for final in study.finals:
         references = dict(study.references[final.domain, final.game])
-        random = references.pop(RANDOM, math.nan)
-        yield {
-            "group": final.group,
+        random = references.pop(RANDOM, nan)
+        lead = final.low - random
+        yield vars(final) | {
             "seeds": " ".join(final.seeds),
-            "domain": final.domain,
-            "game": final.game,
             "env_step": " ".join(map(str, sorted(set(final.env_steps)))),
-            "mean": final.mean,
-            "low": final.low,
-            "high": final.high,
             "num_seeds": len(final.seeds),
-            "episodes": final.episodes,
-            "interval": final.interval,
             "random": random,
-            "ratio_to_random": final.mean / random if random > 0 else math.nan,
-            "above_random": _yes_or_no(final.low - random),
+            "ratio_to_random": final.mean / random if random > 0 else nan,
+            "above_random": "" if isnan(lead) else "yes" if lead > 0 else "no",
             "published": "; ".join(f"{label} {score:g}" for label, score in references.items()),
         }
 
@@ -97,28 +94,21 @@ def final_table(study: Study) -> Table:
 
 def number(value: float) -> str:
     """Four digits for a reader; a dash for what is not known."""
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    return "–" if isnan(value) else f"{value:.4g}"
 
 
 def interval(low: float, high: float) -> str:
     """Both ends for a reader; a dash for what is not known."""
-    return "–" if math.isnan(low) else f"{low:.4g} … {high:.4g}"
+    return "–" if isnan(low) else f"{low:.4g} … {high:.4g}"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """An unknown number becomes an empty cell."""
+    """The columns of the rows; an unknown number becomes an empty cell."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(columns)
         for row in rows:
-            cells = dict(row)
-            for name, value in row.items():
-                if isinstance(value, float) and math.isnan(value):
-                    cells[name] = ""
+            cells = []
+            for value in map(row.__getitem__, columns):
+                cells.append("" if isinstance(value, float) and isnan(value) else value)
             writer.writerow(cells)
-
-
-def _yes_or_no(lead: float) -> str:
-    if math.isnan(lead):
-        return ""
-    return "yes" if lead > 0 else "no"

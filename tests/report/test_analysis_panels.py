@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 
 from lzero.logging import RunLogger
-from lzero.report.curves import DRAWN_WINDOWS
+from lzero.report.curves import DRAWN_WINDOWS, divergence_tags, load_tags
 from lzero.report.figures import arrange
 from lzero.report.panels import (
     average_panels,
     conflict_panels,
-    divergence_panels,
     entropy_panels,
     expert_legend,
     expert_panels,
     group_legend,
-    load_panels,
     tag_panels,
+    window_panels,
 )
 from lzero.report.pictures import PICTURES
 from lzero.report.statistics import ONE_SEED, OVER_SEEDS
@@ -78,9 +77,9 @@ def test_conflict_has_a_row_for_each_kind_of_component(study):
 
 def test_experts_are_compared_with_the_shared_one(study):
     panels = expert_panels(study)
-    assert [(panel.title, panel.starts_row) for panel in panels] == [
-        ("moe, layer 0", True),
-        ("moe, layer 1", False),
+    assert [(panel.title, panel.row) for panel in panels] == [
+        ("moe, layer 0", "moe"),
+        ("moe, layer 1", "moe"),
     ]
     for layer, panel in enumerate(panels):
         assert [curve.group for curve in panel.curves] == [
@@ -126,7 +125,7 @@ def test_expert_selection_has_a_row_for_each_window(study):
     assert [panel.title for panel in panels] == [
         f"{game}, {window}" for window in DRAWN_WINDOWS for game in GAMES
     ]
-    assert [panel.starts_row for panel in panels] == [True, False, False] * 2
+    assert arrange(panels) == [(row, game) for row in (0, 1) for game in range(3)]
     for panel in panels:
         assert panel.references == {"all 4 alike": math.log(4)} and panel.limits == (
             0.0,
@@ -143,13 +142,12 @@ def test_expert_selection_has_a_row_for_each_window(study):
     assert group_legend(study, panels) == {"moe": "2 seeds", "dense": None}, (
         "dense has no experts, which is said elsewhere"
     )
-    for make in (divergence_panels, load_panels):
-        panels = make(study)
-        assert (
-            len(panels) == 6 and [panel.starts_row for panel in panels] == [True, False, False] * 2
-        )
+    for tags_of in (divergence_tags, load_tags):
+        panels = window_panels(study, tags_of)
+        assert arrange(panels) == [(row, number) for row in (0, 1) for number in range(3)]
         assert len({panel.title for panel in panels}) == 6
-    assert {curve.metric for panel in divergence_panels(study) for curve in panel.curves} == {
+    divergences = window_panels(study, divergence_tags)
+    assert {curve.metric for panel in divergences for curve in panel.curves} == {
         f"MOE_Divergence/{window}_Avg{name}"
         for window in DRAWN_WINDOWS
         for name in ("JS_Divergence", "TV_Distance", "Wasserstein_Distance")
@@ -174,6 +172,5 @@ def test_modules_are_sorted_by_their_numbers_and_all_comes_first(study):
 
 def test_nothing_gives_no_panels(study):
     empty = Study(study.groups, (), (), {}, ())
-    for make in (expert_panels, entropy_panels, divergence_panels, load_panels):
-        assert make(empty) == []
-    assert conflict_panels(empty, "max") == []
+    assert expert_panels(empty) == entropy_panels(empty) == conflict_panels(empty, "max") == []
+    assert window_panels(empty, divergence_tags) == window_panels(empty, load_tags) == []

@@ -141,9 +141,9 @@ def test_losses_over_many_magnitudes_get_a_logarithmic_axis(values, scale):
 def test_long_titles_are_wrapped_and_rows_begin_where_asked():
     long = "a group with many words in its name (num_experts=8, top_k=2), layer 0"
     panels = [
-        Panel(long, [curve([1, 2])]),
-        Panel("b", [curve([1, 2])]),
-        Panel("c", [curve([1, 2])], starts_row=True),
+        Panel(long, [curve([1, 2])], row="upper"),
+        Panel("b", [curve([1, 2])], row="upper"),
+        Panel("c", [curve([1, 2])], row="lower"),
     ]
     first, second, third = axes_of(*panels)
     assert first.get_title(loc="left").split() == long.split() and "\n" in first.get_title(

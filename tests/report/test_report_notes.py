@@ -213,8 +213,9 @@ def test_an_unfinished_run_shows_its_reward_beside_that_of_its_random_beginning(
     assert study.tasks and all(
         random_reward_rate(study, task) == {"random": 3.0} for task in study.tasks
     )
-    [panel, *_] = game_panels(study, "collect_reward", "", random_reward_rate)
+    [panel, *_] = game_panels(study, "collect_reward", "")
     [curve] = panel.curves
+    assert panel.references == {"random": 3.0}
     assert curve.env_step.tolist() == [100, 200, 300] and curve.mean.tolist() == [2.0, 4.0, 30.0]
     main([str(folder), "--out", str(tmp_path / "out")])
     assert (tmp_path / "out" / "collect_rewards.png").is_file()
