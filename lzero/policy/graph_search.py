@@ -20,9 +20,8 @@ from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.nn.scalars import ScalarSupport
 
 MAX_GRAPHS = 32  # each keeps the memory of its round; further kinds of rounds run as they are
-WARM_UPS = (
-    3  # as torch recommends: libraries choose their algorithms and allocate in the first ones
-)
+# As torch recommends: libraries choose their algorithms and allocate in the first ones.
+WARM_UPS = 3
 
 Run = Callable[[], Tensor]
 Capture = Callable[[Run], tuple[Callable[[], object], Tensor]]
