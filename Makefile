@@ -51,7 +51,7 @@ $(LOWEST)/.installed: requirements-lowest.txt pyproject.toml setup.py
 	$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	$*/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@$*/bin/python -c 'from lzero.native import search_step; raise SystemExit(search_step() is None)' || \
-		echo "no C++ compiler: the tree search will run in torch, several times slower; install g++, then make clean setup"
+		echo "the search step was not compiled: the tree search will run in torch, several times slower; install g++ (python setup.py build_ext shows what it says), then make clean setup"
 	touch $@
 
 clean:

@@ -23,7 +23,7 @@ from lzero.nn.encoder import LatentNorm
 from lzero.nn.heads import Head
 from lzero.nn.moe import MoELayer, SwiGLU
 from lzero.nn.parameters import weights_version
-from lzero.nn.scalars import ScalarSupport
+from lzero.nn.scalars import EPSILON, ScalarSupport
 
 Pointer = ctypes.c_void_p
 # Multiplications (a quarter of a millisecond) from which a further thread gains more than its start costs.
@@ -93,7 +93,7 @@ class _Model(_Record):
                 "sim_norm_group",
             )
         ),
-        *((name, ctypes.c_float) for name in ("support_low", "support_high")),
+        *((name, ctypes.c_float) for name in ("support_low", "support_high", "linear_term")),
     ]
 
 
@@ -246,6 +246,7 @@ class NativeSearch:
             sim_norm_group=LatentNorm.GROUP if norm.kind == "sim_norm" else 0,
             support_low=self.support.low,
             support_high=self.support.high,
+            linear_term=EPSILON,
         )
         self._scratch_width = self.library.scratch_width(ctypes.byref(self._packed))
 

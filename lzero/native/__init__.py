@@ -29,8 +29,12 @@ def search_step() -> ctypes.CDLL | None:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:
             continue
-        if processors is None or capability in processors:
+        if processors is not None and capability not in processors:
+            continue
+        try:
             return opened(found.origin)
+        except OSError as error:  # built elsewhere, as by an older system's wheel
+            logger.info("%s cannot be loaded (%s)", found.origin, error)
     logger.info(
         "the search step is not compiled: searching with torch (make setup builds it where g++ is)"
     )

@@ -7,8 +7,10 @@
 // the weights come out of memory. Here weights lie in panels, packed once per update: 2 vectors of
 // outputs, for one input after the other, in the order in which they are read.
 //
-// Rows never meet: whatever is computed for a row is computed in one order, however rows are cut into
-// tiles and over threads. So results do not depend on the number of threads, bit for bit.
+// Threads run the same code side by side. In a matrix product they share the outputs, so that each
+// reads its part of the weights, once, for all rows; in everything else they share the rows; they meet
+// before and after each product. Rows never mix: whatever is computed for a row is computed in one
+// order, however the work is cut. So results do not depend on the number of threads, bit for bit.
 //
 // Shape legend: R = rows of the round, D = model width, H = heads, K = D / H, F = hidden width of a
 // feed-forward or expert, E = experts, T = tasks, A = actions, B = support bins, N = roots, S = slots
@@ -17,6 +19,7 @@
 // The structs are mirrored in lzero/model/native_search.py, field by field.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -78,7 +81,7 @@ struct Model {
   const float* action_embedding;  // (A, D)
   const float* task_embedding;    // (T, D) or null
   int64_t num_layers, dim, num_heads, num_actions, num_bins, sim_norm_group;  // group 0: layer norm
-  float support_low, support_high;
+  float support_low, support_high, linear_term;  // of the bins; of the scalar transform
 };
 
 // What a search remembers: see SearchCache.
@@ -109,6 +112,46 @@ struct Rows {
   float* data;
   int64_t stride;
   float* operator[](int64_t row) const { return data + row * stride; }
+};
+
+// ---- Threads ----------------------------------------------------------------------------------------
+
+// The threads of one call.
+class Team {
+ public:
+  // From here on there are `size` threads; those that were started earlier have waited.
+  void open(int64_t size) { size_.store(size, std::memory_order_release); }
+  void wait_for_opening() const { wait_while(size_, 0); }
+  int64_t size() const { return size_.load(std::memory_order_relaxed); }
+
+  // Returns when all have called it; what any of them wrote before is then seen by all.
+  void meet() {
+    const int64_t meeting = meeting_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size()) return wait_while(meeting_, meeting);
+    arrived_.store(0, std::memory_order_relaxed);
+    meeting_.store(meeting + 1, std::memory_order_release);
+  }
+
+ private:
+  std::atomic<int64_t> size_{0}, arrived_{0}, meeting_{0};
+
+  static void wait_while(const std::atomic<int64_t>& number, int64_t value) {
+    for (int64_t turn = 0; number.load(std::memory_order_acquire) == value; ++turn) {
+      if (turn > 2000) std::this_thread::yield();  // some 50 us: others may need this core to get there
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+  }
+};
+
+// One of a team's threads. Its share of 0 … count - 1 goes from first(count) up to last(count), without it.
+struct Member {
+  Team& team;
+  int64_t number;
+
+  int64_t first(int64_t count) const { return number * count / team.size(); }
+  int64_t last(int64_t count) const { return (number + 1) * count / team.size(); }
 };
 
 // ---- Functions of single numbers; loops over them become vector code --------------------------------
@@ -208,10 +251,11 @@ void tile(const float* const* x, const float* panel, const float* bias, int64_t 
 using Tile = void (*)(const float* const*, const float*, const float*, int64_t, float* const*);
 const Tile TILES[9] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>};
 
-// y[i] = x[chosen[i]] W + b for `count` rows; without `chosen` y[i] = x[i] W + b.
-void product(const Linear& map, int64_t set, Rows x, const int* chosen, int64_t count, Rows y) {
-  const int64_t out = padded(map.out), tiles = (count + TILE - 1) / TILE;
-  for (int64_t first = 0; first < out; first += PANEL) {
+// This thread's outputs of y[i] = x[chosen[i]] W + b for `count` rows; without `chosen` y[i] = x[i] W + b.
+void multiply(Member member, const Linear& map, int64_t set, Rows x, const int* chosen, int64_t count,
+              Rows y) {
+  const int64_t out = padded(map.out), tiles = (count + TILE - 1) / TILE, panels = out / PANEL;
+  for (int64_t first = member.first(panels) * PANEL; first < member.last(panels) * PANEL; first += PANEL) {
     const float* panel = map.panels + (set * out + first) * map.in;
     const float* bias = map.bias + set * out + first;
     for (int64_t t = 0; t < tiles; ++t) {  // rows spread evenly: 8 are 4 and 4, not 6 and 2
@@ -227,36 +271,36 @@ void product(const Linear& map, int64_t set, Rows x, const int* chosen, int64_t 
   }
 }
 
-// ---- The model for some rows of a round ---------------------------------------------------------------
+// ---- The model for the rows of a round ----------------------------------------------------------------
 
 int64_t hidden_width(const Model& model) {
   int64_t width = model.num_bins + 1;
-  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
-    const Block& block = model.blocks[layer];
-    width = std::max({width, block.w_in.out, block.expert_in.out, block.router.out});
+  for (const Block* b = model.blocks; b < model.blocks + model.num_layers; ++b) {
+    width = std::max({width, b->w_in.out, b->expert_in.out, b->router.out});
   }
   return std::max(width, model.num_actions);
 }
 
 class Worker {
  public:
-  // `order` are `count` rows of the round, sorted by task; `scratch` is theirs alone.
-  Worker(const Model& model, const Cache& cache, const Round& round, const int* order, int64_t count,
-         float* scratch)
-      : model_(model), cache_(cache), round_(round), order_(order), count_(count) {
+  // `order` are the rows of the round, sorted by task. The team's workers share the round's scratch.
+  Worker(const Model& model, const Cache& cache, const Round& round, const int* order, Member member)
+      : model_(model), cache_(cache), round_(round), order_(order), count_(round.rows), member_(member),
+        first_(member.first(count_)), last_(member.last(count_)) {
+    float* scratch = round.scratch;
     const int64_t dim = padded(model.dim), hidden = padded(hidden_width(model));
     for (Rows* rows : {&token_, &normed_, &mixed_}) *rows = take(scratch, dim);
     qkv_ = take(scratch, padded(3 * model.dim));
     hidden_ = take(scratch, std::max(hidden, 2 * dim));
-    seen_.resize(count * cache.places);
-    chosen_.resize(count);
-    gate_.resize(count);
-    scores_.resize(std::max<int64_t>(cache.places, 1));
+    seen_.resize(count_ * cache.places);
+    chosen_.resize(count_);
+    gate_.resize(count_);
+    scores_.resize(std::max(cache.places, hidden));
     for (const Block* b = model.blocks; b < model.blocks + model.num_layers; ++b) {
       top_k_ = std::max(top_k_, b->top_k);
     }
-    picked_.resize(count * top_k_);
-    weight_.resize(count * top_k_);
+    picked_.resize(count_ * top_k_);
+    weight_.resize(count_ * top_k_);
   }
 
   static int64_t scratch_width(const Model& model) {
@@ -268,6 +312,8 @@ class Worker {
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t old = round_.root[row(i)] * cache_.columns + round_.parent[row(i)];
       std::copy_n(cache_.window + old * cache_.places, cache_.places, seen(i));
+    }
+    for (int64_t i = first_; i < last_; ++i) {
       const float* embedding = model_.action_embedding + round_.action[row(i)] * model_.dim;
       std::copy_n(embedding, model_.dim, token_[i]);
     }
@@ -277,15 +323,12 @@ class Worker {
       round_.survival[row(i)] = sigmoid(-logits[model_.num_bins]);
       round_.reward[row(i)] = expectation(logits);
     });
-    read(model_.latent, [this](int64_t i, float* latent) { latent_norm(latent, mixed_[i]); });
-    for (int64_t i = 0; i < count_; ++i) std::copy_n(mixed_[i], model_.dim, token_[i]);
+    read(model_.latent, [this](int64_t i, float* latent) { latent_norm(latent, token_[i]); });
     embed_task();
     transform(2);
-    read(model_.value, [this](int64_t i, float* logits) {
-      round_.value[row(i)] = expectation(logits);
-    });
+    read(model_.value, [this](int64_t i, float* logits) { round_.value[row(i)] = expectation(logits); });
     read(model_.policy, [this](int64_t i, float* logits) { write_prior(i, logits); });
-    for (int64_t i = 0; i < count_; ++i) {
+    for (int64_t i = first_; i < last_; ++i) {
       const int64_t root = round_.root[row(i)] * cache_.columns;
       const int64_t old = root + round_.parent[row(i)], made = root + round_.node[row(i)];
       std::copy_n(seen(i), cache_.places, cache_.window + made * cache_.places);
@@ -299,9 +342,13 @@ class Worker {
   const Round& round_;
   const int* order_;
   const int64_t count_;
-  Rows token_, normed_, mixed_, qkv_, hidden_;
-  std::vector<int64_t> seen_;             // (count, W): what each row's newest token sees
-  std::vector<int> chosen_, picked_;      // rows of an expert; experts of each row (count, top_k)
+  const Member member_;
+  const int64_t first_, last_;  // its rows
+  Rows token_, normed_, mixed_, qkv_, hidden_;  // the team's
+  // Small and of all rows, for each worker its own: what each row's newest token sees (count, W), rows
+  // of an expert, experts of each row (count, top_k).
+  std::vector<int64_t> seen_;
+  std::vector<int> chosen_, picked_;
   std::vector<float> gate_, weight_, scores_;
   int64_t top_k_ = 1;
 
@@ -310,6 +357,11 @@ class Worker {
     scratch += count_ * width;
     return rows;
   }
+  void product(const Linear& map, int64_t set, Rows x, const int* chosen, int64_t count, Rows y) const {
+    member_.team.meet();
+    multiply(member_, map, set, x, chosen, count, y);
+    member_.team.meet();
+  }
   int64_t row(int64_t i) const { return order_[i]; }
   int64_t task(int64_t i) const { return cache_.task[round_.root[row(i)]]; }
   int64_t* seen(int64_t i) { return seen_.data() + i * cache_.places; }
@@ -317,7 +369,7 @@ class Worker {
   void embed_task() {
     if (!model_.task_embedding) return;
     const int64_t dim = model_.dim;
-    for (int64_t i = 0; i < count_; ++i) {
+    for (int64_t i = first_; i < last_; ++i) {
       const float* task_vector = model_.task_embedding + task(i) * dim;
       if (model_.join_task.panels) {
         std::copy_n(token_[i], dim, hidden_[i]);
@@ -340,17 +392,17 @@ class Worker {
     }
     for (int64_t layer = 0; layer < model_.num_layers; ++layer) {
       const Block& block = model_.blocks[layer];
-      for (int64_t i = 0; i < count_; ++i) layer_norm(block.norm1, 0, token_[i], normed_[i], dim);
+      for (int64_t i = first_; i < last_; ++i) layer_norm(block.norm1, 0, token_[i], normed_[i], dim);
       product(block.qkv, 0, normed_, nullptr, count_, qkv_);
-      for (int64_t i = 0; i < count_; ++i) attend(layer, i, offset);
+      for (int64_t i = first_; i < last_; ++i) attend(layer, i, offset);
       product(block.attention_out, 0, normed_, nullptr, count_, mixed_);
-      for (int64_t i = 0; i < count_; ++i) {
+      for (int64_t i = first_; i < last_; ++i) {
         for (int64_t d = 0; d < dim; ++d) token_[i][d] += mixed_[i][d];
         layer_norm(block.norm2, 0, token_[i], normed_[i], dim);
       }
       feed_forward(block);
     }
-    for (int64_t i = 0; i < count_; ++i) layer_norm(model_.norm, 0, token_[i], normed_[i], dim);
+    for (int64_t i = first_; i < last_; ++i) layer_norm(model_.norm, 0, token_[i], normed_[i], dim);
   }
 
   // Stores key and value of row i, attends to its window and writes the result to normed_[i].
@@ -387,16 +439,16 @@ class Worker {
   void feed_forward(const Block& block) {
     if (block.num_shared + block.num_experts == 0) {
       product(block.w_in, 0, normed_, nullptr, count_, hidden_);
-      for (int64_t i = 0; i < count_; ++i) {
+      for (int64_t i = first_; i < last_; ++i) {
         for (int64_t f = 0; f < block.w_in.out; ++f) hidden_[i][f] = gelu(hidden_[i][f]);
       }
       product(block.w_out, 0, hidden_, nullptr, count_, mixed_);
-      for (int64_t i = 0; i < count_; ++i) add(token_[i], 1.0f, mixed_[i]);
+      for (int64_t i = first_; i < last_; ++i) add(token_[i], 1.0f, mixed_[i]);
       return;
     }
     for (int64_t expert = 0; expert < block.num_shared; ++expert) {
       run_expert(block.w_in, block.w_out, expert, nullptr, count_);
-      for (int64_t i = 0; i < count_; ++i) add(token_[i], 1.0f, mixed_[i]);
+      for (int64_t i = first_; i < last_; ++i) add(token_[i], 1.0f, mixed_[i]);
     }
     if (block.num_experts == 0) return;
     route(block);
@@ -407,15 +459,19 @@ class Worker {
         chosen_[found] = int(pair / block.top_k);
         gate_[found++] = weight_[pair];
       }
+      if (found == 0) continue;
       run_expert(block.expert_in, block.expert_out, expert, chosen_.data(), found);
-      for (int64_t j = 0; j < found; ++j) add(token_[chosen_[j]], gate_[j], mixed_[j]);
+      for (int64_t j = member_.first(found); j < member_.last(found); ++j) {
+        add(token_[chosen_[j]], gate_[j], mixed_[j]);
+      }
     }
+    member_.team.meet();  // these were not this worker's own rows
   }
 
   // (silu(a) * b) w_out with a, b = x w_in, of `count` rows of normed_, to mixed_.
   void run_expert(const Linear& in, const Linear& out, int64_t set, const int* chosen, int64_t count) {
     product(in, set, normed_, chosen, count, hidden_);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = member_.first(count); i < member_.last(count); ++i) {
       float *a = hidden_[i], *b = a + out.in;
       for (int64_t f = 0; f < out.in; ++f) a[f] *= sigmoid(a[f]) * b[f];
     }
@@ -426,17 +482,16 @@ class Worker {
   void route(const Block& block) {
     const int64_t k = block.top_k;
     if (block.experts_of_task) {
-      for (int64_t i = 0; i < count_; ++i) {
-        for (int64_t j = 0; j < k; ++j) {
-          picked_[i * k + j] = int(block.experts_of_task[task(i) * k + j]);
-          weight_[i * k + j] = 1.0f / k;
-        }
+      for (int64_t pair = 0; pair < count_ * k; ++pair) {
+        picked_[pair] = int(block.experts_of_task[task(pair / k) * k + pair % k]);
+        weight_[pair] = 1.0f / k;
       }
       return;
     }
     product(block.router, 0, normed_, nullptr, count_, hidden_);
     for (int64_t i = 0; i < count_; ++i) {
-      float *score = hidden_[i], total = 0;
+      float *score = scores_.data(), total = 0;
+      std::copy_n(hidden_[i], block.num_experts, score);
       softmax(score, block.num_experts);
       int* picked = &picked_[i * k];
       for (int64_t j = 0; j < k; ++j) {  // the highest that is not yet picked
@@ -458,25 +513,30 @@ class Worker {
     for (int64_t d = 0; d < model_.dim; ++d) y[d] += gate * x[d];
   }
 
-  // Runs a head on normed_, each task's rows with its weights, and gives use(i, outputs) every row.
+  // Runs a head on normed_, each task's rows with its weights, and gives use(i, outputs) this worker's.
   template <typename Use>
   void read(const Head& head, Use use) {
     const int64_t dim = model_.dim;
+    auto set = [&](int64_t i) { return head.shared ? 0 : task(i); };
+    for (int64_t i = first_; i < last_; ++i) layer_norm(head.norm1, set(i), normed_[i], mixed_[i], dim);
+    product_by_task(head.linear1, head.shared, mixed_, qkv_);
+    for (int64_t i = first_; i < last_; ++i) {
+      layer_norm(head.norm2, set(i), qkv_[i], mixed_[i], dim);
+      for (int64_t d = 0; d < dim; ++d) mixed_[i][d] = gelu(mixed_[i][d]);
+    }
+    product_by_task(head.linear2, head.shared, mixed_, hidden_);
+    for (int64_t i = first_; i < last_; ++i) use(i, hidden_[i]);
+  }
+
+  void product_by_task(const Linear& map, bool shared, Rows x, Rows y) const {
+    member_.team.meet();
     for (int64_t begin = 0, end; begin < count_; begin = end) {
       end = begin + 1;
-      while (end < count_ && (head.shared || task(end) == task(begin))) ++end;
-      const int64_t set = head.shared ? 0 : task(begin), rows = end - begin;
-      const Rows x{mixed_[begin], mixed_.stride}, y{qkv_[begin], qkv_.stride};
-      const Rows outputs{hidden_[begin], hidden_.stride};
-      for (int64_t i = begin; i < end; ++i) layer_norm(head.norm1, set, normed_[i], mixed_[i], dim);
-      product(head.linear1, set, x, nullptr, rows, y);
-      for (int64_t i = begin; i < end; ++i) {
-        layer_norm(head.norm2, set, qkv_[i], mixed_[i], dim);
-        for (int64_t d = 0; d < dim; ++d) mixed_[i][d] = gelu(mixed_[i][d]);
-      }
-      product(head.linear2, set, x, nullptr, rows, outputs);
-      for (int64_t i = begin; i < end; ++i) use(i, hidden_[i]);
+      while (end < count_ && (shared || task(end) == task(begin))) ++end;
+      const Rows from{x[begin], x.stride}, to{y[begin], y.stride};
+      multiply(member_, map, shared ? 0 : task(begin), from, nullptr, end - begin, to);
     }
+    member_.team.meet();
   }
 
   void latent_norm(const float* x, float* y) const {
@@ -491,8 +551,8 @@ class Worker {
     const float step = (model_.support_high - model_.support_low) / (model_.num_bins - 1);
     const float low = model_.support_low;
     const float y = total(model_.num_bins, [=](int64_t b) { return logits[b] * (low + step * b); });
-    const float slope = 1 + 2 * 0.001f;
-    const float u = 2 * std::fabs(y) / (slope + std::sqrt(slope * slope + 4 * 0.001f * std::fabs(y)));
+    const float slope = 1 + 2 * model_.linear_term, size = std::fabs(y);
+    const float u = 2 * size / (slope + std::sqrt(slope * slope + 4 * model_.linear_term * size));
     return std::copysign(u * (u + 2), y);
   }
 
@@ -523,20 +583,18 @@ void expand(const Model* model, const Cache* cache, const Round* round, int64_t 
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
     return cache->task[round->root[a]] < cache->task[round->root[b]];
   });
-  const int64_t width = Worker::scratch_width(*model), workers = std::clamp<int64_t>(threads, 1, round->rows);
-  auto part = [&](int64_t t) {
-    const int64_t begin = t * round->rows / workers, end = (t + 1) * round->rows / workers;
-    float* scratch = round->scratch + begin * width;
-    Worker(*model, *cache, *round, order.data() + begin, end - begin, scratch).run();
+  Team team;
+  auto work = [&](int64_t number) {
+    team.wait_for_opening();
+    Worker(*model, *cache, *round, order.data(), {team, number}).run();
   };
   std::vector<std::thread> others;
-  int64_t started = 1;
   try {
-    for (; started < workers; ++started) others.emplace_back(part, started);
-  } catch (const std::system_error&) {  // the system gives no more threads: this one does their part
-    for (int64_t t = started; t < workers; ++t) part(t);
+    while (int64_t(others.size()) + 1 < threads) others.emplace_back(work, others.size() + 1);
+  } catch (const std::system_error&) {  // the system gives no more: those that there are share the work
   }
-  part(0);
+  team.open(int64_t(others.size()) + 1);
+  work(0);
   for (std::thread& other : others) other.join();
 }
 }

@@ -65,7 +65,7 @@ def begin(
     """A root inference from a random past."""
     random, context = torch.Generator().manual_seed(seed), model.config.context_steps
     num_actions = model.world_model.action_embedding.num_embeddings
-    latent = torch.randn(len(task_id), context, DIM, generator=random)
+    latent = torch.randn(len(task_id), context, model.config.embed_dim, generator=random)
     action = torch.randint(0, num_actions, (len(task_id), context - 1), generator=random)
     valid = torch.randint(0, context, (len(task_id),), generator=random)
     groups = TaskGroups.of(task_id, "cpu")
@@ -172,9 +172,12 @@ def answers_of_all_rounds(model: UniZeroMTModel, threads: int = 1) -> list[np.nd
 @compiled
 @pytest.mark.parametrize("moe", [{"enabled": False}, {"enabled": True}, {"top_k": 2}])
 @torch.no_grad()
-def test_threads_change_no_bit(moe):
+def test_threads_change_no_bit(monkeypatch, moe):
+    monkeypatch.setattr(
+        "lzero.model.native_search.WORK_OF_THREAD", 1
+    )  # else these rounds are too small
     torch.manual_seed(0)
-    model = make_model(moe=moe)
+    model = make_model(moe=moe, embed_dim=96)  # several panels of outputs, not as many as threads
     found = [answers_of_all_rounds(model, threads) for threads in (1, 2, 3, 5)]
     for other in found[1:]:
         for alone, shared in zip(found[0], other, strict=True):
@@ -268,6 +271,20 @@ def test_torch_answers_where_compiled_code_cannot(monkeypatch, caplog):
     monkeypatch.setattr("lzero.model.native_search.search_step", lambda: None)
     with pytest.raises(RuntimeError, match="make setup"):
         NativeSearch(make_model(), SUPPORT)
+
+
+def test_a_library_that_cannot_be_opened_is_passed_over(monkeypatch, caplog, tmp_path):
+    path = tmp_path / "broken.so"
+    path.write_bytes(b"not a library")
+    spec = importlib.util.spec_from_file_location("broken", path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    search_step.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO):
+            assert search_step() is None
+    finally:
+        search_step.cache_clear()
+    assert "broken.so cannot be loaded" in caplog.text and "make setup" in caplog.text
 
 
 def test_threads_follow_the_work_of_a_round():
