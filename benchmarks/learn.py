@@ -2,9 +2,11 @@
 
     python benchmarks/learn.py
     python benchmarks/learn.py --encoders resnet --rounds 5
+    python benchmarks/learn.py --encoders small --dim 128 --batch-size 20    # as in presets cpu and afternoon
 
 Update: sample from the replay ring, targets, loss, backward, clip, optimiser, target network. Bare: target encoder and target
-value pass on the same windows, online forward, loss and backward, with windows and targets already on the device.
+value pass on the same windows, online forward, loss and backward, with windows and targets already on the device. Share: what
+the encoder's passes alone take of the update, the target's forward and the online one's forward and backward.
 """
 
 import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
@@ -25,6 +27,8 @@ from lzero.policy.targets import make_batch
 
 NUM_ACTIONS = 18
 ENCODERS = {
+    "small": {"kind": "resnet", "widths": (16, 32)},  # presets cpu and afternoon
+    "former": {"kind": "resnet", "widths": (32, 64)},  # preset cpu until 2026-11
     "resnet": {"kind": "resnet"},
     "resnet x2": {"kind": "resnet", "stem_stride": 2},
     "vit": {"kind": "vit"},
@@ -88,6 +92,24 @@ def bare(
     return run
 
 
+def encoder_alone(
+    policy: UniZeroMTPolicy, replay: ReplayBuffer, batch: dict[int, int]
+) -> Callable[[], None]:
+    windows = replay.sample(batch, np.random.default_rng(1))
+    observation = windows.observation.to(policy.device)
+    with policy.autocast():
+        batch = make_batch(windows, policy.target, policy.support, policy.legal, policy.config)
+
+    def run() -> None:
+        with policy.autocast():
+            with torch.no_grad():
+                policy.target.encode(observation, batch.groups)
+            policy.model.encode(batch.observation, batch.groups).square().sum().backward()
+        policy.model.zero_grad(set_to_none=True)
+
+    return run
+
+
 def seconds(run: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     run()
@@ -127,7 +149,8 @@ def main() -> None:
     batch = {0: args.batch_size, 1: args.batch_size}
     print(f"2 games x {args.batch_size} windows, H = 10, td = 5, D = {args.dim}, moe {args.moe}")
     print(
-        f"{'encoder':<12}{'MFLOP/frame':>13}{'update s':>10}{'bare s':>9}{'ratio':>8}{'sample ms':>11}{'peak GiB':>10}"
+        f"{'encoder':<12}{'MFLOP/frame':>13}{'update s':>10}{'bare s':>9}{'ratio':>8}{'share':>9}"
+        f"{'sample ms':>11}{'peak GiB':>10}"
     )
     for name in args.encoders:
         policy = make_policy(ENCODERS[name], args)
@@ -137,21 +160,23 @@ def main() -> None:
             policy.learn(replay.sample(batch, rng))
 
         plain = bare(policy, replay, batch)
-        update(), plain()
-        pairs = [
-            (seconds(update, policy.device), seconds(plain, policy.device))
+        encoder = encoder_alone(policy, replay, batch)
+        update(), plain(), encoder()
+        rounds = [
+            tuple(seconds(run, policy.device) for run in (update, plain, encoder))
             for _ in range(args.rounds)
         ]
         sampling = statistics.median(
             seconds(lambda r=replay: r.sample(batch, rng), policy.device) for _ in range(5)
         )
-        whole, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
+        whole, alone, _ = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratio = statistics.median(whole / alone for whole, alone, _ in rounds)
+        share = statistics.median(encoder / whole for whole, _, encoder in rounds)
 
         gib = _peak_resident()
         print(
             f"{name:<12}{encoder_mflop(policy):>13.1f}{whole:>10.2f}{alone:>9.2f}{ratio:>8.2f}"
-            f"{sampling * 1e3:>11.1f}{gib / 2**30:>10.2f}"
+            f"{share:>9.0%}{sampling * 1e3:>11.1f}{gib / 2**30:>10.2f}"
         )
     print(
         f"device {policy.device}, precision {policy.dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.model.unizero_world_models.world_model_multitask import WorldModel, WorldModelOutput
-from lzero.nn.encoder import Encoder
+from lzero.nn.encoder import Encoder, joined_windows
 from lzero.nn.tasks import TaskGroups
 
 
@@ -74,7 +74,7 @@ class UniZeroMTModel(nn.Module):
     def encode(self, observation: Tensor, groups: TaskGroups) -> Tensor:
         """Latents ``(B, S, D)`` of observations ``(B, S, *observation_shape)``; ``groups`` are the tasks of the B rows."""
         windows, steps = observation.shape[:2]
-        latent = self.encoder(observation.flatten(0, 1), groups.task_id.repeat_interleave(steps))
+        latent = self.encoder(joined_windows(observation), groups.task_id.repeat_interleave(steps))
         return latent.view(windows, steps, -1)
 
     def forward(

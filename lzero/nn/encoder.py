@@ -59,6 +59,17 @@ def channels_last(module: M) -> M:
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
+def joined_windows(observation: Tensor) -> Tensor:
+    """Observations ``(B, S, …)`` of windows as ``(B·S, …)``; images stay channels last where they are copied.
+
+    A plain flatten of part of the steps copies them channels first, and the first convolution turns them back in fp32,
+    before its forward and again before its backward: 10 ms of a small network's update of 250.
+    """
+    if observation.ndim != 5:
+        return observation.flatten(0, 1)
+    return observation.movedim(2, -1).flatten(0, 1).movedim(-1, 1)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with group norm and a skip connection; ``stride`` 2 halves the resolution."""
 

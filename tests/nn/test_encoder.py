@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lzero.config import EncoderConfig
-from lzero.nn.encoder import CHUNK, Encoder, LatentNorm
+from lzero.nn.encoder import CHUNK, Encoder, LatentNorm, joined_windows
 
 CASES = {
     "resnet": ({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)),
@@ -103,6 +103,19 @@ def test_channels_last_view_gives_the_same_latent():
     torch.testing.assert_close(
         encoder(view, task_id), encoder(view.contiguous(), task_id), atol=1e-5, rtol=1e-5
     )
+
+
+def test_windows_are_joined_in_the_order_of_memory():
+    stored = torch.randint(0, 256, (3, 6, 8, 8, 2), dtype=torch.uint8)
+    windows = stored.movedim(-1, 2)[:, :4]
+    joined = joined_windows(windows)
+    torch.testing.assert_close(joined, windows.flatten(0, 1))
+    assert joined.is_contiguous(memory_format=torch.channels_last)
+    assert (
+        joined_windows(stored.movedim(-1, 2)).data_ptr() == stored.data_ptr()
+    )  # whole windows: a view
+    vectors = torch.randn(3, 6, 5)
+    torch.testing.assert_close(joined_windows(vectors), vectors.reshape(18, 5))
 
 
 def test_lightzero_encoder_does_the_work_of_lightzeros():
