@@ -77,6 +77,8 @@ class ModelConfig(Section):
     latent_norm: Literal["layer_norm", "sim_norm"] = "layer_norm"
     """Final normalisation of latents; ``sim_norm`` (groups of 8) goes with the group-KL latent
     loss."""
+    residual_latent: bool = False
+    """The latent head predicts the change of the latent, at first none, instead of the next latent."""
     task_embedding: Literal["none", "add", "concat", "register"] = "none"
     """How the task enters the token sequence."""
     num_register_tokens: PositiveInt = 4

@@ -100,7 +100,7 @@ class _Model(_Record):
 class _Cache(_Record):
     _fields_ = [
         ("slabs", ctypes.POINTER(Pointer)),
-        *((name, Pointer) for name in ("window", "position", "task", "legal")),
+        *((name, Pointer) for name in ("window", "position", "task", "legal", "latent")),
         *(
             (name, ctypes.c_int64)
             for name in ("slots", "columns", "places", "registers", "root_tokens")
@@ -194,6 +194,7 @@ class NativeSearch:
             cache.position.data_ptr(),
             host_task_id.ctypes.data,
             legal.ctypes.data,
+            None if cache.latent is None else cache.latent.data_ptr(),
             cache.slabs[0].shape[1],
             cache.window.shape[1],
             cache.window.shape[2],

@@ -52,9 +52,7 @@ struct Linear {
 };
 
 // Scale and shift (sets, D).
-struct Norm {
-  const float *scale, *shift;
-};
+struct Norm { const float *scale, *shift; };
 
 // Feed-forwards: dense has num_shared = num_experts = 0 and uses w_in, w_out; a mixture has its shared
 // experts there, one a set, and its routed experts in expert_in, expert_out.
@@ -91,6 +89,7 @@ struct Cache {
   int64_t* position;     // (N, M + 1)
   const int64_t* task;   // (N,)
   const uint8_t* legal;  // (N, A)
+  float* latent;         // (N, M + 1, D), where the next latent is predicted as a change; else null
   int64_t slots, columns, places, registers, root_tokens;
 };
 
@@ -296,11 +295,6 @@ class Worker {
     chosen_.resize(count_);
     gate_.resize(count_);
     scores_.resize(std::max(cache.places, hidden));
-    for (const Block* b = model.blocks; b < model.blocks + model.num_layers; ++b) {
-      top_k_ = std::max(top_k_, b->top_k);
-    }
-    picked_.resize(count_ * top_k_);
-    weight_.resize(count_ * top_k_);
   }
 
   static int64_t scratch_width(const Model& model) {
@@ -323,7 +317,11 @@ class Worker {
       round_.survival[row(i)] = sigmoid(-logits[model_.num_bins]);
       round_.reward[row(i)] = expectation(logits);
     });
-    read(model_.latent, [this](int64_t i, float* latent) { latent_norm(latent, token_[i]); });
+    read(model_.latent, [this](int64_t i, float* latent) {
+      if (cache_.latent) add(latent, 1.0f, node_latent(i, round_.parent));
+      latent_norm(latent, token_[i]);
+      if (cache_.latent) std::copy_n(token_[i], model_.dim, node_latent(i, round_.node));
+    });
     embed_task();
     transform(2);
     read(model_.value, [this](int64_t i, float* logits) { round_.value[row(i)] = expectation(logits); });
@@ -350,7 +348,6 @@ class Worker {
   std::vector<int64_t> seen_;
   std::vector<int> chosen_, picked_;
   std::vector<float> gate_, weight_, scores_;
-  int64_t top_k_ = 1;
 
   Rows take(float*& scratch, int64_t width) {
     Rows rows{scratch, width};
@@ -364,6 +361,9 @@ class Worker {
   }
   int64_t row(int64_t i) const { return order_[i]; }
   int64_t task(int64_t i) const { return cache_.task[round_.root[row(i)]]; }
+  float* node_latent(int64_t i, const int64_t* node) const {
+    return cache_.latent + (round_.root[row(i)] * cache_.columns + node[row(i)]) * model_.dim;
+  }
   int64_t* seen(int64_t i) { return seen_.data() + i * cache_.places; }
 
   void embed_task() {
@@ -481,6 +481,8 @@ class Worker {
   // Experts and gates of every row: picked_ and weight_ (count, top_k).
   void route(const Block& block) {
     const int64_t k = block.top_k;
+    picked_.resize(count_ * k);
+    weight_.resize(count_ * k);
     if (block.experts_of_task) {
       for (int64_t pair = 0; pair < count_ * k; ++pair) {
         picked_[pair] = int(block.experts_of_task[task(pair / k) * k + pair % k]);
@@ -548,8 +550,7 @@ class Worker {
   // Mean bin of softmax(logits), transformed back: ScalarSupport.expectation.
   float expectation(float* logits) const {
     softmax(logits, model_.num_bins);
-    const float step = (model_.support_high - model_.support_low) / (model_.num_bins - 1);
-    const float low = model_.support_low;
+    const float low = model_.support_low, step = (model_.support_high - low) / (model_.num_bins - 1);
     const float y = total(model_.num_bins, [=](int64_t b) { return logits[b] * (low + step * b); });
     const float slope = 1 + 2 * model_.linear_term, size = std::fabs(y);
     const float u = 2 * size / (slope + std::sqrt(slope * slope + 4 * model_.linear_term * size));
@@ -577,7 +578,6 @@ int64_t scratch_width(const Model* model) { return Worker::scratch_width(*model)
 
 // Expands the rows of a round on up to `threads` threads, this one among them.
 void expand(const Model* model, const Cache* cache, const Round* round, int64_t threads) {
-  if (round->rows == 0) return;
   std::vector<int> order(round->rows);
   for (int64_t i = 0; i < round->rows; ++i) order[i] = int(i);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) {

@@ -101,14 +101,20 @@ def test_it_is_built_where_there_is_a_compiler():
 
 @compiled
 @pytest.mark.parametrize("share_head", [True, False])
-@pytest.mark.parametrize("latent_norm", ["layer_norm", "sim_norm"])
+@pytest.mark.parametrize(
+    ("latent_norm", "residual"), [("layer_norm", False), ("sim_norm", False), ("layer_norm", True)]
+)
 @pytest.mark.parametrize("task_embedding", ["none", "add", "concat", "register"])
 @pytest.mark.parametrize("moe", FEED_FORWARDS, ids=str)
 @torch.no_grad()
-def test_rounds_equal_torch(moe, task_embedding, latent_norm, share_head):
+def test_rounds_equal_torch(moe, task_embedding, latent_norm, residual, share_head):
     torch.manual_seed(0)
     model = make_model(
-        moe=moe, task_embedding=task_embedding, latent_norm=latent_norm, share_head=share_head
+        moe=moe,
+        task_embedding=task_embedding,
+        latent_norm=latent_norm,
+        residual_latent=residual,
+        share_head=share_head,
     )
     rng = np.random.default_rng(0)
     legal = rng.random((len(TASK_ID), NUM_ACTIONS)) < 0.6
@@ -137,6 +143,7 @@ def test_searches_of_random_models_visit_the_same(seed):
             num_tasks,
             moe=FEED_FORWARDS[rng.integers(len(FEED_FORWARDS))],
             share_head=bool(rng.integers(2)),
+            residual_latent=bool(rng.integers(2)),
             context_steps=int(rng.integers(1, 5)),
             num_layers=int(rng.integers(1, 3)),
         )

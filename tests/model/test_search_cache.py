@@ -39,6 +39,7 @@ def make_model(**overrides) -> UniZeroMTModel:
         {"routing": "soft"},
     ],
 )
+@pytest.mark.parametrize("residual", [False, True], ids=["latents", "changes of latents"])
 @pytest.mark.parametrize("task_embedding", ["none", "add", "concat", "register"])
 @pytest.mark.parametrize(
     "nodes_per_step",
@@ -50,8 +51,8 @@ def make_model(**overrides) -> UniZeroMTModel:
     ids=["one a root", "three a root", "uneven"],
 )
 @torch.no_grad()
-def test_prefill_and_steps_equal_full_forward(moe, task_embedding, nodes_per_step):
-    model = make_model(moe=moe, task_embedding=task_embedding)
+def test_prefill_and_steps_equal_full_forward(moe, task_embedding, residual, nodes_per_step):
+    model = make_model(moe=moe, task_embedding=task_embedding, residual_latent=residual)
     context, simulations, rng = 4, 12, np.random.default_rng(1)
     latent = torch.randn(len(TASK_ID), context, DIM)
     action = torch.from_numpy(rng.integers(0, NUM_ACTIONS, (len(TASK_ID), context - 1)))

@@ -33,10 +33,11 @@ class Capture:
         return lambda: result.copy_(run()), result
 
 
-def make_model(moe: dict) -> UniZeroMTModel:
+def make_model(moe: dict, **more) -> UniZeroMTModel:
     torch.manual_seed(0)
+    encoder = {"kind": "mlp", "hidden": [8]}
     config = ModelConfig.model_validate(
-        {"embed_dim": DIM, "num_heads": 2, "moe": moe, "encoder": {"kind": "mlp", "hidden": [8]}}
+        {"embed_dim": DIM, "num_heads": 2, "moe": moe, "encoder": encoder} | more
     )
     model = UniZeroMTModel(config, (4,), NUM_ACTIONS, NUM_TASKS).eval()
     for parameter in model.world_model.parameters():
@@ -56,11 +57,13 @@ def begin(model: UniZeroMTModel, task_id: np.ndarray, seed: int):
     )
 
 
-@pytest.mark.parametrize("moe", [{"enabled": False}, {"top_k": 2}], ids=str)
+@pytest.mark.parametrize(
+    ("moe", "residual"), [({"enabled": False}, True), ({"top_k": 2}, False)], ids=str
+)
 @pytest.mark.parametrize("kind, most_graphs", [(BatchTree, 1), (GumbelTree, 4)])
 @torch.no_grad()
-def test_searches_on_kept_memory_equal_those_on_their_own(kind, most_graphs, moe):
-    model, capture = make_model(moe), Capture()
+def test_searches_on_kept_memory_equal_those_on_their_own(kind, most_graphs, moe, residual):
+    model, capture = make_model(moe, residual_latent=residual), Capture()
     graphs = GraphSearchModel(model, SUPPORT, capture)
     task_id = np.array([0, 0, 2, 1, 2])
     legal = np.ones((5, NUM_ACTIONS), bool)

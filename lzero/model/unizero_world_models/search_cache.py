@@ -1,7 +1,7 @@
 """Keys and values of a tree search, in slots instead of hashes.
 
 Shape legend: N = roots, M = simulations, C = context steps, W = 2C attention window, R = register tokens,
-S = R + 2C − 1 + 2M slots, H = heads, K = head width, E = rows of a round (edges to expand).
+S = R + 2C − 1 + 2M slots, H = heads, K = head width, D = model width, E = rows of a round (edges to expand).
 
 Slots 0 … R−1 hold the register tokens, the next 2C−1 the root context: the last C−1 (latent, action) pairs and the
 current latent, right-aligned. Node i + 1 owns the two slots 2i and 2i + 1 after those: its action
@@ -43,6 +43,7 @@ class SearchCache:
             roots: slot s of root n is n·S + s; ``EMPTY`` where there is none.
         position: rotary position of each node's latent token ``(N, M+1)``.
         groups: tasks of the N roots.
+        latent: of every node ``(N·(M+1), D)``, where the next one is predicted as a change of it; else None.
     """
 
     slabs: list[Tensor]
@@ -51,6 +52,7 @@ class SearchCache:
     groups: TaskGroups
     num_registers: int
     num_root_tokens: int
+    latent: Tensor | None = None
 
     @classmethod
     def create(
@@ -101,6 +103,13 @@ class SearchCache:
         cache.position[:, 0] = registers + 2 * num_valid
         return cache
 
+    def keep_latents(self, root_latent: Tensor) -> None:
+        """Remember each node's latent from now on, beginning with the roots' ``(N, D)``."""
+        num_roots, num_nodes = self.position.shape
+        latent = root_latent.new_empty(num_roots, num_nodes, root_latent.shape[1])
+        latent[:, 0] = root_latent
+        self.latent = latent.flatten(0, 1)
+
     def root_valid(self, num_valid: Tensor) -> Tensor:
         """Which root tokens are real: ``(N, R+2C−1)``; the unused history lies between registers and context."""
         slot = torch.arange(self.num_root_tokens, device=num_valid.device)
@@ -135,6 +144,9 @@ class SearchCache:
             mine[:, :tokens] = theirs[:, :tokens]
         self.window[:, 0] = other.window[:, 0]
         self.position[:, 0] = other.position[:, 0]
+        if self.latent is not None and other.latent is not None:
+            nodes = self.position.shape[1]
+            self.latent[::nodes] = other.latent[::nodes]
 
     def rows(
         self, root: np.ndarray, parent: np.ndarray, action: np.ndarray, node: np.ndarray

@@ -77,8 +77,8 @@ class WorldModel(nn.Module):
             dim, config.support_bins + 1, sets
         )  # the last output is the termination
         nn.init.constant_(self.reward_head.bias2[..., -1], RARE)
-        # Not zero: the layer norm that follows has no usable gradient at a vector of zeros.
-        self.latent_head = Head(dim, dim, sets, zero_init=False)
+        # Zero only as a change: the layer norm that follows has no usable gradient at a vector of zeros.
+        self.latent_head = Head(dim, dim, sets, zero_init=config.residual_latent)
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -112,12 +112,16 @@ class WorldModel(nn.Module):
         hidden, balance = self._run(latent, action, groups)
         at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
         outcome = self.reward_head(at_action, groups)
+        next_latent = self.latent_head(at_action, groups)
+        if self.config.residual_latent:
+            # without gradient: the loss must not make one latent like the next
+            next_latent = next_latent + latent[:, :-1].detach()
         return WorldModelOutput(
             policy=self.policy_head(at_latent, groups),
             value=self.value_head(at_latent, groups),
             reward=outcome[..., :-1],
             termination=outcome[..., -1],
-            next_latent=self.latent_head(at_action, groups),
+            next_latent=next_latent,
             balance=balance,
         )
 
@@ -194,6 +198,8 @@ class WorldModel(nn.Module):
             mask=cache.root_mask(num_valid),
             slabs=cache.slabs,
         )
+        if self.config.residual_latent:
+            cache.keep_latents(latent[:, -1])
         last = hidden[:, -1:]
         return self.policy_head(last, groups)[:, 0], self.value_head(last, groups)[:, 0], cache
 
@@ -216,7 +222,12 @@ class WorldModel(nn.Module):
         taken = rows[4]
         token = self._embed(self.action_embedding(taken), groups.task_id)
         hidden = self._step(token, cache, groups, at_action)
-        latent = latent_norm(self.latent_head(hidden, groups)[:, 0])
+        latent = self.latent_head(hidden, groups)[:, 0]
+        if cache.latent is not None:
+            latent = latent + cache.latent.index_select(0, rows[0])
+        latent = latent_norm(latent)
+        if cache.latent is not None:
+            cache.latent.index_copy_(0, rows[1], latent)
         outcome = self.reward_head(hidden, groups)[:, 0]
         hidden = self._step(self._embed(latent, groups.task_id), cache, groups, at_latent)
         policy, value = (
