@@ -85,7 +85,7 @@ def bare_products(
 ) -> Callable[[], None]:
     """The linear maps of one search, at its shapes, and nothing else."""
     world, config = model.world_model, model.config
-    dim, context = config.embed_dim, 2 * config.context_steps - 1
+    dim, context = config.embed_dim, 2 * config.history_steps - 1
     device = world.action_embedding.weight.device
 
     def block_products(x: torch.Tensor, block: torch.nn.Module) -> None:
@@ -157,7 +157,7 @@ def compiled_table(args: argparse.Namespace) -> None:
         for num_roots in (8, 16):
             model = make_model(dim, moe, 1, device)
             groups = TaskGroups.of(np.zeros(num_roots, np.int64), device)
-            context, legal = model.config.context_steps, np.ones((num_roots, NUM_ACTIONS), bool)
+            context, legal = model.config.history_steps, np.ones((num_roots, NUM_ACTIONS), bool)
             latent = model.encoder.norm(torch.randn(num_roots, context, dim))
             action = torch.randint(0, NUM_ACTIONS, (num_roots, context - 1))
             valid = torch.full((num_roots,), context - 1)
@@ -213,7 +213,7 @@ def inductor_table(args: argparse.Namespace) -> None:
     for name, moe in BLOCKS.items():
         model = make_model(256, moe, 1, torch.device("cpu"))
         groups = TaskGroups.of(np.zeros(num_roots, np.int64), "cpu")
-        context = model.config.context_steps
+        context = model.config.history_steps
         root = model.initial_inference(
             model.encoder.norm(torch.randn(num_roots, context, 256)),
             torch.zeros(num_roots, context - 1, dtype=torch.int64),
@@ -276,7 +276,7 @@ def search_table(args: argparse.Namespace, device: torch.device, dtype: torch.dt
         for moe in (False, True):
             model = make_model(embed_dim, {"enabled": moe}, games, device)
             groups = TaskGroups.of(task_id, device)
-            context = model.config.context_steps
+            context = model.config.history_steps
             latent = model.encoder.norm(torch.randn(num_roots, context, embed_dim, device=device))
             action = torch.randint(0, NUM_ACTIONS, (num_roots, context - 1), device=device)
             valid = torch.full((num_roots,), context - 1, device=device)

@@ -69,7 +69,7 @@ class ModelConfig(Section):
     num_layers: PositiveInt = 2
     """Transformer blocks."""
     context_steps: PositiveInt = 4
-    """C: env steps that a token can look back on; the attention window is 2C tokens."""
+    """C: env steps that a token attends to; the attention window is 2C tokens."""
     mlp_ratio: PositiveFloat = 4.0
     """Hidden width of the dense MLP over D."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
@@ -91,6 +91,13 @@ class ModelConfig(Section):
     """The support reaches from minus to plus this value, in transformed units."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Label smoothing of value and reward targets."""
+
+    @property
+    def history_steps(self) -> int:
+        """Env steps, the current one included, that reach a prediction: a block looks 2C − 1 tokens
+        back, on tokens from which the block before has looked back."""
+        tokens = self.num_layers * (2 * self.context_steps - 1) + 1
+        return tokens // 2 + 1  # history begins with a latent, maybe a token more than is needed
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -243,6 +250,12 @@ class ExperimentConfig(Section):
     def num_tasks(self) -> int:
         """T, the number of games."""
         return len(self.env.games)
+
+    @property
+    def history_steps(self) -> int:
+        """P: env steps, the current one included, that a search sees. All that reach a prediction, but
+        no more than a training window has: search and training compute one function."""
+        return min(self.model.history_steps, self.policy.unroll_steps + 1)
 
     def batch_size_of(self, game: str) -> int:
         """Windows of ``game`` in one update."""

@@ -1,7 +1,7 @@
 """The multi-task UniZero model: encoder and world model behind the three calls that training and search need.
 
 Shape legend: B = windows, S = steps, N = roots, D = latent width, A = actions, V = support bins,
-C = context steps, E = rows of a round of simulations.
+P = history steps, E = rows of a round of simulations.
 """
 
 from dataclasses import dataclass
@@ -104,8 +104,8 @@ class UniZeroMTModel(nn.Module):
         """Predict at the roots of a search.
 
         Args:
-            latent: last C latents of every root ``(N, C, D)``, the current one last.
-            action: the C−1 actions between them ``(N, C−1)`` int64.
+            latent: last P latents of every root ``(N, P, D)``, the current one last.
+            action: the P−1 actions between them ``(N, P−1)`` int64.
             num_valid: ``(N,)`` int64, how many of those pairs are real.
             groups: tasks of the N rows.
             num_simulations: M, the simulations that will follow.

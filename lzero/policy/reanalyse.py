@@ -2,7 +2,7 @@
 
 Source: MuZero Reanalyze (arXiv 2104.06294). The context of a step is what its window holds before it, as in training.
 
-Shape legend: B = windows, S = H + 1 steps, C = context steps, A = actions, D = latent width.
+Shape legend: B = windows, S = H + 1 steps, P = history steps, A = actions, D = latent width.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def reanalysed_policy(
         legal: ``(B, A)`` bool.
     """
     windows, steps = latent.shape[:2]
-    context, settings = config.model.context_steps, config.policy.search
+    history, settings = config.history_steps, config.policy.search
     # spread evenly over the batch, which is sorted by task: every task gets its part
     count = max(1, round(config.policy.reanalyse_fraction * windows))
     chosen = torch.linspace(0, windows - 1, count).round().long()
@@ -50,15 +50,15 @@ def reanalysed_policy(
     chosen = chosen.to(latent.device, non_blocking=True)
     latent, action = latent[chosen], action[chosen]
     host_legal = legal[chosen].repeat_interleave(steps, dim=0).cpu().numpy()
-    # Root (b, t) sees steps t − C + 1 … t of its window; steps before the window do not exist.
+    # Root (b, t) sees steps t − P + 1 … t of its window; steps before the window do not exist.
     step = torch.arange(steps, device=latent.device)
-    seen = (step[:, None] + torch.arange(1 - context, 1, device=latent.device)).clamp_min(
+    seen = (step[:, None] + torch.arange(1 - history, 1, device=latent.device)).clamp_min(
         0
-    )  # (S, C)
+    )  # (S, P)
     root = model.initial_inference(
         latent[:, seen].flatten(0, 1),
         action[:, seen[:, :-1]].flatten(0, 1),
-        step.clamp_max(context - 1).repeat(count),
+        step.clamp_max(history - 1).repeat(count),
         roots,
         settings.num_simulations,
     )

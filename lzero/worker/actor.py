@@ -1,7 +1,7 @@
 """Acting in environments: encode, search, choose. One actor serves all environments of all tasks of
 a rank.
 
-Shape legend: N = environments, A = actions, C = context steps.
+Shape legend: N = environments, A = actions.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Actor:
         self.groups = TaskGroups.of(task_id, policy.device)
         self.device = self.groups.task_id.device
         self.context = EnvContext(
-            len(task_id), config.model.context_steps, config.model.embed_dim, self.device
+            len(task_id), config.history_steps, config.model.embed_dim, self.device
         )
         simulations = (
             search_config.num_eval_simulations if rng is None else search_config.num_simulations

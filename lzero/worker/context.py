@@ -1,6 +1,6 @@
 """The recent past of every environment, as the world model sees it when it acts.
 
-Shape legend: N = environments, C = context steps, D = latent width.
+Shape legend: N = environments, P = history steps, D = latent width.
 """
 
 import numpy as np
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 class EnvContext:
-    """Last C−1 (latent, action) pairs of N environments; each is cleared when its own episode ends,
+    """Last P−1 (latent, action) pairs of N environments; each is cleared when its own episode ends,
     no other's.
     """
 
     def __init__(
-        self, num_envs: int, context_steps: int, embed_dim: int, device: torch.device
+        self, num_envs: int, history_steps: int, embed_dim: int, device: torch.device
     ) -> None:
-        self.latent = torch.zeros(num_envs, context_steps - 1, embed_dim, device=device)
-        self.action = torch.zeros(num_envs, context_steps - 1, dtype=torch.int64, device=device)
+        self.latent = torch.zeros(num_envs, history_steps - 1, embed_dim, device=device)
+        self.action = torch.zeros(num_envs, history_steps - 1, dtype=torch.int64, device=device)
         self.num_valid = torch.zeros(num_envs, dtype=torch.int64, device=device)
 
     def with_current(self, latent: Tensor) -> Tensor:
-        """Context and current latents ``(N, D)`` as ``(N, C, D)``."""
+        """Context and current latents ``(N, D)`` as ``(N, P, D)``."""
         return torch.cat([self.latent, latent[:, None]], dim=1)
 
     def push(self, latent: Tensor, action: Tensor) -> None:

@@ -63,7 +63,7 @@ def begin(
     model: UniZeroMTModel, task_id: np.ndarray = TASK_ID, num_simulations: int = 12, seed: int = 0
 ):
     """A root inference from a random past."""
-    random, context = torch.Generator().manual_seed(seed), model.config.context_steps
+    random, context = torch.Generator().manual_seed(seed), model.config.history_steps
     num_actions = model.world_model.action_embedding.num_embeddings
     latent = torch.randn(len(task_id), context, model.config.embed_dim, generator=random)
     action = torch.randint(0, num_actions, (len(task_id), context - 1), generator=random)

@@ -53,15 +53,20 @@ def make_model(**overrides) -> UniZeroMTModel:
 @torch.no_grad()
 def test_prefill_and_steps_equal_full_forward(moe, task_embedding, residual, nodes_per_step):
     model = make_model(moe=moe, task_embedding=task_embedding, residual_latent=residual)
-    context, simulations, rng = 4, 12, np.random.default_rng(1)
-    latent = torch.randn(len(TASK_ID), context, DIM)
-    action = torch.from_numpy(rng.integers(0, NUM_ACTIONS, (len(TASK_ID), context - 1)))
-    num_valid = torch.tensor([0, 1, 2, 3, 3, 1])
-    root = model.initial_inference(latent, action, num_valid, GROUPS, simulations)
+    history, simulations, rng = model.config.history_steps, 12, np.random.default_rng(1)
+    # More than a search is given. Registers tell a window's start, so with them a search's past is a window's.
+    lived = history if task_embedding == "register" else history + 6
+    latent = torch.randn(len(TASK_ID), lived, DIM)
+    action = torch.from_numpy(rng.integers(0, NUM_ACTIONS, (len(TASK_ID), lived - 1)))
+    num_valid = torch.tensor([0, 1, 2, 3, history - 1, history - 1])
+    root = model.initial_inference(
+        latent[:, -history:], action[:, 1 - history :], num_valid, GROUPS, simulations
+    )
 
-    paths = []  # per root and node: latents and actions from the start of the real context
+    paths = []  # per root and node: latents and actions from the episode's start
     for n, valid in enumerate(num_valid.tolist()):
-        paths.append([(latent[n, context - 1 - valid :], action[n, context - 1 - valid :])])
+        first = 0 if valid == history - 1 else lived - 1 - valid
+        paths.append([(latent[n, first:], action[n, first:])])
         full = model.world_model(
             paths[n][0][0][None], paths[n][0][1][None], TaskGroups.of(TASK_ID[n : n + 1], "cpu")
         )

@@ -47,7 +47,7 @@ def make_model(moe: dict, **more) -> UniZeroMTModel:
 
 
 def begin(model: UniZeroMTModel, task_id: np.ndarray, seed: int):
-    random, context = torch.Generator().manual_seed(seed), model.config.context_steps
+    random, context = torch.Generator().manual_seed(seed), model.config.history_steps
     return model.initial_inference(
         torch.randn(len(task_id), context, DIM, generator=random),
         torch.randint(0, NUM_ACTIONS, (len(task_id), context - 1), generator=random),

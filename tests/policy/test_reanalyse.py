@@ -40,7 +40,7 @@ def test_equals_searching_every_step_alone(kind, tree_type):
     for parameter in model.world_model.parameters():
         if parameter.ndim == 3 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.5)
-    windows, steps, context = 3, 7, config.model.context_steps
+    windows, steps, context = 3, 7, config.history_steps
     latent, action = torch.randn(windows, steps, 16), torch.randint(0, 3, (windows, steps))
     task_id, legal = (
         torch.tensor([0, 1, 1]),

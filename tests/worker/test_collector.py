@@ -198,7 +198,7 @@ def test_an_environment_forgets_at_its_own_ends_and_no_others():
         run.collector.collect(1)
         context, task = run.actor.context, torch.from_numpy(run.env.task_id)
         for ring in range(run.env.num_envs):
-            valid = min(run.own_steps(ring), CONTEXT - 1)
+            valid = min(run.own_steps(ring), CONFIG.history_steps - 1)
             assert context.num_valid[ring] == valid
             lengths.add((ring, valid))
             for back in range(1, valid + 1):
@@ -209,7 +209,7 @@ def test_an_environment_forgets_at_its_own_ends_and_no_others():
                     context.latent[ring, -back], latent, atol=1e-5, rtol=1e-5
                 )
                 assert context.action[ring, -back] == run.actions[-back][ring]
-    assert {(4, valid) for valid in range(CONTEXT)} <= lengths
+    assert {(4, valid) for valid in range(CONFIG.history_steps)} <= lengths
     assert len({tuple(answer.episode_over) for answer in run.answers}) > 3, (
         "episodes end at different times"
     )

@@ -1,9 +1,9 @@
 """Keys and values of a tree search, in slots instead of hashes.
 
-Shape legend: N = roots, M = simulations, C = context steps, W = 2C attention window, R = register tokens,
-S = R + 2C − 1 + 2M slots, H = heads, K = head width, D = model width, E = rows of a round (edges to expand).
+Shape legend: N = roots, M = simulations, C = context steps, W = 2C attention window, P = history steps,
+R = register tokens, S = R + 2P − 1 + 2M slots, H = heads, K = head width, D = model width, E = rows of a round.
 
-Slots 0 … R−1 hold the register tokens, the next 2C−1 the root context: the last C−1 (latent, action) pairs and the
+Slots 0 … R−1 hold the register tokens, the next 2P−1 the root's history: the last P−1 (latent, action) pairs and the
 current latent, right-aligned. Node i + 1 owns the two slots 2i and 2i + 1 after those: its action
 token and its latent token. A node remembers the slots of the last W tokens on its path, so a step
 writes one slot a row and reads one gathered window. Rows of a step may belong to one root: each
@@ -59,18 +59,19 @@ class SearchCache:
         cls,
         transformer: Transformer,
         dtype: torch.dtype,
+        history_steps: int,
         num_valid: Tensor,
         groups: TaskGroups,
         num_simulations: int,
     ) -> "SearchCache":
-        """Empty slabs for N roots with ``num_valid (N,)`` real pairs of history each.
+        """Empty slabs for N roots with P ``history_steps``, of which ``num_valid (N,)`` pairs are real.
 
         Raises:
             ValueError: if the search needs more positions than the model has.
         """
         registers, window = transformer.num_registers, transformer.window
         num_roots, device = len(num_valid), num_valid.device
-        root_tokens = registers + window - 1
+        root_tokens = registers + 2 * history_steps - 1
         slots = root_tokens + 2 * num_simulations
         if slots > len(transformer.rotation):
             raise ValueError(
@@ -94,12 +95,10 @@ class SearchCache:
         slot = torch.arange(num_roots * slots, device=device).view(num_roots, slots)
         slot = slot[:, :root_tokens]
         cache.window[:, 0, :registers] = slot[:, :registers]
-        cache.window[:, 0, registers] = (
-            EMPTY  # the root's context is one token shorter than the window
-        )
-        cache.window[:, 0, registers + 1 :] = torch.where(cache.root_valid(num_valid), slot, EMPTY)[
-            :, registers:
-        ]
+        seen = torch.where(cache.root_valid(num_valid), slot, EMPTY)
+        places = min(window, root_tokens - registers)  # a short history leaves some empty
+        cache.window[:, 0, registers:] = EMPTY
+        cache.window[:, 0, -places:] = seen[:, -places:]
         cache.position[:, 0] = registers + 2 * num_valid
         return cache
 
@@ -111,13 +110,13 @@ class SearchCache:
         self.latent = latent.flatten(0, 1)
 
     def root_valid(self, num_valid: Tensor) -> Tensor:
-        """Which root tokens are real: ``(N, R+2C−1)``; the unused history lies between registers and context."""
+        """Which root tokens are real: ``(N, R+2P−1)``; the unused history lies between registers and context."""
         slot = torch.arange(self.num_root_tokens, device=num_valid.device)
         first = self.num_root_tokens - 1 - 2 * num_valid[:, None]
         return (slot < self.num_registers) | (slot >= first)
 
     def root_positions(self, num_valid: Tensor) -> Tensor:
-        """Rotary positions of the root tokens ``(N, R+2C−1)``: real tokens count from 0 without gaps."""
+        """Rotary positions of the root tokens ``(N, R+2P−1)``: real tokens count from 0 without gaps."""
         slot = torch.arange(self.num_root_tokens, device=num_valid.device)
         missing = self.num_root_tokens - self.num_registers - 1 - 2 * num_valid[:, None]
         return torch.where(slot < self.num_registers, slot, (slot - missing).clamp_min(0))
@@ -128,7 +127,8 @@ class SearchCache:
         Unused tokens see themselves alone: a row that sees nothing would turn into NaN.
         """
         length = self.num_root_tokens
-        causal = windowed_causal_mask(length, length, self.num_registers, device=num_valid.device)
+        window = self.window.shape[2] - self.num_registers
+        causal = windowed_causal_mask(length, window, self.num_registers, device=num_valid.device)
         diagonal = torch.eye(length, dtype=torch.bool, device=num_valid.device)
         return ((causal & self.root_valid(num_valid)[:, None]) | diagonal)[:, None]
 

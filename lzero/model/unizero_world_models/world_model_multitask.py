@@ -4,7 +4,7 @@ A sequence reads ``[z_0, a_0, z_1, a_1, …]``. At a latent token the model pred
 reward and next latent (UniZero, arXiv 2406.10667), and whether the action ends the episode: no latent follows a death, so
 the value of what is imagined behind it means nothing.
 
-Shape legend: B = windows, S = steps, N = roots, D = model width, A = actions, V = support bins, C = context steps,
+Shape legend: B = windows, S = steps, N = roots, D = model width, A = actions, V = support bins, P = history steps,
 R = register tokens, L = tokens, E = rows of a round of simulations.
 """
 
@@ -175,12 +175,12 @@ class WorldModel(nn.Module):
         groups: TaskGroups,
         num_simulations: int,
     ) -> tuple[Tensor, Tensor, SearchCache]:
-        """Start a search: run the context of every root once and keep its keys and values.
+        """Start a search: run the history of every root once and keep its keys and values.
 
         Args:
-            latent: ``(N, C, D)``, the current latent last; unused history in front may hold anything.
-            action: ``(N, C−1)`` int64, the actions between them.
-            num_valid: ``(N,)`` int64, pairs of history that are real (0 … C−1).
+            latent: ``(N, P, D)``, the current latent last; unused history in front may hold anything.
+            action: ``(N, P−1)`` int64, the actions between them.
+            num_valid: ``(N,)`` int64, pairs of history that are real (0 … P−1).
             groups: tasks of the N rows.
             num_simulations: M, simulations that will follow.
 
@@ -188,7 +188,12 @@ class WorldModel(nn.Module):
             Root policy logits ``(N, A)``, root value logits ``(N, V)``, and the cache.
         """
         cache = SearchCache.create(
-            self.transformer, compute_dtype(latent), num_valid, groups, num_simulations
+            self.transformer,
+            compute_dtype(latent),
+            latent.shape[1],
+            num_valid,
+            groups,
+            num_simulations,
         )
         hidden, _ = self._run(
             latent,
