@@ -194,6 +194,9 @@ class PolicyConfig(Section):
     """Windows per game in one update."""
     unroll_steps: PositiveInt = 10
     """H: transitions of a training window."""
+    burn_in_steps: int = Field(0, ge=0)
+    """Env steps in front of a window that are its past and have no loss: with C − 1 or more, its first
+    steps see as much as a search does."""
     td_steps: PositiveInt = 5
     """Rewards summed before the value target bootstraps."""
     discount: float = Field(0.997, gt=0.0, le=1.0)
@@ -217,7 +220,7 @@ class PolicyConfig(Section):
 
     @property
     def window(self) -> int:
-        """Frames of a sampled window: H + td + 1."""
+        """Frames of a sampled window, burn-in aside: H + td + 1."""
         return self.unroll_steps + self.td_steps + 1
 
 
@@ -253,9 +256,10 @@ class ExperimentConfig(Section):
 
     @property
     def history_steps(self) -> int:
-        """P: env steps, the current one included, that a search sees. All that reach a prediction, but
+        """J: env steps, the current one included, that a search sees. All that reach a prediction, but
         no more than a training window has: search and training compute one function."""
-        return min(self.model.history_steps, self.policy.unroll_steps + 1)
+        trained = self.policy.burn_in_steps + self.policy.unroll_steps + 1
+        return min(self.model.history_steps, trained)
 
     def batch_size_of(self, game: str) -> int:
         """Windows of ``game`` in one update."""

@@ -101,6 +101,7 @@ def _build(config: ExperimentConfig, seed: int) -> Parts:
         env.observation_dtype,
         env.num_actions,
         config.policy.window,
+        past=config.policy.burn_in_steps,
         priority=PriorityConfig(settings.alpha, settings.beta) if settings.prioritised else None,
     )
     rngs = {}

@@ -1,7 +1,7 @@
 """The multi-task UniZero model: encoder and world model behind the three calls that training and search need.
 
 Shape legend: B = windows, S = steps, N = roots, D = latent width, A = actions, V = support bins,
-P = history steps, E = rows of a round of simulations.
+P = steps of a past, J = history steps, E = rows of a round of simulations.
 """
 
 from dataclasses import dataclass
@@ -78,20 +78,31 @@ class UniZeroMTModel(nn.Module):
         return latent.view(windows, steps, -1)
 
     def forward(
-        self, observation: Tensor, action: Tensor, groups: TaskGroups
+        self,
+        observation: Tensor,
+        action: Tensor,
+        groups: TaskGroups,
+        past: int = 0,
+        missing: Tensor | None = None,
     ) -> tuple[Tensor, WorldModelOutput]:
         """Encode windows and predict along them.
 
         Args:
-            observation: ``(B, S, *observation_shape)``.
-            action: ``(B, S−1)`` int64.
+            observation: ``(B, P+S, *observation_shape)``; the past is encoded without gradient.
+            action: ``(B, P+S−1)`` int64.
             groups: tasks of the B rows.
+            past, missing: see :meth:`WorldModel.forward`.
 
         Returns:
             Latents ``(B, S, D)`` and the predictions.
         """
-        latent = self.encode(observation, groups)
-        return latent, self.world_model(latent, action, groups)
+        latent = self.encode(observation[:, past:], groups)
+        seen = latent
+        if past:
+            with torch.no_grad():
+                latent_of_past = self.encode(observation[:, :past], groups)
+            seen = torch.cat([latent_of_past, latent], dim=1)
+        return latent, self.world_model(seen, action, groups, past, missing)
 
     def initial_inference(
         self,
@@ -104,8 +115,8 @@ class UniZeroMTModel(nn.Module):
         """Predict at the roots of a search.
 
         Args:
-            latent: last P latents of every root ``(N, P, D)``, the current one last.
-            action: the P−1 actions between them ``(N, P−1)`` int64.
+            latent: last J latents of every root ``(N, J, D)``, the current one last.
+            action: the J−1 actions between them ``(N, J−1)`` int64.
             num_valid: ``(N,)`` int64, how many of those pairs are real.
             groups: tasks of the N rows.
             num_simulations: M, the simulations that will follow.

@@ -35,6 +35,19 @@ def windowed_causal_mask(
     return (column <= row) & ((column > row - window) | (column < num_registers))
 
 
+def mask_of_real(causal: Tensor, real: Tensor) -> Tensor:
+    """Attention mask ``(B, 1, L, L)`` of sequences in which some tokens are not real, and are seen by no other.
+
+    They see themselves: a row that sees nothing would turn into NaN.
+
+    Args:
+        causal: of :func:`windowed_causal_mask` ``(L, L)``.
+        real: bool ``(B, L)``.
+    """
+    diagonal = torch.eye(len(causal), dtype=torch.bool, device=causal.device)
+    return ((causal & real[:, None]) | diagonal)[:, None]
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused query-key-value projection."""
 

@@ -39,7 +39,7 @@ class LearnResult:
         task_losses: weighted loss of each task ``(T,)``.
         grad_norm: gradient norm before clipping, a scalar.
         gradient_norms: that of every trained parameter ``(P,)``, in the order of ``model.parameters()``.
-        value_error: |predicted − target| value at the first step of each window ``(B,)``.
+        value_error: |predicted − target| value, mean over the acting steps of each window ``(B,)``.
         grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if the update measured none.
     """
 

@@ -2,7 +2,7 @@
 
 Source: MuZero Reanalyze (arXiv 2104.06294). The context of a step is what its window holds before it, as in training.
 
-Shape legend: B = windows, S = H + 1 steps, P = history steps, A = actions, D = latent width.
+Shape legend: B = windows, S = H + 1 steps, J = history steps, A = actions, D = latent width.
 """
 
 import numpy as np
@@ -50,11 +50,11 @@ def reanalysed_policy(
     chosen = chosen.to(latent.device, non_blocking=True)
     latent, action = latent[chosen], action[chosen]
     host_legal = legal[chosen].repeat_interleave(steps, dim=0).cpu().numpy()
-    # Root (b, t) sees steps t − P + 1 … t of its window; steps before the window do not exist.
+    # Root (b, t) sees steps t − J + 1 … t of its window; steps before the window do not exist.
     step = torch.arange(steps, device=latent.device)
     seen = (step[:, None] + torch.arange(1 - history, 1, device=latent.device)).clamp_min(
         0
-    )  # (S, P)
+    )  # (S, J)
     root = model.initial_inference(
         latent[:, seen].flatten(0, 1),
         action[:, seen[:, :-1]].flatten(0, 1),

@@ -1,7 +1,8 @@
 """What an update learns from: windows with their targets, which of their rows count, and n-step returns over these.
 
-Shape legend: B = windows, K = rows of a window, H = unroll steps, S = H + 1; K is at least S + td steps. A window starts in
-an episode and may run past its end; everything behind that end is masked. A = actions, D = latent width.
+Shape legend: B = windows, P = rows of their past, K = rows of a window, H = unroll steps, S = H + 1; K is at least
+S + td steps. A window starts in an episode and may run past its end; everything behind that end is masked. A = actions,
+D = latent width.
 """
 
 from dataclasses import dataclass, fields
@@ -26,8 +27,9 @@ class Batch:
 
     Attributes:
         groups: tasks of the B windows.
-        observation: ``(B, S, …)``.
-        action: ``(B, H)`` int64.
+        observation: ``(B, P+S, …)``, those of P steps of the past in front.
+        action: ``(B, P+H)`` int64.
+        missing: ``(B,)`` int64, how many of the P steps are not the window's past.
         latent: target network's latents of steps 1 … H ``(B, H, D)``.
         reward: ``(B, H)``.
         terminated: bool ``(B, H)``, the step's action ended the episode by death.
@@ -42,6 +44,7 @@ class Batch:
     groups: TaskGroups
     observation: Tensor
     action: Tensor
+    missing: Tensor
     latent: Tensor
     reward: Tensor
     terminated: Tensor
@@ -84,6 +87,7 @@ def make_batch(
         config: the experiment.
     """
     device, steps = legal_actions.device, config.policy.unroll_steps + 1
+    past = config.policy.burn_in_steps
     groups = TaskGroups.of(windows.task_id, device)
     data = {}
     for name in (
@@ -95,18 +99,29 @@ def make_batch(
         "reset",
         "visits",
         "weight",
+        "missing",
     ):
         data[name] = getattr(windows, name).to(device, non_blocking=True)
     action, terminated, policy = data["action"], data["terminated"], data["visits"][:, :steps]
     legal = legal_actions[groups.task_id]
     latent = target.encode(data["observation"], groups)
-    value = support.expectation(target.world_model.value_logits(latent, action[:, :-1], groups))
+    value_logits = target.world_model.value_logits(
+        latent, action[:, :-1], groups, past, data["missing"]
+    )
+    value, latent = support.expectation(value_logits), latent[:, past:]
     if config.policy.reanalyse_fraction > 0:
         # it brings numba, which `import lzero.policy` does without
         from lzero.policy.reanalyse import reanalysed_policy
 
         policy = reanalysed_policy(
-            policy, target, support, config, latent[:, :steps], action[:, :steps], groups, legal
+            policy,
+            target,
+            support,
+            config,
+            latent[:, :steps],
+            action[:, past : past + steps],
+            groups,
+            legal,
         )
     acting, observed = episode_masks(terminated, data["truncated"], data["reset"])
     returns = value_targets(
@@ -121,8 +136,9 @@ def make_batch(
     acting, led_on = step_masks(acting, observed, num_steps=steps)
     return Batch(
         groups=groups,
-        observation=data["observation"][:, :steps],
-        action=action[:, : steps - 1],
+        observation=data["observation"][:, : past + steps],
+        action=action[:, : past + steps - 1],
+        missing=data["missing"],
         latent=latent[:, 1:steps],
         reward=data["reward"][:, : steps - 1],
         terminated=terminated[:, : steps - 1],

@@ -140,21 +140,28 @@ class UniZeroMTPolicy:
 
         task_means = masked_means(totals.terms, totals.counts)
         self.entropy_weight.update_(task_means[TERMS.index("entropy")], self.train_iter)
-        first_value = torch.cat([part.output.value[:, 0].detach() for part in passes])
+        value = self.support.expectation(torch.cat([part.output.value.detach() for part in passes]))
+        value_error = torch.where(batch.acting, (value - batch.value).abs(), 0.0).sum(dim=1)
         return LearnResult(
             task_means=task_means,
             spread=spreads[0],  # the same number in every part
             task_losses=weighted_total(task_means, spreads[0], loss_config, entropy_weight),
             grad_norm=gradient_norms.norm(),
             gradient_norms=gradient_norms,
-            value_error=(self.support.expectation(first_value) - batch.value[:, 0]).abs(),
+            value_error=value_error / batch.acting.sum(dim=1),  # the first step always acts
             grams=grams,
         )
 
     def _forward(self, batch: Batch, points: Mapping[str, MeasuringPoint]) -> ForwardPass:
         """Predict along the windows and add up the loss terms, remembering what passes the measuring points."""
         with self.autocast(), captured(points) as activations:
-            latent, output = self.model(batch.observation, batch.action, batch.groups)
+            latent, output = self.model(
+                batch.observation,
+                batch.action,
+                batch.groups,
+                self.config.policy.burn_in_steps,
+                batch.missing,
+            )
             norm = self.model.encoder.norm
             sums = loss_sums(latent, output, batch, self.num_tasks, self.support, norm)
         return ForwardPass(latent, output, sums, batch.groups, activations)

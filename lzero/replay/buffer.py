@@ -1,7 +1,8 @@
 """Replay ring of all environments of a rank, and the windows drawn from it.
 
 Shape legend: R = rings (one per environment), L = ring length, A = actions, B = windows of a batch,
-K = rows of a window (unroll steps + td steps + 1), ``(…)`` = shape of one observation.
+K = rows of a window (unroll steps + td steps + 1), P = rows of its past, ``(…)`` = shape of one
+observation.
 
 A row is one environment step: observation s_t, action a_t taken there, reward r_t, flags, visit
 distribution and root value of the search at s_t. Environments step in lockstep, so one write head
@@ -34,14 +35,14 @@ TERMINATED, TRUNCATED, RESET = 1, 2, 4  # bits of a row's flags
 
 @dataclass(frozen=True)
 class ReplayWindows:
-    """B windows of K consecutive rows, sorted by task id."""
+    """B windows of K consecutive rows, sorted by task id, and what was seen and done before them."""
 
     observation: Tensor
-    """``(B, K, …)`` in the buffer's dtype; images ``(B, K, C, H, W)`` as views of channels-last
+    """``(B, P+K, …)`` in the buffer's dtype; images ``(B, P+K, C, H, W)`` as views of channels-last
     memory.
     """
     action: Tensor
-    """int64 ``(B, K)``."""
+    """int64 ``(B, P+K)``."""
     reward: Tensor
     """float32 ``(B, K)``."""
     terminated: Tensor
@@ -62,6 +63,9 @@ class ReplayWindows:
     """int64 ``(B, 2)``: ring and absolute step of the first row, for ``update_priorities``."""
     age: Tensor
     """int64 ``(B,)``: env steps taken in the ring since (and with) the first row."""
+    missing: Tensor
+    """int64 ``(B,)``: of the P rows in front, how many are not the past of the window's first row: of
+    another episode, or overwritten. Their content means nothing."""
 
 
 class ReplayBuffer:
@@ -76,6 +80,7 @@ class ReplayBuffer:
         observation_dtype: of the observations; they are stored as they are.
         num_actions: A.
         window: K, at least 2.
+        past: P, rows in front of a window that are sampled with it.
         priority: how to prioritise; None samples uniformly.
         chunk_steps: steps per frame file of a checkpoint.
 
@@ -93,6 +98,7 @@ class ReplayBuffer:
         num_actions: int,
         window: int,
         *,
+        past: int = 0,
         priority: PriorityConfig | None = None,
         chunk_steps: int = 256,
     ) -> None:
@@ -109,6 +115,7 @@ class ReplayBuffer:
             )
         self.task_id_of_ring, self.num_rings = tasks, tasks.size
         self.ring_length, self.window, self.num_actions = ring_length, window, num_actions
+        self.past = past
         self.observation_shape = tuple(map(int, observation_shape))
         self._head = 0
         self._is_image = len(self.observation_shape) == 3
@@ -390,9 +397,10 @@ class ReplayBuffer:
         return ring, step
 
     def _gather(self, ring: np.ndarray, step: np.ndarray, weight: np.ndarray) -> ReplayWindows:
-        slots = (step[:, None] + np.arange(self.window)) % self.ring_length
+        slots = (step[:, None] + np.arange(-self.past, self.window)) % self.ring_length
         index = ring[:, None] * self.ring_length + slots
-        rows = self._rows.reshape(-1).take(index)
+        every_row = self._rows.reshape(-1).take(index)
+        rows = every_row[:, self.past :]
         # numpy, not torch.index_select: its large results come on huge pages, which spares most
         # page faults, and a memory copy gains nothing from threads that others may be holding.
         frames = torch.from_numpy(
@@ -400,7 +408,7 @@ class ReplayBuffer:
         )
         return ReplayWindows(
             observation=frames.movedim(-1, 2) if self._is_image else frames,
-            action=torch.from_numpy(rows["action"].astype(np.int64)),
+            action=torch.from_numpy(every_row["action"].astype(np.int64)),
             reward=torch.from_numpy(rows["reward"].copy()),
             terminated=torch.from_numpy((rows["flags"] & TERMINATED) > 0),
             truncated=torch.from_numpy((rows["flags"] & TRUNCATED) > 0),
@@ -411,7 +419,16 @@ class ReplayBuffer:
             weight=torch.from_numpy(weight.astype(np.float32)),
             index=torch.from_numpy(np.stack((ring, step), axis=1)),
             age=torch.from_numpy(self._head - step),
+            missing=torch.from_numpy(self._missing(every_row["flags"][:, : self.past], step)),
         )
+
+    def _missing(self, flags_of_past: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Rows in front of windows at ``step (B,)`` that are not their past, by flags ``(B, P)``."""
+        # an episode's end, or the observation behind it, and all before
+        row = np.arange(1, self.past + 1)
+        of_others = np.where(flags_of_past > 0, row, 0).max(axis=1, initial=0)
+        overwritten = np.minimum(self.oldest - (step - self.past), self.past)
+        return np.maximum(of_others, overwritten)
 
     def _live_slots(self) -> np.ndarray:
         """Slots of the live rows, oldest first."""

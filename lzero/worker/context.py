@@ -1,6 +1,6 @@
 """The recent past of every environment, as the world model sees it when it acts.
 
-Shape legend: N = environments, P = history steps, D = latent width.
+Shape legend: N = environments, J = history steps, D = latent width.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class EnvContext:
-    """Last P−1 (latent, action) pairs of N environments; each is cleared when its own episode ends,
+    """Last J−1 (latent, action) pairs of N environments; each is cleared when its own episode ends,
     no other's.
     """
 
@@ -21,7 +21,7 @@ class EnvContext:
         self.num_valid = torch.zeros(num_envs, dtype=torch.int64, device=device)
 
     def with_current(self, latent: Tensor) -> Tensor:
-        """Context and current latents ``(N, D)`` as ``(N, P, D)``."""
+        """Context and current latents ``(N, D)`` as ``(N, J, D)``."""
         return torch.cat([self.latent, latent[:, None]], dim=1)
 
     def push(self, latent: Tensor, action: Tensor) -> None:

@@ -1,5 +1,6 @@
-"""What the world model predicts before it has learned anything."""
+"""What the world model predicts along windows."""
 
+import pytest
 import torch
 
 from lzero.config import ModelConfig
@@ -29,3 +30,28 @@ def test_latents_predicted_whole_differ_from_the_last():
     latent, action = torch.randn(3, 6, DIM), torch.randint(0, NUM_ACTIONS, (3, 5))
     predicted = make_world_model()(latent, action, GROUPS).next_latent
     assert (predicted - latent[:, :-1]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("task_embedding", ["none", "register"])
+@torch.no_grad()
+def test_a_window_with_a_past_is_predicted_as_the_end_of_a_longer_one(task_embedding, residual):
+    model = make_world_model(
+        num_layers=2, context_steps=3, task_embedding=task_embedding, residual_latent=residual
+    ).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    past, steps, missing = 4, 6, torch.tensor([0, 3, 4])
+    latent = torch.randn(3, past + steps, DIM)
+    action = torch.randint(0, NUM_ACTIONS, (3, past + steps - 1))
+    for row, gone in enumerate(missing.tolist()):
+        latent[row, :gone] = 1e3  # would be felt
+    found = model(latent, action, GROUPS, past, missing)
+    values = model.value_logits(latent, action, GROUPS, past, missing)
+    torch.testing.assert_close(values, found.value)
+    for row, gone in enumerate(missing.tolist()):
+        alone = TaskGroups.of(GROUPS.host_task_id[row : row + 1], "cpu")
+        expected = model(latent[row : row + 1, gone:], action[row : row + 1, gone:], alone)
+        for name in ("policy", "value", "reward", "termination", "next_latent"):
+            got, whole = getattr(found, name)[row], getattr(expected, name)[0]
+            torch.testing.assert_close(got, whole[past - gone :], atol=1e-5, rtol=1e-5)

@@ -51,6 +51,7 @@ def random_case(seed: int = 0) -> tuple[WorldModelOutput, Batch]:
         groups=TaskGroups.of(TASK_ID, "cpu"),
         observation=torch.zeros(B, H + 1, 1),
         action=torch.zeros(B, H, dtype=torch.int64),
+        missing=torch.zeros(B, dtype=torch.int64),
         latent=LatentNorm("layer_norm")(torch.randn(B, H, D, generator=generator)),
         reward=torch.randn(B, H, generator=generator),
         terminated=flags(B, H),

@@ -1,7 +1,7 @@
 """Targets of an update against brute force: one pass of a target network that never drops, reanalysis, first steps."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -121,18 +121,54 @@ def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(
     )
 
 
-def test_value_errors_are_those_of_the_first_steps(seen_targets):
+def test_a_past_that_is_all_missing_changes_nothing(seen_targets):
+    config, burning = make_config(), make_config({"policy": {"burn_in_steps": 2}})
+    windows = make_windows(config)
+    longer = replace(
+        windows,
+        observation=torch.cat(
+            [torch.full_like(windows.observation[:, :2], 9), windows.observation], 1
+        ),
+        action=torch.cat([torch.zeros_like(windows.action[:, :2]), windows.action], 1),
+        missing=torch.full_like(windows.missing, 2),
+    )
+    results = [make_policy(config).learn(windows), make_policy(burning).learn(longer)]
+    plain, past = seen_targets
+    for field in fields(plain):
+        if field.name not in ("groups", "observation", "action", "missing"):
+            torch.testing.assert_close(getattr(plain, field.name), getattr(past, field.name))
+    torch.testing.assert_close(results[0].task_losses, results[1].task_losses, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(results[0].grad_norm, results[1].grad_norm, rtol=1e-3, atol=1e-4)
+
+
+def test_the_past_of_a_window_is_felt(seen_targets):
+    """In what is predicted for its first step, and in the value behind its last."""
+    config = make_config({"policy": {"burn_in_steps": 2}})
+    windows = make_windows(config)
+    assert (windows.missing == 0).any() and (windows.missing > 0).any()
+    forgetful = replace(windows, missing=torch.full_like(windows.missing, 2))
+    for given in (windows, forgetful):
+        make_policy(config).learn(given)
+    remembered, forgotten = seen_targets
+    differs = (remembered.value - forgotten.value).abs().amax(dim=1) > 1e-5
+    assert not differs[windows.missing == 2].any() and differs[windows.missing == 0].any()
+
+
+def test_value_errors_are_means_over_the_acting_steps(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
     with torch.no_grad():
         _, output = policy.model(
             windows.observation[:, :5], windows.action[:, :4], groups_of(windows)
         )
-    predicted = policy.support.expectation(output.value[:, 0])
+    predicted = policy.support.expectation(output.value)
     error = policy.learn(windows).value_error
-    torch.testing.assert_close(
-        error, (predicted - seen_targets[0].value[:, 0]).abs(), rtol=1e-4, atol=1e-5
-    )
+    [targets] = seen_targets
+    for row in range(len(error)):
+        acting = targets.acting[row]
+        expected = (predicted[row] - targets.value[row])[acting].abs().mean()
+        assert error[row].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+    assert not targets.acting.all()
 
 
 @pytest.mark.parametrize("fraction", [0.4, 1.0])

@@ -110,7 +110,8 @@ def make_replay(config: ExperimentConfig, *, sharp: bool = False, seed: int = 0)
     legal = LEGAL[task_of_ring]
     rings, window = len(task_of_ring), config.policy.window
     shape = observation_shape(config)
-    replay = ReplayBuffer(task_of_ring, 100, shape, np.float32, ACTIONS, window)
+    past = config.policy.burn_in_steps
+    replay = ReplayBuffer(task_of_ring, 100, shape, np.float32, ACTIONS, window, past=past)
     over = np.zeros(rings, bool)
     for _ in range(80):
         reset = over

@@ -43,6 +43,34 @@ def test_windows_equal_the_last_rows_of_a_plain_list(priority, shape, dtype):
             assert_windows_equal_rows(stream, {9: 4, 3: 10, 5: 0}, seed)
 
 
+@pytest.mark.parametrize("past", [1, 3])
+def test_the_past_of_a_window_is_its_episodes(past):
+    stream, seen = Stream(make(past=past)), set()
+    for steps in (8, 15, 20, 60):
+        stream.append(steps)
+        windows = stream.buffer.sample({3: 40, 9: 40}, np.random.default_rng(0))
+        assert (
+            windows.observation.shape[1]
+            == windows.action.shape[1]
+            == past + windows.reward.shape[1]
+        )
+        oldest = max(0, len(stream.rows) - stream.buffer.ring_length)
+        for i, (ring, step) in enumerate(windows.index.tolist()):
+            first = step
+            while first > max(oldest, step - past):
+                row = stream.rows[first - 1]
+                if row["terminated"][ring] or row["truncated"][ring] or row["reset"][ring]:
+                    break
+                first -= 1
+            missing = past - (step - first)
+            assert windows.missing[i] == missing
+            seen.add((missing, step == oldest))
+            for name in ("observation", "action"):
+                expected = np.stack([row[name][ring] for row in stream.rows[first : step + 6]])
+                np.testing.assert_array_equal(getattr(windows, name)[i, missing:], expected)
+    assert {missing for missing, _ in seen} == set(range(past + 1)) and (past, True) in seen
+
+
 def test_types_shapes_and_memory_format():
     buffer = make(shape=(3, 8, 6), dtype=np.uint8)
     Stream(buffer).append(20)
@@ -52,7 +80,7 @@ def test_types_shapes_and_memory_format():
     assert windows.observation.flatten(0, 1).data_ptr() == windows.observation.data_ptr()
     types = {
         "observation": torch.uint8,
-        **dict.fromkeys(("action", "task_id", "index", "age"), torch.int64),
+        **dict.fromkeys(("action", "task_id", "index", "age", "missing"), torch.int64),
         **dict.fromkeys(("reward", "visits", "root_value", "weight"), torch.float32),
         **dict.fromkeys(("terminated", "truncated", "reset"), torch.bool),
     }

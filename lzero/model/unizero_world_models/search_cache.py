@@ -1,9 +1,9 @@
 """Keys and values of a tree search, in slots instead of hashes.
 
-Shape legend: N = roots, M = simulations, C = context steps, W = 2C attention window, P = history steps,
-R = register tokens, S = R + 2P − 1 + 2M slots, H = heads, K = head width, D = model width, E = rows of a round.
+Shape legend: N = roots, M = simulations, C = context steps, W = 2C attention window, J = history steps,
+R = register tokens, S = R + 2J − 1 + 2M slots, H = heads, K = head width, D = model width, E = rows of a round.
 
-Slots 0 … R−1 hold the register tokens, the next 2P−1 the root's history: the last P−1 (latent, action) pairs and the
+Slots 0 … R−1 hold the register tokens, the next 2J−1 the root's history: the last J−1 (latent, action) pairs and the
 current latent, right-aligned. Node i + 1 owns the two slots 2i and 2i + 1 after those: its action
 token and its latent token. A node remembers the slots of the last W tokens on its path, so a step
 writes one slot a row and reads one gathered window. Rows of a step may belong to one root: each
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lzero.model.unizero_world_models.transformer import Transformer
-from lzero.nn.attention import windowed_causal_mask
+from lzero.nn.attention import mask_of_real, windowed_causal_mask
 from lzero.nn.tasks import TaskGroups
 
 EMPTY = -1
@@ -64,7 +64,7 @@ class SearchCache:
         groups: TaskGroups,
         num_simulations: int,
     ) -> "SearchCache":
-        """Empty slabs for N roots with P ``history_steps``, of which ``num_valid (N,)`` pairs are real.
+        """Empty slabs for N roots with J ``history_steps``, of which ``num_valid (N,)`` pairs are real.
 
         Raises:
             ValueError: if the search needs more positions than the model has.
@@ -110,27 +110,23 @@ class SearchCache:
         self.latent = latent.flatten(0, 1)
 
     def root_valid(self, num_valid: Tensor) -> Tensor:
-        """Which root tokens are real: ``(N, R+2P−1)``; the unused history lies between registers and context."""
+        """Which root tokens are real: ``(N, R+2J−1)``; the unused history lies between registers and context."""
         slot = torch.arange(self.num_root_tokens, device=num_valid.device)
         first = self.num_root_tokens - 1 - 2 * num_valid[:, None]
         return (slot < self.num_registers) | (slot >= first)
 
     def root_positions(self, num_valid: Tensor) -> Tensor:
-        """Rotary positions of the root tokens ``(N, R+2P−1)``: real tokens count from 0 without gaps."""
+        """Rotary positions of the root tokens ``(N, R+2J−1)``: real tokens count from 0 without gaps."""
         slot = torch.arange(self.num_root_tokens, device=num_valid.device)
         missing = self.num_root_tokens - self.num_registers - 1 - 2 * num_valid[:, None]
         return torch.where(slot < self.num_registers, slot, (slot - missing).clamp_min(0))
 
     def root_mask(self, num_valid: Tensor) -> Tensor:
-        """Attention mask of the root tokens ``(N, 1, L, L)``.
-
-        Unused tokens see themselves alone: a row that sees nothing would turn into NaN.
-        """
+        """Attention mask of the root tokens ``(N, 1, L, L)``."""
         length = self.num_root_tokens
         window = self.window.shape[2] - self.num_registers
         causal = windowed_causal_mask(length, window, self.num_registers, device=num_valid.device)
-        diagonal = torch.eye(length, dtype=torch.bool, device=num_valid.device)
-        return ((causal & self.root_valid(num_valid)[:, None]) | diagonal)[:, None]
+        return mask_of_real(causal, self.root_valid(num_valid))
 
     def is_like(self, other: "SearchCache") -> bool:
         """Whether both are of as many roots, of the same tasks, with as many simulations."""

@@ -4,8 +4,8 @@ A sequence reads ``[z_0, a_0, z_1, a_1, …]``. At a latent token the model pred
 reward and next latent (UniZero, arXiv 2406.10667), and whether the action ends the episode: no latent follows a death, so
 the value of what is imagined behind it means nothing.
 
-Shape legend: B = windows, S = steps, N = roots, D = model width, A = actions, V = support bins, P = history steps,
-R = register tokens, L = tokens, E = rows of a round of simulations.
+Shape legend: B = windows, S = steps, P = steps of a past, N = roots, J = history steps, D = model width, A = actions,
+V = support bins, R = register tokens, L = tokens, E = rows of a round of simulations.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.search_cache import SearchCache, TokenSite
 from lzero.model.unizero_world_models.transformer import Transformer
+from lzero.nn.attention import mask_of_real, windowed_causal_mask
 from lzero.nn.balance import BalanceSums
 from lzero.nn.heads import Head
 from lzero.nn.moe import compute_dtype
@@ -101,21 +102,30 @@ class WorldModel(nn.Module):
             work += dim**2 + dim * head.weight2.shape[-1]
         return work
 
-    def forward(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> WorldModelOutput:
+    def forward(
+        self,
+        latent: Tensor,
+        action: Tensor,
+        groups: TaskGroups,
+        past: int = 0,
+        missing: Tensor | None = None,
+    ) -> WorldModelOutput:
         """Predict along whole windows, teacher-forced.
 
         Args:
-            latent: encoded observations ``(B, S, D)``.
-            action: actions between them ``(B, S−1)`` int64.
+            latent: encoded observations ``(B, P+S, D)``.
+            action: actions between them ``(B, P+S−1)`` int64.
             groups: tasks of the B rows.
+            past: P, steps in front of a window that are seen, and predicted nothing for.
+            missing: ``(B,)`` int64, how many of them, the first ones, are not the window's past; with P alone.
         """
-        hidden, balance = self._run(latent, action, groups)
+        hidden, balance = self._run_window(latent, action, groups, past, missing)
         at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
         outcome = self.reward_head(at_action, groups)
         next_latent = self.latent_head(at_action, groups)
         if self.config.residual_latent:
             # without gradient: the loss must not make one latent like the next
-            next_latent = next_latent + latent[:, :-1].detach()
+            next_latent = next_latent + latent[:, past:-1].detach()
         return WorldModelOutput(
             policy=self.policy_head(at_latent, groups),
             value=self.value_head(at_latent, groups),
@@ -125,10 +135,36 @@ class WorldModel(nn.Module):
             balance=balance,
         )
 
-    def value_logits(self, latent: Tensor, action: Tensor, groups: TaskGroups) -> Tensor:
+    def value_logits(
+        self,
+        latent: Tensor,
+        action: Tensor,
+        groups: TaskGroups,
+        past: int = 0,
+        missing: Tensor | None = None,
+    ) -> Tensor:
         """The value logits ``(B, S, V)`` of :meth:`forward` alone; arguments as there."""
-        hidden, _ = self._run(latent, action, groups)
+        hidden, _ = self._run_window(latent, action, groups, past, missing)
         return self.value_head(hidden[:, 0::2], groups)
+
+    def _run_window(
+        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: int, missing: Tensor | None
+    ) -> tuple[Tensor, BalanceSums | None]:
+        """:meth:`_run` on windows with a past; outputs of the S steps alone ``(B, 2S−1, D)``."""
+        position = mask = None
+        if past > 0 and missing is not None:
+            registers, gap = self.transformer.num_registers, 2 * missing[:, None]
+            token = torch.arange(registers + 2 * latent.shape[1] - 1, device=latent.device)
+            causal = windowed_causal_mask(
+                len(token), self.transformer.window, registers, device=latent.device
+            )
+            mask = mask_of_real(causal, (token < registers) | (token >= registers + gap))
+            if (
+                registers
+            ):  # real tokens follow them without a gap; without them only distances count
+                position = torch.where(token < registers, token, (token - gap).clamp_min(registers))
+        hidden, balance = self._run(latent, action, groups, position=position, mask=mask)
+        return hidden[:, 2 * past :], balance
 
     def _run(
         self,
@@ -178,9 +214,9 @@ class WorldModel(nn.Module):
         """Start a search: run the history of every root once and keep its keys and values.
 
         Args:
-            latent: ``(N, P, D)``, the current latent last; unused history in front may hold anything.
-            action: ``(N, P−1)`` int64, the actions between them.
-            num_valid: ``(N,)`` int64, pairs of history that are real (0 … P−1).
+            latent: ``(N, J, D)``, the current latent last; unused history in front may hold anything.
+            action: ``(N, J−1)`` int64, the actions between them.
+            num_valid: ``(N,)`` int64, pairs of history that are real (0 … J−1).
             groups: tasks of the N rows.
             num_simulations: M, simulations that will follow.
 
