@@ -5,6 +5,8 @@ python benchmarks/learning.py blind                      # Catch told apart by n
 python benchmarks/learning.py breakout --seeds 0 1       # ablations on MinAtar Breakout
 python benchmarks/learning.py minatar --seeds 0 1        # MinAtar Breakout alone, and three games together
 python benchmarks/learning.py afternoon --seeds 0 1      # Atari games of 100,000 env steps, one at a time and two together
+python benchmarks/learning.py sharpen --seeds 0 1        # what a change of preset afternoon does on Krull
+python benchmarks/learning.py sharpen_minatar            # the same changes on MinAtar Breakout
 python benchmarks/learning.py former --seeds 0           # two of these games with the settings that Atari's presets had before
 python benchmarks/learning.py pong --seeds 0             # Atari Pong
 python benchmarks/learning.py study_catch                # conflict study: dense, MoE, and MoE without one of its parts
@@ -121,6 +123,26 @@ def afternoon(games: str, blocks: str = "dense", more: str = "") -> Variant:
     return Variant(f"{games.lower()} {blocks}", script, "afternoon", f"--env.games {games} {more}")
 
 
+CHANGES = {
+    "preset": "",
+    "changes of latents": "--model.residual-latent",
+    "latent weight 2": "--policy.loss.latent 2",
+    "burn-in 3": "--policy.burn-in-steps 3",
+    "twice the updates": "--policy.replay-ratio 0.5",
+}
+"""What may make an agent learn more from an env step."""
+
+
+def changed(
+    script: str, preset: str, common: str, more: dict[str, str] | None = None
+) -> tuple[Variant, ...]:
+    """A preset, and each change of it."""
+    return tuple(
+        Variant(name, script, preset, f"{common} {arguments}")
+        for name, arguments in (CHANGES | (more or {})).items()
+    )
+
+
 SUITES = {
     "afternoon": (
         *(afternoon(game) for game in ("KungFuMaster", "Krull", "DemonAttack", "BankHeist")),
@@ -131,6 +153,15 @@ SUITES = {
         ),
     ),
     "former": tuple(afternoon(game, "moe", FORMER) for game in ("KungFuMaster", "Krull")),
+    "sharpen": changed(
+        f"{ATARI}.py",
+        "afternoon",
+        "--env.games Krull --train.max-env-steps 50000",
+        {"shifts of 4 pixels": "--policy.shift-pixels 4"},
+    ),
+    "sharpen_minatar": changed(
+        f"{MINATAR}.py", "breakout", "--train.max-env-steps 20000 --train.eval-interval 10000"
+    ),
     "catch": ablations(CATCH, "both", CATCH_SLOW, more=True),
     "blind": (
         Variant(
@@ -166,6 +197,8 @@ class Arguments:
             "minatar",
             "afternoon",
             "former",
+            "sharpen",
+            "sharpen_minatar",
             "pong",
             "study_catch",
             "study_minatar",

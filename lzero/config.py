@@ -197,6 +197,8 @@ class PolicyConfig(Section):
     burn_in_steps: int = Field(0, ge=0)
     """Env steps in front of a window that are its past and have no loss: with C − 1 or more, its first
     steps see as much as a search does."""
+    shift_pixels: int = Field(0, ge=0)
+    """Pictures of a training window are moved by up to this many pixels along both axes."""
     td_steps: PositiveInt = 5
     """Rewards summed before the value target bootstraps."""
     discount: float = Field(0.997, gt=0.0, le=1.0)

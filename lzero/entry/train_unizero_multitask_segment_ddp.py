@@ -11,6 +11,7 @@ from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
 from lzero.entry.stopping import StoppedError, StopRequest
 from lzero.envs.domain import with_domain_settings
+from lzero.replay.augmentation import with_random_shifts
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,9 @@ def train_unizero_multitask_segment_ddp(
                 result = None
                 for _ in range(run.updates_due()):
                     with timer("sample"):
-                        windows = run.replay.sample(run.batch_sizes, run.rngs["replay"])
+                        drawn = run.replay.sample(run.batch_sizes, run.rngs["replay"])
+                        shift = config.policy.shift_pixels
+                        windows = with_random_shifts(drawn, shift, run.rngs["replay"])
                     with timer("learn"):
                         result = run.policy.learn(windows)
                     if config.policy.replay.prioritised:

@@ -181,10 +181,11 @@ class SearchResult:
 
     def actions(self, temperature: float, rng: np.random.Generator | None) -> np.ndarray:
         """Actions to take ``(N,)``: drawn from ``action_weights^(1/temperature)``, without ``rng``
-        those of most weight.
+        those of most weight, among equals the one that the network likes best.
         """
         if rng is None:
-            return self.action_weights.argmax(axis=1)
+            best = self.action_weights == self.action_weights.max(axis=1, keepdims=True)
+            return np.where(best, self.prior, -1.0).argmax(axis=1)
         return sample_actions(self.action_weights, temperature, rng)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.search_cache import SearchCache
+from lzero.model.unizero_world_models.search_steps import expand, prefill
 from lzero.model.unizero_world_models.world_model_multitask import WorldModel, WorldModelOutput
 from lzero.nn.encoder import Encoder, joined_windows
 from lzero.nn.tasks import TaskGroups
@@ -122,7 +123,7 @@ class UniZeroMTModel(nn.Module):
             num_simulations: M, the simulations that will follow.
         """
         return RootInference(
-            *self.world_model.prefill(latent, action, num_valid, groups, num_simulations)
+            *prefill(self.world_model, latent, action, num_valid, groups, num_simulations)
         )
 
     def recurrent_inference(
@@ -147,8 +148,8 @@ class UniZeroMTModel(nn.Module):
         return self.expand(cache, rows.to(groups.task_id.device, non_blocking=True), groups)
 
     def expand(self, cache: SearchCache, rows: Tensor, groups: TaskGroups) -> NodeInference:
-        """:meth:`recurrent_inference` of a round that is on the device already; see :meth:`WorldModel.expand`."""
-        return NodeInference(*self.world_model.expand(cache, rows, groups, self.encoder.norm))
+        """:meth:`recurrent_inference` of a round that is on the device already; see :func:`expand`."""
+        return NodeInference(*expand(self.world_model, cache, rows, groups, self.encoder.norm))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that all tasks share."""

@@ -1,7 +1,7 @@
 // One round of a tree search through the world model, on a processor: two token passes, heads, scalars
 // and priors of all rows in one call.
 //
-// It computes what WorldModel.expand and lzero.mcts.search.LogitsModel compute in some hundred small
+// It computes what search_steps.expand and lzero.mcts.search.LogitsModel compute in some hundred small
 // tensor operations. A round has few rows (one per root, or one per root and action still considered),
 // so these operations cost more to start than to run, and matrix products of few rows are bound by how
 // the weights come out of memory. Here weights lie in panels, packed once per update: 2 vectors of

@@ -6,7 +6,14 @@ import torch
 
 from lzero.config import ModelConfig
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.search import RootNoise, TorchSearchModel, add_noise, sample_actions, search
+from lzero.mcts.search import (
+    RootNoise,
+    SearchResult,
+    TorchSearchModel,
+    add_noise,
+    sample_actions,
+    search,
+)
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.nn.scalars import ScalarSupport
@@ -161,3 +168,11 @@ def test_sampled_actions_follow_sharpened_visits():
     actions = sample_actions(visits.repeat(20_000, axis=0), 0.5, np.random.default_rng(0))
     expected = visits[0] ** 2 / (visits**2).sum()
     np.testing.assert_allclose(np.bincount(actions, minlength=4) / 20_000, expected, atol=0.01)
+
+
+def test_ties_go_to_the_action_that_the_network_likes_best():
+    weights = np.array([[2, 2, 1, 0], [0, 3, 0, 3], [1, 1, 1, 0]])
+    prior = np.array([[0.1, 0.2, 0.6, 0.1], [0.9, 0.1, 0.0, 0.0], [0.2, 0.3, 0.5, 0.0]])
+    zeros = np.zeros(3)
+    result = SearchResult(weights, prior, weights, zeros, prior, zeros)
+    assert result.actions(1.0, None).tolist() == [1, 1, 2]

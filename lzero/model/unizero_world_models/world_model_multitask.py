@@ -1,11 +1,11 @@
-"""The multi-task world model: tokens in, predictions out, for training windows and for tree search.
+"""The multi-task world model: tokens in, predictions out. Its two calls for tree search are in ``search_steps.py``.
 
 A sequence reads ``[z_0, a_0, z_1, a_1, …]``. At a latent token the model predicts policy and value, at an action token
 reward and next latent (UniZero, arXiv 2406.10667), and whether the action ends the episode: no latent follows a death, so
 the value of what is imagined behind it means nothing.
 
-Shape legend: B = windows, S = steps, P = steps of a past, N = roots, J = history steps, D = model width, A = actions,
-V = support bins, R = register tokens, L = tokens, E = rows of a round of simulations.
+Shape legend: B = windows, S = steps, P = steps of a past, D = model width, A = actions, V = support bins, R = register tokens,
+L = tokens.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
-from lzero.model.unizero_world_models.search_cache import SearchCache, TokenSite
 from lzero.model.unizero_world_models.transformer import Transformer
 from lzero.nn.attention import mask_of_real, windowed_causal_mask
 from lzero.nn.balance import BalanceSums
 from lzero.nn.heads import Head
-from lzero.nn.moe import compute_dtype
 from lzero.nn.tasks import TaskGroups
 
 MAX_POSITIONS = 4096
@@ -92,7 +90,7 @@ class WorldModel(nn.Module):
         }
 
     def work_of_expansion(self) -> int:
-        """Multiplications for one row of :meth:`expand`, those of attention's scores aside."""
+        """Multiplications for one row of a search's expansion, those of attention's scores aside."""
         dim, work = self.config.embed_dim, 0
         for block in self.transformer.blocks:
             work += 2 * (
@@ -150,7 +148,7 @@ class WorldModel(nn.Module):
     def _run_window(
         self, latent: Tensor, action: Tensor, groups: TaskGroups, past: int, missing: Tensor | None
     ) -> tuple[Tensor, BalanceSums | None]:
-        """:meth:`_run` on windows with a past; outputs of the S steps alone ``(B, 2S−1, D)``."""
+        """:meth:`run` on windows with a past; outputs of the S steps alone ``(B, 2S−1, D)``."""
         position = mask = None
         if past > 0 and missing is not None:
             registers, gap = self.transformer.num_registers, 2 * missing[:, None]
@@ -163,10 +161,10 @@ class WorldModel(nn.Module):
                 registers
             ):  # real tokens follow them without a gap; without them only distances count
                 position = torch.where(token < registers, token, (token - gap).clamp_min(registers))
-        hidden, balance = self._run(latent, action, groups, position=position, mask=mask)
+        hidden, balance = self.run(latent, action, groups, position=position, mask=mask)
         return hidden[:, 2 * past :], balance
 
-    def _run(
+    def run(
         self,
         latent: Tensor,
         action: Tensor,
@@ -181,8 +179,8 @@ class WorldModel(nn.Module):
         Register tokens stand in front, and their outputs are dropped: ``(B, 2S−1, D)`` comes back. The rest is as of
         :meth:`Transformer.forward`.
         """
-        at_latent = self._embed(latent, groups.task_id)
-        at_action = self._embed(self.action_embedding(action), groups.task_id)
+        at_latent = self.embed(latent, groups.task_id)
+        at_action = self.embed(self.action_embedding(action), groups.task_id)
         tokens = at_latent.new_empty(len(latent), 2 * latent.shape[1] - 1, latent.shape[-1])
         tokens[:, 0::2] = at_latent
         tokens[:, 1::2] = at_action
@@ -194,7 +192,7 @@ class WorldModel(nn.Module):
         )
         return hidden[:, self.transformer.num_registers :], balance
 
-    def _embed(self, token: Tensor, task_id: Tensor) -> Tensor:
+    def embed(self, token: Tensor, task_id: Tensor) -> Tensor:
         """Mix the task embedding into tokens ``(B, …, D)``, by ``task_id (B,)``."""
         if self.task_embedding is None:
             return token
@@ -202,91 +200,3 @@ class WorldModel(nn.Module):
         if self.join_task is None:
             return token + task
         return self.join_task(torch.cat([token, task.expand_as(token)], dim=-1))
-
-    def prefill(
-        self,
-        latent: Tensor,
-        action: Tensor,
-        num_valid: Tensor,
-        groups: TaskGroups,
-        num_simulations: int,
-    ) -> tuple[Tensor, Tensor, SearchCache]:
-        """Start a search: run the history of every root once and keep its keys and values.
-
-        Args:
-            latent: ``(N, J, D)``, the current latent last; unused history in front may hold anything.
-            action: ``(N, J−1)`` int64, the actions between them.
-            num_valid: ``(N,)`` int64, pairs of history that are real (0 … J−1).
-            groups: tasks of the N rows.
-            num_simulations: M, simulations that will follow.
-
-        Returns:
-            Root policy logits ``(N, A)``, root value logits ``(N, V)``, and the cache.
-        """
-        cache = SearchCache.create(
-            self.transformer,
-            compute_dtype(latent),
-            latent.shape[1],
-            num_valid,
-            groups,
-            num_simulations,
-        )
-        hidden, _ = self._run(
-            latent,
-            action,
-            groups,
-            position=cache.root_positions(num_valid),
-            mask=cache.root_mask(num_valid),
-            slabs=cache.slabs,
-        )
-        if self.config.residual_latent:
-            cache.keep_latents(latent[:, -1])
-        last = hidden[:, -1:]
-        return self.policy_head(last, groups)[:, 0], self.value_head(last, groups)[:, 0], cache
-
-    def expand(
-        self, cache: SearchCache, rows: Tensor, groups: TaskGroups, latent_norm: nn.Module
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One round of simulations: per row an action token, then the latent token it predicts.
-
-        Args:
-            cache: of :meth:`prefill`; gains a node a row.
-            rows: the round as :meth:`SearchCache.rows` writes it ``(5, E)``, on the device.
-            groups: tasks of the E rows.
-            latent_norm: the encoder's final norm.
-
-        Returns:
-            Reward logits ``(E, V)``, termination logits ``(E,)``, and of the new node the latent
-            ``(E, D)``, policy logits ``(E, A)`` and value logits ``(E, V)``.
-        """
-        at_action, at_latent = cache.add_nodes(rows)
-        taken = rows[4]
-        token = self._embed(self.action_embedding(taken), groups.task_id)
-        hidden = self._step(token, cache, groups, at_action)
-        latent = self.latent_head(hidden, groups)[:, 0]
-        if cache.latent is not None:
-            latent = latent + cache.latent.index_select(0, rows[0])
-        latent = latent_norm(latent)
-        if cache.latent is not None:
-            cache.latent.index_copy_(0, rows[1], latent)
-        outcome = self.reward_head(hidden, groups)[:, 0]
-        hidden = self._step(self._embed(latent, groups.task_id), cache, groups, at_latent)
-        policy, value = (
-            self.policy_head(hidden, groups)[:, 0],
-            self.value_head(hidden, groups)[:, 0],
-        )
-        return outcome[:, :-1], outcome[:, -1], latent, policy, value
-
-    def _step(
-        self, token: Tensor, cache: SearchCache, groups: TaskGroups, site: TokenSite
-    ) -> Tensor:
-        hidden = self.transformer.step(
-            token,
-            groups.task_id,
-            position=site.position,
-            slabs=cache.slabs,
-            slot=site.slot,
-            window=site.window,
-            mask=site.mask,
-        )
-        return hidden[:, None]
