@@ -128,6 +128,7 @@ CHANGES = {
     "changes of latents": "--model.residual-latent",
     "latent weight 2": "--policy.loss.latent 2",
     "burn-in 3": "--policy.burn-in-steps 3",
+    "open loop": "--policy.loss.open-loop 0.5",
     "twice the updates": "--policy.replay-ratio 0.5",
 }
 """What may make an agent learn more from an env step."""

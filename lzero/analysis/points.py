@@ -90,7 +90,7 @@ def inputs_of(
 @contextmanager
 def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Tensor]]]:
     """Collect what passes the activation points while the context is open: a tensor for every call
-    of a point's module.
+    of a point's module, apart from calls without gradient.
 
     Raises:
         ValueError: at the end, if no tensor with a gradient has passed a point.
@@ -104,7 +104,8 @@ def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Te
     def remember_input(
         name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> None:
-        seen[name].append(inputs_of(module.forward, arguments, keywords)[0])
+        if torch.is_grad_enabled():
+            seen[name].append(inputs_of(module.forward, arguments, keywords)[0])
 
     def remember_output(
         name: str,
@@ -112,7 +113,8 @@ def captured(points: Mapping[str, MeasuringPoint]) -> Iterator[dict[str, list[Te
         arguments: tuple[Any, ...],
         output: Tensor | tuple[Tensor, ...],
     ) -> None:
-        seen[name].append(output[0] if isinstance(output, tuple) else output)
+        if torch.is_grad_enabled():
+            seen[name].append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as hooks:
         for name, point in at_modules.items():

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.model.unizero_world_models.search_steps import expand, prefill
-from lzero.model.unizero_world_models.world_model_multitask import WorldModel, WorldModelOutput
+from lzero.model.unizero_world_models.world_model_multitask import (
+    Past,
+    WorldModel,
+    WorldModelOutput,
+)
 from lzero.nn.encoder import Encoder, joined_windows
 from lzero.nn.tasks import TaskGroups
 
@@ -79,12 +83,7 @@ class UniZeroMTModel(nn.Module):
         return latent.view(windows, steps, -1)
 
     def forward(
-        self,
-        observation: Tensor,
-        action: Tensor,
-        groups: TaskGroups,
-        past: int = 0,
-        missing: Tensor | None = None,
+        self, observation: Tensor, action: Tensor, groups: TaskGroups, past: Past | None = None
     ) -> tuple[Tensor, WorldModelOutput]:
         """Encode windows and predict along them.
 
@@ -92,18 +91,19 @@ class UniZeroMTModel(nn.Module):
             observation: ``(B, P+S, *observation_shape)``; the past is encoded without gradient.
             action: ``(B, P+S−1)`` int64.
             groups: tasks of the B rows.
-            past, missing: see :meth:`WorldModel.forward`.
+            past: of the windows; None where P is 0.
 
         Returns:
             Latents ``(B, S, D)`` and the predictions.
         """
-        latent = self.encode(observation[:, past:], groups)
-        seen = latent
-        if past:
-            with torch.no_grad():
-                latent_of_past = self.encode(observation[:, :past], groups)
-            seen = torch.cat([latent_of_past, latent], dim=1)
-        return latent, self.world_model(seen, action, groups, past, missing)
+        if past is None:
+            latent = self.encode(observation, groups)
+            return latent, self.world_model(latent, action, groups)
+        with torch.no_grad():
+            latent_of_past = self.encode(observation[:, : past.steps], groups)
+        latent = self.encode(observation[:, past.steps :], groups)
+        seen = torch.cat([latent_of_past, latent], dim=1)
+        return latent, self.world_model(seen, action, groups, past)
 
     def initial_inference(
         self,

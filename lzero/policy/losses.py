@@ -48,6 +48,7 @@ class ForwardPass:
         latent: ``(B, S, D)``.
         output: predictions.
         sums: with the gradient of these windows.
+        opened: likewise at steps whose latent is predicted; None where they are not run.
         groups: tasks of the B windows.
         activations: tensors at the points where the gradient is measured, by point.
     """
@@ -55,6 +56,7 @@ class ForwardPass:
     latent: Tensor
     output: WorldModelOutput
     sums: Sums
+    opened: Sums | None
     groups: TaskGroups
     activations: Mapping[str, list[Tensor]]
 
@@ -179,18 +181,27 @@ def latent_loss(predicted: Tensor, target: Tensor, norm: LatentNorm) -> Tensor:
 
 
 def weighted_total(
-    means: Tensor, spread: Tensor, config: LossConfig, entropy_weight: Tensor
+    means: Tensor,
+    spread: Tensor,
+    config: LossConfig,
+    entropy_weight: Tensor,
+    opened: Tensor | None = None,
 ) -> Tensor:
-    """Loss per task ``(T,)`` from the terms' means ``(Q, T)``, the spread's shortfall and entropy weights, both ``(T,)``."""
-    latent, reward, termination, value, policy, entropy = means
+    """Loss per task ``(T,)`` from the terms' means ``(Q, T)``, the spread's shortfall and entropy weights, both ``(T,)``,
+    and the terms' means at steps whose latent is predicted ``(Q, T)``.
+    """
+    total = _weighted(means, config) + config.spread * spread - entropy_weight * means[-1]
+    return total if opened is None else total + config.open_loop * _weighted(opened, config)
+
+
+def _weighted(means: Tensor, config: LossConfig) -> Tensor:
+    latent, reward, termination, value, policy, _ = means
     return (
         config.latent * latent
-        + config.spread * spread
         + config.reward * reward
         + config.termination * termination
         + config.value * value
         + config.policy * policy
-        - entropy_weight * entropy
     )
 
 
@@ -238,3 +249,8 @@ class EntropyWeight:
 def masked_means(sums: Tensor, counts: Tensor) -> Tensor:
     """Means ``(Q, T)``; a task without a valid step contributes 0."""
     return sums / counts.clamp_min(1.0)
+
+
+def means_of(part: Sums | None, totals: Sums | None) -> Tensor | None:
+    """The share of ``part`` in the means of ``totals``, which it belongs to ``(Q, T)``; None of nothing."""
+    return None if part is None or totals is None else masked_means(part.terms, totals.counts)

@@ -35,6 +35,7 @@ class LearnResult:
 
     Attributes:
         task_means: means of the loss terms over all ranks ``(Q, T)``.
+        open_means: means at steps whose latent is predicted ``(Q, T)``; None without ``loss.open_loop``.
         spread: how far the latents' spread falls short of its target ``(T,)``.
         task_losses: weighted loss of each task ``(T,)``.
         grad_norm: gradient norm before clipping, a scalar.
@@ -44,6 +45,7 @@ class LearnResult:
     """
 
     task_means: Tensor
+    open_means: Tensor | None
     spread: Tensor
     task_losses: Tensor
     grad_norm: Tensor
@@ -73,6 +75,9 @@ def update_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, 
     }
     for index, name in enumerate(TERMS):
         metrics[f"{tags.LEARN}{name}"] = means[index].mean().item()
+    if result.open_means is not None:
+        for name, mean in zip(TERMS, result.open_means.cpu().mean(dim=1).tolist(), strict=True):
+            metrics[f"{tags.LEARN}open_loop_{name}"] = mean
     for task, game in enumerate(config.env.games):
         metrics[f"learn_loss/{game}"] = losses[task].item()
         metrics[f"learn_spread/{game}"] = spread[task].item()
@@ -104,8 +109,9 @@ def _latent_health(policy: "UniZeroMTPolicy", windows: "ReplayWindows") -> np.nd
     """Effective rank of each task's latents and their mean length before the final norm ``(2, T)``; NaN without windows."""
     encoder, health = policy.model.encoder, np.full((2, policy.num_tasks), np.nan)
     for task in np.unique(windows.task_id.numpy()):
+        first = policy.config.policy.burn_in_steps
         frames = windows.observation[windows.task_id == task][
-            :, [0, policy.config.policy.unroll_steps]
+            :, [first, first + policy.config.policy.unroll_steps]
         ]
         frames = frames.flatten(0, 1).to(policy.device)
         with policy.autocast():
@@ -121,9 +127,10 @@ def plasticity_metrics(
     policy: "UniZeroMTPolicy", windows: "ReplayWindows", result: LearnResult
 ) -> dict[str, float]:
     """Dormant units, routers' entropy, and norms of weights and gradients by module; collective, waits for the device."""
-    steps = policy.config.policy.unroll_steps + 1
-    observation = windows.observation[:, :steps].to(policy.device)
-    action = windows.action[:, : steps - 1].to(policy.device)
+    first = policy.config.policy.burn_in_steps
+    last = first + policy.config.policy.unroll_steps
+    observation = windows.observation[:, first : last + 1].to(policy.device)
+    action = windows.action[:, first:last].to(policy.device)
     arguments = (observation, action, TaskGroups.of(windows.task_id, policy.device))
     with policy.autocast():
         metrics = measure_plasticity(policy.model, policy.unit_groups(), arguments, policy.dist)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lzero.config import ExperimentConfig
 from lzero.model.unizero_model_multitask import UniZeroMTModel
+from lzero.model.unizero_world_models.world_model_multitask import Past
 from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups
 
@@ -55,6 +56,12 @@ class Batch:
     legal: Tensor
     weight: Tensor
 
+    @property
+    def past(self) -> Past | None:
+        """Of the windows; None where P is 0."""
+        steps = self.action.shape[1] - self.latent.shape[1]
+        return Past(steps, self.missing) if steps else None
+
     def by_task(self) -> list["Batch"]:
         """The windows of each task, ascending."""
         parts, start = [], 0
@@ -87,7 +94,7 @@ def make_batch(
         config: the experiment.
     """
     device, steps = legal_actions.device, config.policy.unroll_steps + 1
-    past = config.policy.burn_in_steps
+    first = config.policy.burn_in_steps
     groups = TaskGroups.of(windows.task_id, device)
     data = {}
     for name in (
@@ -105,10 +112,9 @@ def make_batch(
     action, terminated, policy = data["action"], data["terminated"], data["visits"][:, :steps]
     legal = legal_actions[groups.task_id]
     latent = target.encode(data["observation"], groups)
-    value_logits = target.world_model.value_logits(
-        latent, action[:, :-1], groups, past, data["missing"]
-    )
-    value, latent = support.expectation(value_logits), latent[:, past:]
+    past = Past(first, data["missing"]) if first else None
+    value_logits = target.world_model.value_logits(latent, action[:, :-1], groups, past)
+    value, latent = support.expectation(value_logits), latent[:, first:]
     if config.policy.reanalyse_fraction > 0:
         # it brings numba, which `import lzero.policy` does without
         from lzero.policy.reanalyse import reanalysed_policy
@@ -119,7 +125,7 @@ def make_batch(
             support,
             config,
             latent[:, :steps],
-            action[:, past : past + steps],
+            action[:, first : first + steps],
             groups,
             legal,
         )
@@ -136,8 +142,8 @@ def make_batch(
     acting, led_on = step_masks(acting, observed, num_steps=steps)
     return Batch(
         groups=groups,
-        observation=data["observation"][:, : past + steps],
-        action=action[:, : past + steps - 1],
+        observation=data["observation"][:, : first + steps],
+        action=action[:, : first + steps - 1],
         missing=data["missing"],
         latent=latent[:, 1:steps],
         reward=data["reward"][:, : steps - 1],

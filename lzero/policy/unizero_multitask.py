@@ -33,10 +33,12 @@ from lzero.policy.losses import (
     add_up,
     loss_sums,
     masked_means,
+    means_of,
     spread_shortfall,
     weighted_total,
 )
 from lzero.policy.metrics import LearnResult
+from lzero.policy.open_loop import open_loop_sums
 from lzero.policy.points import standard_points, unit_groups
 from lzero.policy.targets import Batch, make_batch
 
@@ -118,13 +120,16 @@ class UniZeroMTPolicy:
         self.model.train()
         passes = [self._forward(part, points) for part in parts]
         totals = add_up([part.sums for part in passes], self.dist)
+        opened = [part.opened for part in passes if part.opened is not None]
+        open_totals = add_up(opened, self.dist) if opened else None
         entropy_weight = self.entropy_weight.weight()
         losses, spreads = [], []
         for part in passes:  # the parts' losses add up to the mean over tasks of all ranks' windows
             means = masked_means(part.sums.terms, totals.counts)
             task_id = part.groups.task_id
             spread = spread_shortfall(part.latent, task_id, totals.moments, self.enough_spread)
-            loss = weighted_total(means, spread, loss_config, entropy_weight).mean()
+            open_means = means_of(part.opened, open_totals)
+            loss = weighted_total(means, spread, loss_config, entropy_weight, open_means).mean()
             if part.output.balance is not None and totals.load is not None:
                 loss = loss + part.output.balance.loss(totals.load, moe_config)
             losses.append(loss)
@@ -139,13 +144,17 @@ class UniZeroMTPolicy:
         gradient_norms = self._step(present=totals.moments[:, 0] > 0)
 
         task_means = masked_means(totals.terms, totals.counts)
+        open_means = means_of(open_totals, open_totals)
         self.entropy_weight.update_(task_means[TERMS.index("entropy")], self.train_iter)
         value = self.support.expectation(torch.cat([part.output.value.detach() for part in passes]))
         value_error = torch.where(batch.acting, (value - batch.value).abs(), 0.0).sum(dim=1)
         return LearnResult(
             task_means=task_means,
+            open_means=open_means,
             spread=spreads[0],  # the same number in every part
-            task_losses=weighted_total(task_means, spreads[0], loss_config, entropy_weight),
+            task_losses=weighted_total(
+                task_means, spreads[0], loss_config, entropy_weight, open_means
+            ),
             grad_norm=gradient_norms.norm(),
             gradient_norms=gradient_norms,
             value_error=value_error / batch.acting.sum(dim=1),  # the first step always acts
@@ -155,16 +164,16 @@ class UniZeroMTPolicy:
     def _forward(self, batch: Batch, points: Mapping[str, MeasuringPoint]) -> ForwardPass:
         """Predict along the windows and add up the loss terms, remembering what passes the measuring points."""
         with self.autocast(), captured(points) as activations:
-            latent, output = self.model(
-                batch.observation,
-                batch.action,
-                batch.groups,
-                self.config.policy.burn_in_steps,
-                batch.missing,
-            )
+            latent, output = self.model(batch.observation, batch.action, batch.groups, batch.past)
             norm = self.model.encoder.norm
             sums = loss_sums(latent, output, batch, self.num_tasks, self.support, norm)
-        return ForwardPass(latent, output, sums, batch.groups, activations)
+        opened = None
+        if self.config.policy.loss.open_loop > 0:
+            with self.autocast():
+                opened = open_loop_sums(
+                    self.model, batch, latent, output, self.num_tasks, self.support
+                )
+        return ForwardPass(latent, output, sums, opened, batch.groups, activations)
 
     def _backward_by_task(
         self,

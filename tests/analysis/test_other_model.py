@@ -237,6 +237,18 @@ def test_what_enters_a_module_by_name_is_captured():
     assert torch.equal(seen, model.encoder(rollout.observation).relu())
 
 
+def test_calls_without_gradient_are_not_captured():
+    """As of frames that are only a window's past."""
+    model, rollout = make_model(), make_rollout()
+    points = {side: ActivationPoint(model.encoder, side) for side in ("input", "output")}
+    observation = rollout.observation.clone().requires_grad_()
+    with captured(points) as activations:
+        model(observation, rollout.task_id)
+        with torch.no_grad():
+            model(observation, rollout.task_id)
+    assert [len(seen) for seen in activations.values()] == [1, 1]
+
+
 def test_expert_selection_is_what_the_tokens_chose():
     model = make_model()
     recorder = ExpertSelectionRecorder({0: model.experts})

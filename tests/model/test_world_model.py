@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lzero.config import ModelConfig
-from lzero.model.unizero_world_models.world_model_multitask import WorldModel
+from lzero.model.unizero_world_models.world_model_multitask import Past, WorldModel
 from lzero.nn.tasks import TaskGroups
 
 DIM, NUM_TASKS, NUM_ACTIONS = 16, 2, 5
@@ -46,8 +46,8 @@ def test_a_window_with_a_past_is_predicted_as_the_end_of_a_longer_one(task_embed
     action = torch.randint(0, NUM_ACTIONS, (3, past + steps - 1))
     for row, gone in enumerate(missing.tolist()):
         latent[row, :gone] = 1e3  # would be felt
-    found = model(latent, action, GROUPS, past, missing)
-    values = model.value_logits(latent, action, GROUPS, past, missing)
+    found = model(latent, action, GROUPS, Past(past, missing))
+    values = model.value_logits(latent, action, GROUPS, Past(past, missing))
     torch.testing.assert_close(values, found.value)
     for row, gone in enumerate(missing.tolist()):
         alone = TaskGroups.of(GROUPS.host_task_id[row : row + 1], "cpu")

@@ -25,6 +25,13 @@ WORLD_SIZE = 2
 RANK_CASES = {
     "tasks split": {"model": {"moe": {"balance": "bias", "bias_rate": 0.1}}},
     "task by task": {"policy": {"gradient_conflict_interval": 2}},
+    "predicted latents, with a past": {
+        "policy": {
+            "gradient_conflict_interval": 2,
+            "burn_in_steps": 2,
+            "loss": {"open_loop": 0.5},
+        }
+    },
     "balanced": {"model": {"moe": {"balance": "aux_loss", "aux_loss_weight": 1.0}}},
     "one task shared": {"env": {"games": GAMES[1:2]}, "policy": {"batch_size": 7}},
     "clipped": {"policy": {"optimiser": {"max_grad_norm": 0.1}}, "model": {"moe": {"top_k": 2}}},

@@ -302,7 +302,7 @@ def test_evaluation_leaves_no_trace():
 ATARI_CONFIG = ExperimentConfig.model_validate(
     {
         **SMALL,
-        "env": {"games": ("Assault", "Boxing"), "num_eval_envs": 2, "max_episode_steps": 80},
+        "env": {"games": ("Boxing", "Enduro"), "num_eval_envs": 2, "max_episode_steps": 80},
         "model": {**SMALL["model"], "encoder": {"kind": "resnet", "widths": (8, 8)}},
         "policy": {**SMALL["policy"], "search": {"num_eval_simulations": 2}},
     }

@@ -45,6 +45,14 @@ class WorldModelOutput:
     balance: BalanceSums | None
 
 
+@dataclass(frozen=True)
+class Past:
+    """P ``steps`` in front of windows, seen but not predicted for; the first ``missing (B,)`` are not a window's own."""
+
+    steps: int
+    missing: Tensor
+
+
 class WorldModel(nn.Module):
     """Token embeddings, transformer and heads.
 
@@ -101,12 +109,7 @@ class WorldModel(nn.Module):
         return work
 
     def forward(
-        self,
-        latent: Tensor,
-        action: Tensor,
-        groups: TaskGroups,
-        past: int = 0,
-        missing: Tensor | None = None,
+        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: Past | None = None
     ) -> WorldModelOutput:
         """Predict along whole windows, teacher-forced.
 
@@ -114,16 +117,15 @@ class WorldModel(nn.Module):
             latent: encoded observations ``(B, P+S, D)``.
             action: actions between them ``(B, P+S−1)`` int64.
             groups: tasks of the B rows.
-            past: P, steps in front of a window that are seen, and predicted nothing for.
-            missing: ``(B,)`` int64, how many of them, the first ones, are not the window's past; with P alone.
+            past: of the windows; None where P is 0.
         """
-        hidden, balance = self._run_window(latent, action, groups, past, missing)
+        hidden, balance = self._run_window(latent, action, groups, past)
         at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
         outcome = self.reward_head(at_action, groups)
         next_latent = self.latent_head(at_action, groups)
         if self.config.residual_latent:
             # without gradient: the loss must not make one latent like the next
-            next_latent = next_latent + latent[:, past:-1].detach()
+            next_latent = next_latent + latent[:, -at_latent.shape[1] : -1].detach()
         return WorldModelOutput(
             policy=self.policy_head(at_latent, groups),
             value=self.value_head(at_latent, groups),
@@ -134,35 +136,28 @@ class WorldModel(nn.Module):
         )
 
     def value_logits(
-        self,
-        latent: Tensor,
-        action: Tensor,
-        groups: TaskGroups,
-        past: int = 0,
-        missing: Tensor | None = None,
+        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: Past | None = None
     ) -> Tensor:
         """The value logits ``(B, S, V)`` of :meth:`forward` alone; arguments as there."""
-        hidden, _ = self._run_window(latent, action, groups, past, missing)
+        hidden, _ = self._run_window(latent, action, groups, past)
         return self.value_head(hidden[:, 0::2], groups)
 
     def _run_window(
-        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: int, missing: Tensor | None
+        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: Past | None
     ) -> tuple[Tensor, BalanceSums | None]:
         """:meth:`run` on windows with a past; outputs of the S steps alone ``(B, 2S−1, D)``."""
-        position = mask = None
-        if past > 0 and missing is not None:
-            registers, gap = self.transformer.num_registers, 2 * missing[:, None]
-            token = torch.arange(registers + 2 * latent.shape[1] - 1, device=latent.device)
-            causal = windowed_causal_mask(
-                len(token), self.transformer.window, registers, device=latent.device
-            )
-            mask = mask_of_real(causal, (token < registers) | (token >= registers + gap))
-            if (
-                registers
-            ):  # real tokens follow them without a gap; without them only distances count
-                position = torch.where(token < registers, token, (token - gap).clamp_min(registers))
+        if past is None:
+            return self.run(latent, action, groups)
+        registers, gap = self.transformer.num_registers, 2 * past.missing[:, None]
+        token = torch.arange(registers + 2 * latent.shape[1] - 1, device=latent.device)
+        window = self.transformer.window
+        causal = windowed_causal_mask(len(token), window, registers, device=latent.device)
+        mask = mask_of_real(causal, (token < registers) | (token >= registers + gap))
+        position = None
+        if registers:  # real tokens follow them without a gap; without them only distances count
+            position = torch.where(token < registers, token, (token - gap).clamp_min(registers))
         hidden, balance = self.run(latent, action, groups, position=position, mask=mask)
-        return hidden[:, 2 * past :], balance
+        return hidden[:, 2 * past.steps :], balance
 
     def run(
         self,
