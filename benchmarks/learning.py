@@ -158,7 +158,7 @@ SUITES = {
         f"{ATARI}.py",
         "afternoon",
         "--env.games Krull --train.max-env-steps 50000",
-        {"shifts of 4 pixels": "--policy.shift-pixels 4"},
+        {"shifts of 4 pixels": "--policy.shift-pixels 4", "gray": "--env.grayscale"},
     ),
     "sharpen_minatar": changed(
         f"{MINATAR}.py", "breakout", "--train.max-env-steps 20000 --train.eval-interval 10000"

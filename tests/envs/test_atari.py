@@ -288,6 +288,26 @@ def test_screen_is_the_maximum_of_two_frames() -> None:
     assert any((a != b).any() for a, b in zip(frames[2::4], frames[3::4], strict=True))
 
 
+def test_gray_pictures_and_stacked_frames_are_of_the_same_play() -> None:
+    actions = random_actions(30, 1)
+
+    def observations(**how: int) -> np.ndarray:
+        env = make_atari_multitask_env(["Breakout"], [0], 1, training=False, noop_max=0, **how)
+        steps = list(play(env, actions))
+        env.close()
+        return columns(steps, "observation")
+
+    colour, gray = observations(image_size=84), observations(image_size=84, grayscale=True)
+    assert colour.shape == (31, 1, 3, 84, 84) and gray.shape == (31, 1, 1, 84, 84)
+    # ALE mixes gray of its own palette, before pictures shrink; it stays between the channels' extremes
+    luminance = np.tensordot(colour.astype(float), (0.30, 0.59, 0.11), axes=(2, 0))[:, :, None]
+    assert np.abs(luminance - gray).mean() < 3
+    stacked = observations(image_size=84, grayscale=True, frame_stack=4)
+    assert stacked.shape == (31, 1, 4, 84, 84)
+    for back in range(4):  # the newest frame is the last channel
+        np.testing.assert_array_equal(stacked[back:, :, 3 - back], gray[: 31 - back, :, 0])
+
+
 def test_mode_is_read_from_the_env_itself() -> None:
     """ale_py writes the latest mode into a dictionary that all vector envs share; that must not
     mislead."""

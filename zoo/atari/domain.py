@@ -23,6 +23,12 @@ class AtariEnvConfig(EnvConfig):
     """Up to this many random no-op frames after a reset."""
     sticky_action_probability: float = Field(0.0, ge=0.0, le=1.0)
     """Probability that the environment repeats the previous action."""
+    image_size: int = Field(64, ge=16)
+    """Side of the pictures in pixels."""
+    grayscale: bool = False
+    """Pictures in shades of gray: a third of the replay's memory and of the first convolution's work."""
+    frame_stack: PositiveInt = 1
+    """Last frames in one observation, as channels; the world model's context is one memory already."""
     minimal_actions: bool = False
     """Only the actions that have an effect in the game; the others are masked, all keep their
     numbers."""
@@ -71,6 +77,9 @@ class AtariDomain:
             noop_max=atari.noop_max,
             sticky=atari.sticky_action_probability,
             frame_skip=atari.frame_skip,
+            image_size=atari.image_size,
+            grayscale=atari.grayscale,
+            frame_stack=atari.frame_stack,
             only_minimal_actions=atari.minimal_actions,
         )
 

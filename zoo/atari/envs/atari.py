@@ -95,6 +95,8 @@ def make_atari_vector_env(
     num_threads: int = 1,
     image_size: int | tuple[int, int] = 64,
     frame_skip: int = 4,
+    grayscale: bool = False,
+    frame_stack: int = 1,
 ) -> AtariVectorEnv:
     """Environments of one game, true rewards, one life or many as the game has them.
 
@@ -107,9 +109,11 @@ def make_atari_vector_env(
         num_threads: C++ threads that emulate; they sleep while nothing is to do.
         image_size: side, or (height, width), of the area-resized picture in pixels.
         frame_skip: frames per env step.
+        grayscale: shades of gray instead of colours.
+        frame_stack: F, last frames in one observation.
 
     Returns:
-        Observations ``(n, 1, H, W, 3)`` uint8, 18 actions, autoreset NEXT_STEP. ALE draws no
+        Observations ``(n, F, H, W, 3)`` uint8, in gray ``(n, F, H, W)``, 18 actions, autoreset NEXT_STEP. ALE draws no
         picture of the frame that ends an episode: an episode's last observation still holds pixels
         of the step before.
 
@@ -117,7 +121,11 @@ def make_atari_vector_env(
         ValueError: for an unknown game or a number out of range.
     """
     _check_at_least(
-        1, num_envs=num_envs, max_episode_steps=max_episode_steps, frame_skip=frame_skip
+        1,
+        num_envs=num_envs,
+        max_episode_steps=max_episode_steps,
+        frame_skip=frame_skip,
+        frame_stack=frame_stack,
     )
     # ALE reads 0 threads as "all cores", which would starve torch
     _check_at_least(1, num_threads=num_threads)
@@ -133,8 +141,8 @@ def make_atari_vector_env(
         autoreset_mode=AutoresetMode.NEXT_STEP,
         img_height=height,
         img_width=width,
-        grayscale=False,
-        stack_num=1,
+        grayscale=grayscale,
+        stack_num=frame_stack,
         frameskip=frame_skip,
         maxpool=frame_skip > 1,
         noop_max=noop_max + 1,  # ALE draws from 0 to noop_max - 1
@@ -160,9 +168,12 @@ def make_atari_multitask_env(
     sticky: float = 0.0,
     image_size: int = 64,
     frame_skip: int = 4,
+    grayscale: bool = False,
+    frame_stack: int = 1,
     only_minimal_actions: bool = False,
 ) -> MultiTaskVectorEnv:
-    """Several games as one batch: ``(N, 3, image_size, image_size)`` uint8 pictures, 18 actions.
+    """Several games as one batch: ``(N, C, image_size, image_size)`` uint8 pictures, 18 actions; C is ``frame_stack``,
+    times 3 in colours.
 
     Args:
         games: CamelCase names.
@@ -177,7 +188,7 @@ def make_atari_multitask_env(
         end_on_life_loss: overrides ``training`` for lives.
         num_threads: emulator threads of all games together, rounded up to the same number for every
             game.
-        noop_max, sticky, image_size, frame_skip: as in :func:`make_atari_vector_env`.
+        noop_max, sticky, image_size, frame_skip, grayscale, frame_stack: as in :func:`make_atari_vector_env`.
         only_minimal_actions: only actions that have an effect in a game are legal in it; each keeps
             its number, so that it means the same in every game.
 
@@ -206,10 +217,12 @@ def make_atari_multitask_env(
                     num_threads=threads,
                     image_size=image_size,
                     frame_skip=frame_skip,
+                    grayscale=grayscale,
+                    frame_stack=frame_stack,
                 ),
                 task_id=ids[i],
                 name=game,
-                layout="frames_hwc",
+                layout="chw" if grayscale else "frames_hwc",
                 clip_reward=clips[i],
                 end_on_life_loss=cuts[i],
                 env_offset=offsets[i],
