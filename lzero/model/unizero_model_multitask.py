@@ -99,9 +99,10 @@ class UniZeroMTModel(nn.Module):
         if past is None:
             latent = self.encode(observation, groups)
             return latent, self.world_model(latent, action, groups)
+        # first what has a gradient: autocast keeps the weights that it has cast, with or without one
+        latent = self.encode(observation[:, past.steps :], groups)
         with torch.no_grad():
             latent_of_past = self.encode(observation[:, : past.steps], groups)
-        latent = self.encode(observation[:, past.steps :], groups)
         seen = torch.cat([latent_of_past, latent], dim=1)
         return latent, self.world_model(seen, action, groups, past)
 

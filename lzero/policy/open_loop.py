@@ -18,9 +18,8 @@ from lzero.nn.scalars import ScalarSupport
 from lzero.policy.losses import Sums, loss_sums
 from lzero.policy.targets import Batch
 
-PERIOD = (
-    3  # one encoded latent, then two predicted ones: further from an encoded one few simulations go
-)
+# One encoded latent, then two predicted ones: further from an encoded one few simulations go.
+PERIOD = 3
 
 
 def open_loop_sums(
@@ -34,7 +33,8 @@ def open_loop_sums(
     """Sums of the loss terms at the steps whose latent is predicted; labels are those of the first run.
 
     The gradient goes on into the prediction, so the dynamics learn what the heads need. A second predicted latent in a row
-    comes from an encoded one in the first run, but stands behind a predicted one here.
+    comes from an encoded one in the first run, but stands behind a predicted one here. What is counted of experts counts
+    both runs.
 
     Args:
         model: online.

@@ -1,5 +1,5 @@
-"""Random shifts of pictures: a window is seen from slightly elsewhere, which costs nothing and keeps an encoder from
-learning places by heart.
+"""Random shifts of pictures: a window is seen from slightly elsewhere, which keeps an encoder from learning places
+by heart.
 
 Shape legend: B = windows, K = rows of a window, C = channels, H = W = picture side.
 """
