@@ -384,3 +384,7 @@ def test_derived_lengths_and_places(tmp_path):
     assert config.run_dir == tmp_path / "x"
     assert config.policy.window == 10
     assert config.num_tasks == 2
+    assert (
+        config.model.history_steps == 8
+    )  # two blocks that look 7 tokens back, and the token itself
+    assert config.history_steps == 7  # a training window has no more

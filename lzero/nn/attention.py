@@ -35,6 +35,23 @@ def windowed_causal_mask(
     return (column <= row) & ((column > row - window) | (column < num_registers))
 
 
+def behind_a_gap(num_tokens: int, num_registers: int, gap: Tensor) -> tuple[Tensor, Tensor]:
+    """Sequences of register tokens, then a gap that holds nothing, then the tokens that count.
+
+    Args:
+        num_tokens: L, all together.
+        num_registers: R.
+        gap: ``(B,)`` int64, how long it is.
+
+    Returns:
+        Which tokens are real, bool ``(B, L)``, and their rotary positions ``(B, L)``: without the gap.
+    """
+    token = torch.arange(num_tokens, device=gap.device)
+    is_register = token < num_registers
+    real = is_register | (token >= num_registers + gap[:, None])
+    return real, torch.where(is_register, token, (token - gap[:, None]).clamp_min(0))
+
+
 def mask_of_real(causal: Tensor, real: Tensor) -> Tensor:
     """Attention mask ``(B, 1, L, L)`` of sequences in which some tokens are not real, and are seen by no other.
 

@@ -16,6 +16,7 @@ from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.run import Run
 from lzero.logging import read_metrics
 from lzero.policy import UniZeroMTPolicy
+from lzero.replay.buffer import ReplayWindows
 from tests.entry.run_cases import RATIO, STEPS, curves, settings, updates_by_step
 
 
@@ -122,6 +123,12 @@ OPTIONS = {
         "model.dropout": 0.1,
     },
     "bf16": {"precision": "bf16", "model.moe": {"enabled": False}},
+    "with a past, on predicted latents": {
+        "policy.burn_in_steps": 2,
+        "policy.loss": {"open_loop": 0.5},
+        "policy.reanalyse_fraction": 0.5,
+        "model.residual_latent": True,
+    },
 }
 
 
@@ -137,6 +144,34 @@ def test_options_train_too(tmp_path, name):
         if "learn/loss" in row["metrics"]
     ]
     assert len(losses) == result.train_iter and all(np.isfinite(losses))
+
+
+def test_updates_see_shifted_pictures_with_their_past(tmp_path, monkeypatch):
+    seen: list[ReplayWindows] = []
+    learn: Callable = UniZeroMTPolicy.learn
+
+    def watched_learn(policy, windows):
+        seen.append(windows)
+        return learn(policy, windows)
+
+    monkeypatch.setattr(UniZeroMTPolicy, "learn", watched_learn)
+    config = settings(
+        tmp_path,
+        {
+            "env": {"domain": "zoo.catch.domain:CATCH", "games": ["Catch"], "num_envs": 2},
+            "model.encoder": {"kind": "conv", "widths": [8]},
+            "policy.burn_in_steps": 2,
+            "policy.shift_pixels": 1,
+            "train.max_env_steps": 60,
+        },
+    )
+    train_unizero_multitask_segment_ddp(config)
+    rows = 2 + config.policy.unroll_steps + config.policy.td_steps + 1
+    assert seen and all(windows.observation.shape[1] == rows for windows in seen)
+    # Catch draws its paddle in the lowest row of every picture, of which a shift makes another row
+    frames = torch.cat([windows.observation[:, -1].sum(dim=1) for windows in seen])
+    in_lowest_row = frames[:, -1].ne(0).any(dim=1)
+    assert in_lowest_row.any() and not in_lowest_row.all()
 
 
 @pytest.mark.parametrize("broken", ["loss", "grad_norm"])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lzero.model.unizero_world_models.transformer import Transformer
-from lzero.nn.attention import mask_of_real, windowed_causal_mask
+from lzero.nn.attention import behind_a_gap, mask_of_real, windowed_causal_mask
 from lzero.nn.tasks import TaskGroups
 
 EMPTY = -1
@@ -111,15 +111,15 @@ class SearchCache:
 
     def root_valid(self, num_valid: Tensor) -> Tensor:
         """Which root tokens are real: ``(N, R+2J−1)``; the unused history lies between registers and context."""
-        slot = torch.arange(self.num_root_tokens, device=num_valid.device)
-        first = self.num_root_tokens - 1 - 2 * num_valid[:, None]
-        return (slot < self.num_registers) | (slot >= first)
+        return self._history(num_valid)[0]
 
     def root_positions(self, num_valid: Tensor) -> Tensor:
         """Rotary positions of the root tokens ``(N, R+2J−1)``: real tokens count from 0 without gaps."""
-        slot = torch.arange(self.num_root_tokens, device=num_valid.device)
-        missing = self.num_root_tokens - self.num_registers - 1 - 2 * num_valid[:, None]
-        return torch.where(slot < self.num_registers, slot, (slot - missing).clamp_min(0))
+        return self._history(num_valid)[1]
+
+    def _history(self, num_valid: Tensor) -> tuple[Tensor, Tensor]:
+        unused = self.num_root_tokens - self.num_registers - 1 - 2 * num_valid
+        return behind_a_gap(self.num_root_tokens, self.num_registers, unused)
 
     def root_mask(self, num_valid: Tensor) -> Tensor:
         """Attention mask of the root tokens ``(N, 1, L, L)``."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.transformer import Transformer
-from lzero.nn.attention import mask_of_real, windowed_causal_mask
+from lzero.nn.attention import behind_a_gap, mask_of_real, windowed_causal_mask
 from lzero.nn.balance import BalanceSums
 from lzero.nn.heads import Head
 from lzero.nn.tasks import TaskGroups
@@ -148,14 +148,11 @@ class WorldModel(nn.Module):
         """:meth:`run` on windows with a past; outputs of the S steps alone ``(B, 2S−1, D)``."""
         if past is None:
             return self.run(latent, action, groups)
-        registers, gap = self.transformer.num_registers, 2 * past.missing[:, None]
-        token = torch.arange(registers + 2 * latent.shape[1] - 1, device=latent.device)
-        window = self.transformer.window
-        causal = windowed_causal_mask(len(token), window, registers, device=latent.device)
-        mask = mask_of_real(causal, (token < registers) | (token >= registers + gap))
-        position = None
-        if registers:  # real tokens follow them without a gap; without them only distances count
-            position = torch.where(token < registers, token, (token - gap).clamp_min(registers))
+        registers, window = self.transformer.num_registers, self.transformer.window
+        length = registers + 2 * latent.shape[1] - 1
+        real, position = behind_a_gap(length, registers, 2 * past.missing)
+        causal = windowed_causal_mask(length, window, registers, device=latent.device)
+        mask = mask_of_real(causal, real)
         hidden, balance = self.run(latent, action, groups, position=position, mask=mask)
         return hidden[:, 2 * past.steps :], balance
 
