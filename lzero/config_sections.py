@@ -5,7 +5,7 @@ keys are refused with the nearest valid name.
 """
 
 import difflib
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -88,6 +88,9 @@ class EnvConfig(Section):
     """
 
     model_config = ConfigDict(extra="allow")
+
+    shapes_observations: ClassVar[tuple[str, ...]] = ()
+    """A domain's settings on which the shape of its observations depends; a run keeps them to its end."""
 
     domain: str = "zoo.atari.domain:ATARI"
     """Import path ``module:attribute`` of the domain that makes the environments."""

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from lzero.checkpoint import load_state, load_tensors, rng_state, set_rng_state
 from lzero.config import ExperimentConfig
-from lzero.config_fields import EARLIER_CONFIG, NOT_LEARNING, NOT_THERE, differences, is_one_of
+from lzero.config_fields import (
+    EARLIER_CONFIG,
+    NOT_LEARNING,
+    NOT_THERE,
+    differences,
+    flatten,
+    is_one_of,
+)
 
 if TYPE_CHECKING:
     from lzero.entry.run import Run
@@ -52,7 +59,8 @@ def check_resumable(
     """Refuse to continue ``checkpoint`` with what cannot fit it, or would only be written down and never be used.
 
     Returns:
-        Other fields that decide what is learned and have changed; those that an older checkpoint does not know are none.
+        Other fields that decide what is learned and have changed. One that the checkpoint does not know, because it is
+        newer, had its default.
 
     Raises:
         RunError: naming each field that differs and what to type instead.
@@ -63,18 +71,24 @@ def check_resumable(
             f"--nproc_per_node={state['world_size']}, or choose another exp_name"
         )
     then, now = state["config"], config.model_dump(mode="json")
-    found = differences(then | {"seed": state["seed"]}, now | {"seed": seed})
-    refused = {name: pair for name, pair in found.items() if is_one_of(name, (*FIXED, "seed"))}
+    defaults = dict(flatten(ExperimentConfig(env=type(config.env)()).model_dump(mode="json")))
+    found = {}
+    for name, (before, after) in differences(
+        then | {"seed": state["seed"]}, now | {"seed": seed}
+    ).items():
+        if before == NOT_THERE:
+            before = defaults.get(name, NOT_THERE)
+        if before != after:
+            found[name] = (before, after)
+    shapes = (f"env.{name}" for name in config.env.shapes_observations)
+    fixed = (*FIXED, "seed", *shapes)
+    refused = {name: pair for name, pair in found.items() if is_one_of(name, fixed)}
     if refused:
         raise RunError(
             f"{checkpoint} was trained with another {', '.join(refused)}: {described(refused)}; restore these values or "
             "choose another exp_name"
         )
-    changed = {
-        name: pair
-        for name, pair in found.items()
-        if not is_one_of(name, NOT_LEARNING) and pair[0] != NOT_THERE
-    }
+    changed = {name: pair for name, pair in found.items() if not is_one_of(name, NOT_LEARNING)}
     if changed and state["env_steps"] >= max_env_steps:
         raise RunError(
             f"{checkpoint} has its {state['env_steps']:,} env steps per game behind it and was trained with another "

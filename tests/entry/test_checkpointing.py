@@ -1,10 +1,12 @@
 """What a run may be continued with, where its config was written before domains owned settings."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lzero.config_fields import flatten
 from lzero.config_sections import ONCE_IN_EVERY_CONFIG
 from lzero.entry.checkpointing import RunError, check_resumable
 from lzero.envs.domain import with_domain_settings
@@ -37,6 +39,39 @@ def test_another_value_of_the_domains_own_setting_is_seen():
     atari = "zoo.atari.domain:ATARI"
     assert changes(atari, {}, {"minimal_actions": True}) == {"env.minimal_actions": (False, True)}
     assert changes(atari, {"frame_skip": 2}, {}) == {"env.frame_skip": (2, 4)}
+
+
+@pytest.mark.parametrize(("field", "other"), [("policy.burn_in_steps", 3), ("env.frame_skip", 2)])
+def test_a_field_newer_than_the_checkpoint_had_its_default(field, other):
+    assert resumed_without(field, None) == {}
+    default = dict(flatten(with_domain_settings({}).model_dump(mode="json")))[field]
+    assert resumed_without(field, other) == {field: (default, other)}
+
+
+@pytest.mark.parametrize("field", ["model.residual_latent", "env.grayscale"])
+def test_a_newer_field_to_which_networks_or_replay_belong_is_refused_at_another_value(field):
+    assert resumed_without(field, None) == {}
+    with pytest.raises(RunError, match=rf"{re.escape(field)} was False, is True"):
+        resumed_without(field, True)
+
+
+def resumed_without(path: str, value: Any) -> dict[str, tuple[Any, Any]]:
+    """What changes when a run whose checkpoint does not know a field goes on with ``value``, None its default."""
+    *sections, field = path.split(".")
+    asked: dict[str, Any] = {"env": {"games": ["Krull"]}}
+    written = with_domain_settings(asked).model_dump(mode="json")
+    for data in (asked, written):
+        node = data
+        for section in sections:
+            node = node.setdefault(section, {})
+        if data is written:
+            del node[field]
+        elif value is not None:
+            node[field] = value
+    config = with_domain_settings(asked)
+    state = {"world_size": 1, "seed": 0, "env_steps": STEPS, "config": written}
+    how = {"seed": 0, "world_size": 1, "checkpoint": Path("step_1")}
+    return dict(check_resumable(state, config, max_env_steps=STEPS + 1, **how))
 
 
 def test_another_value_of_what_the_replay_belongs_to_is_refused():

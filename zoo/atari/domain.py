@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -12,6 +13,8 @@ from lzero.envs.multitask import MultiTaskVectorEnv
 
 class AtariEnvConfig(EnvConfig):
     """Atari games and how they are played."""
+
+    shapes_observations: ClassVar[tuple[str, ...]] = ("image_size", "grayscale", "frame_stack")
 
     domain: str = "zoo.atari.domain:ATARI"
     """Import path ``module:attribute`` of the domain that makes the environments."""
