@@ -41,7 +41,9 @@ def test_another_value_of_the_domains_own_setting_is_seen():
     assert changes(atari, {"frame_skip": 2}, {}) == {"env.frame_skip": (2, 4)}
 
 
-@pytest.mark.parametrize(("field", "other"), [("policy.burn_in_steps", 3), ("env.frame_skip", 2)])
+@pytest.mark.parametrize(
+    ("field", "other"), [("policy.burn_in_steps", 3), ("policy.loss.open_loop", 0.5)]
+)
 def test_a_field_newer_than_the_checkpoint_had_its_default(field, other):
     assert resumed_without(field, None) == {}
     default = dict(flatten(with_domain_settings({}).model_dump(mode="json")))[field]
