@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from lzero.config import ExperimentConfig
+from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.replay.buffer import ReplayBuffer
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.losses import loss_sums, masked_means, spread_shortfall, weighted_total
@@ -73,14 +74,14 @@ def bare(
     observation, action = windows.observation.to(policy.device), windows.action.to(policy.device)
     with policy.autocast():
         batch = make_batch(windows, policy.target, policy.support, policy.legal, policy.config)
-    groups = batch.groups
+    groups, timeline = batch.groups, Timeline(windows.episode.to(policy.device))
 
     def run() -> None:
         with policy.autocast():
             with torch.no_grad():
                 latent = policy.target.encode(observation, groups)
-                policy.target.world_model.value_logits(latent, action[:, :-1], groups)
-            latent, output = policy.model(batch.observation, batch.action, groups)
+                policy.target.world_model.value_logits(latent, action[:, :-1], groups, timeline)
+            latent, output = policy.model(batch.observation, batch.action, groups, batch.timeline)
         sums = loss_sums(latent, output, batch, 2, policy.support, policy.model.encoder.norm)
         spread = spread_shortfall(latent, groups.task_id, sums.moments, policy.enough_spread)
         means = masked_means(sums.terms, sums.counts)

@@ -1,7 +1,7 @@
 """It learns: two tasks that look alike and ask for opposite actions, learned by the real script in about a minute.
 
-The agent that sees one step, shares its heads and is not told the task cannot know which way its paddle moves: it must
-fail, or the first result would prove nothing about tasks.
+The agent that sees one step, shares its heads and is not told the task cannot know at first which way its paddle moves:
+it must be far worse, or the first result would prove nothing about tasks.
 """
 
 import os
@@ -68,5 +68,10 @@ def test_both_mirrored_tasks_reach_nine_tenths_of_the_optimum(scores, game):
     assert scores["both"][game].mean() >= 0.9 * CATCH.reference_scores(game)["optimum"]
 
 
-def test_an_agent_that_cannot_tell_the_tasks_apart_fails(scores):
-    assert np.mean([scores["blind"][game].mean() for game in CATCH.games]) < 0.5
+def test_an_agent_that_cannot_tell_the_tasks_apart_is_far_worse(scores):
+    """Not hopeless: walls to which a few moves lead tell the tasks apart (benchmarks/RESULTS.md)."""
+    blind, told = (
+        np.mean([scores[preset][game].mean() for game in CATCH.games])
+        for preset in ("blind", "both")
+    )
+    assert blind < 0.75 * told

@@ -14,7 +14,7 @@ from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.model.unizero_world_models.search_steps import expand, prefill
 from lzero.model.unizero_world_models.world_model_multitask import (
-    Past,
+    Timeline,
     WorldModel,
     WorldModelOutput,
 )
@@ -83,7 +83,11 @@ class UniZeroMTModel(nn.Module):
         return latent.view(windows, steps, -1)
 
     def forward(
-        self, observation: Tensor, action: Tensor, groups: TaskGroups, past: Past | None = None
+        self,
+        observation: Tensor,
+        action: Tensor,
+        groups: TaskGroups,
+        timeline: Timeline | None = None,
     ) -> tuple[Tensor, WorldModelOutput]:
         """Encode windows and predict along them.
 
@@ -91,20 +95,19 @@ class UniZeroMTModel(nn.Module):
             observation: ``(B, P+S, *observation_shape)``; the past is encoded without gradient.
             action: ``(B, P+S−1)`` int64.
             groups: tasks of the B rows.
-            past: of the windows; None where P is 0.
+            timeline: of the P+S steps; None where each window is of one episode and P is 0.
 
         Returns:
             Latents ``(B, S, D)`` and the predictions.
         """
-        if past is None:
-            latent = self.encode(observation, groups)
-            return latent, self.world_model(latent, action, groups)
+        past = 0 if timeline is None else timeline.past
         # first what has a gradient: autocast keeps the weights that it has cast, with or without one
-        latent = self.encode(observation[:, past.steps :], groups)
-        with torch.no_grad():
-            latent_of_past = self.encode(observation[:, : past.steps], groups)
-        seen = torch.cat([latent_of_past, latent], dim=1)
-        return latent, self.world_model(seen, action, groups, past)
+        latent = seen = self.encode(observation[:, past:], groups)
+        if past:
+            with torch.no_grad():
+                latent_of_past = self.encode(observation[:, :past], groups)
+            seen = torch.cat([latent_of_past, latent], dim=1)
+        return latent, self.world_model(seen, action, groups, timeline)
 
     def initial_inference(
         self,

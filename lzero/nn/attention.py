@@ -35,34 +35,29 @@ def windowed_causal_mask(
     return (column <= row) & ((column > row - window) | (column < num_registers))
 
 
-def behind_a_gap(num_tokens: int, num_registers: int, gap: Tensor) -> tuple[Tensor, Tensor]:
-    """Sequences of register tokens, then a gap that holds nothing, then the tokens that count.
-
-    Args:
-        num_tokens: L, all together.
-        num_registers: R.
-        gap: ``(B,)`` int64, how long it is.
-
-    Returns:
-        Which tokens are real, bool ``(B, L)``, and their rotary positions ``(B, L)``: without the gap.
-    """
-    token = torch.arange(num_tokens, device=gap.device)
-    is_register = token < num_registers
-    real = is_register | (token >= num_registers + gap[:, None])
-    return real, torch.where(is_register, token, (token - gap[:, None]).clamp_min(0))
-
-
-def mask_of_real(causal: Tensor, real: Tensor) -> Tensor:
-    """Attention mask ``(B, 1, L, L)`` of sequences in which some tokens are not real, and are seen by no other.
-
-    They see themselves: a row that sees nothing would turn into NaN.
+def mask_within(causal: Tensor, part: Tensor, num_registers: int = 0) -> Tensor:
+    """Attention mask ``(B, 1, L, L)`` of sequences of several parts: a token sees its own part, and register tokens.
 
     Args:
         causal: of :func:`windowed_causal_mask` ``(L, L)``.
-        real: bool ``(B, L)``.
+        part: ``(B, L)``, which part a token belongs to; of register tokens it may be any.
+        num_registers: register tokens in front.
     """
-    diagonal = torch.eye(len(causal), dtype=torch.bool, device=causal.device)
-    return ((causal & real[:, None]) | diagonal)[:, None]
+    is_register = torch.arange(part.shape[1], device=part.device) < num_registers
+    return (causal & ((part[:, :, None] == part[:, None]) | is_register))[:, None]
+
+
+def positions_within(part: Tensor, num_registers: int) -> Tensor:
+    """Rotary positions ``(B, L)`` that count each part from the registers on; arguments as of :func:`mask_within`.
+
+    Only differences of positions matter, so without registers a sequence's own positions do as well.
+    """
+    token = torch.arange(part.shape[1], device=part.device)
+    begins = torch.ones_like(part, dtype=torch.bool)
+    begins[:, 1:] = part[:, 1:] != part[:, :-1]
+    begins[:, num_registers : num_registers + 1] = True
+    first = torch.where(begins, token, 0).cummax(dim=1).values
+    return torch.where(token < num_registers, token, token - first + num_registers)
 
 
 class SelfAttention(nn.Module):

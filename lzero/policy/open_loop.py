@@ -46,11 +46,14 @@ def open_loop_sums(
     """
     steps = latent.shape[1]
     is_open = torch.arange(steps, device=latent.device) % PERIOD > 0
+    # nothing was predicted for the first step of an episode
+    is_open = is_open & F.pad(batch.led_on, (1, 0))  # (B, S)
     predicted = F.pad(model.encoder.norm(output.next_latent), (0, 0, 1, 0))  # (B, S, D)
-    mixed = torch.where(is_open[:, None], predicted, latent)
-    past = batch.action.shape[1] + 1 - steps
-    opened = model.world_model(mixed, batch.action[:, past:], batch.groups)
-    counted = replace(batch, acting=batch.acting & is_open, led_on=batch.led_on & is_open[:-1])
+    mixed = torch.where(is_open[..., None], predicted, latent)
+    timeline = batch.timeline
+    action = batch.action[:, timeline.past :]
+    opened = model.world_model(mixed, action, batch.groups, timeline.present())
+    counted = replace(batch, acting=batch.acting & is_open, led_on=batch.led_on & is_open[:, :-1])
     # balance losses look at the first run: this one has the same windows
     opened = replace(opened, balance=None)
     return loss_sums(mixed, opened, counted, num_tasks, support, model.encoder.norm)

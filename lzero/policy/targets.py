@@ -1,7 +1,7 @@
 """What an update learns from: windows with their targets, which of their rows count, and n-step returns over these.
 
 Shape legend: B = windows, P = rows of their past, K = rows of a window, H = unroll steps, S = H + 1; K is at least
-S + td steps. A window starts in an episode and may run past its end; everything behind that end is masked. A = actions,
+S + td steps. A window may show the end of an episode and the beginning of the next: neither sees the other. A = actions,
 D = latent width.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lzero.config import ExperimentConfig
 from lzero.model.unizero_model_multitask import UniZeroMTModel
-from lzero.model.unizero_world_models.world_model_multitask import Past
+from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups
 
@@ -30,7 +30,7 @@ class Batch:
         groups: tasks of the B windows.
         observation: ``(B, P+S, …)``, those of P steps of the past in front.
         action: ``(B, P+H)`` int64.
-        missing: ``(B,)`` int64, how many of the P steps are not the window's past.
+        episode: number of the episode of each step ``(B, P+S)`` int64.
         latent: target network's latents of steps 1 … H ``(B, H, D)``.
         reward: ``(B, H)``.
         terminated: bool ``(B, H)``, the step's action ended the episode by death.
@@ -45,7 +45,7 @@ class Batch:
     groups: TaskGroups
     observation: Tensor
     action: Tensor
-    missing: Tensor
+    episode: Tensor
     latent: Tensor
     reward: Tensor
     terminated: Tensor
@@ -57,10 +57,9 @@ class Batch:
     weight: Tensor
 
     @property
-    def past(self) -> Past | None:
-        """Of the windows; None where P is 0."""
-        steps = self.action.shape[1] - self.latent.shape[1]
-        return Past(steps, self.missing) if steps else None
+    def timeline(self) -> Timeline:
+        """Of the windows."""
+        return Timeline(self.episode, past=self.action.shape[1] - self.latent.shape[1])
 
     def by_task(self) -> list["Batch"]:
         """The windows of each task, ascending."""
@@ -102,19 +101,16 @@ def make_batch(
         "action",
         "reward",
         "terminated",
-        "truncated",
         "reset",
         "visits",
         "weight",
-        "missing",
+        "episode",
     ):
         data[name] = getattr(windows, name).to(device, non_blocking=True)
-    action, terminated, policy = data["action"], data["terminated"], data["visits"][:, :steps]
-    legal = legal_actions[groups.task_id]
-    latent = target.encode(data["observation"], groups)
-    past = Past(first, data["missing"]) if first else None
-    value_logits = target.world_model.value_logits(latent, action[:, :-1], groups, past)
-    value, latent = support.expectation(value_logits), latent[:, first:]
+    action, policy, episode = data["action"], data["visits"][:, :steps], data["episode"]
+    legal, acting = legal_actions[groups.task_id], ~data["reset"]
+    latent, timeline = target.encode(data["observation"], groups), Timeline(episode, first)
+    value_logits = target.world_model.value_logits(latent, action[:, :-1], groups, timeline)
     if config.policy.reanalyse_fraction > 0:
         # it brings numba, which `import lzero.policy` does without
         from lzero.policy.reanalyse import reanalysed_policy
@@ -124,68 +120,43 @@ def make_batch(
             target,
             support,
             config,
-            latent[:, :steps],
-            action[:, first : first + steps],
+            latent[:, : first + steps],
+            action[:, : first + steps],
+            Timeline(episode[:, : first + steps], first),
             groups,
             legal,
         )
-    acting, observed = episode_masks(terminated, data["truncated"], data["reset"])
     returns = value_targets(
         data["reward"],
         acting,
-        observed,
-        value,
+        episode[:, first:],
+        support.expectation(value_logits),
         discount=config.policy.discount,
         td_steps=config.policy.td_steps,
         num_steps=steps,
     )
-    acting, led_on = step_masks(acting, observed, num_steps=steps)
+    episode, acting = episode[:, : first + steps], acting[:, :steps]
     return Batch(
         groups=groups,
         observation=data["observation"][:, : first + steps],
         action=action[:, : first + steps - 1],
-        missing=data["missing"],
-        latent=latent[:, 1:steps],
+        episode=episode,
+        latent=latent[:, first + 1 : first + steps],
         reward=data["reward"][:, : steps - 1],
-        terminated=terminated[:, : steps - 1],
+        terminated=data["terminated"][:, : steps - 1],
         value=returns,
         policy=policy,
         acting=acting,
-        led_on=led_on,
+        led_on=acting[:, :-1] & (episode[:, first:-1] == episode[:, first + 1 :]),
         legal=legal,
         weight=data["weight"],
     )
 
 
-def episode_masks(terminated: Tensor, truncated: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows that belong to the episode in which a window starts.
-
-    Args:
-        terminated, truncated: bool ``(B, K)``: the row's action ended the episode by death, or by a limit.
-        reset: bool ``(B, K)``: the row is a final observation, at which no action counts.
-
-    Returns:
-        ``(acting, observed)``, both bool ``(B, K)``: an action of the episode was taken at acting rows, and
-        observed rows show an observation of it. A truncated episode has one observed row more than acting
-        ones, its final observation; a dead one has none. Both fall from True to False at most once.
-    """
-    over = reset.clone()
-    over[:, 1:] |= (terminated | truncated)[:, :-1]
-    acting = over.cumsum(dim=1) == 0
-    observed = torch.ones_like(acting)
-    observed[:, 1:] = acting[:, :-1] & ~terminated[:, :-1]
-    return acting, observed
-
-
-def step_masks(acting: Tensor, observed: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
-    """The masks of a :class:`Batch`, ``acting (B, S)`` and ``led_on (B, H)``, from those of :func:`episode_masks`."""
-    return acting[:, :num_steps], acting[:, : num_steps - 1] & observed[:, 1:num_steps]
-
-
 def value_targets(
     reward: Tensor,
     acting: Tensor,
-    observed: Tensor,
+    episode: Tensor,
     bootstrap_value: Tensor,
     *,
     discount: float,
@@ -194,12 +165,13 @@ def value_targets(
 ) -> Tensor:
     """n-step returns ``z_t = Σ_{k<m} γ^k r_{t+k} + γ^m V(s_{t+m})`` of the first rows of each window.
 
-    m is the number of acting rows among t … t + td_steps − 1, so a return stops with the episode. The last
-    term drops where s_{t+m} is not observed: death cuts, truncation bootstraps at the final observation.
+    m is the number of acting rows of t's episode among t … t + td_steps − 1, so a return stops with the episode.
+    The last term drops where s_{t+m} is of another one: death cuts, truncation bootstraps at the final observation.
 
     Args:
         reward: ``(B, K)``.
-        acting, observed: bool ``(B, K)`` from :func:`episode_masks`.
+        acting: bool ``(B, K)``, an action was taken at the row.
+        episode: number of the row's episode ``(B, K)``, not decreasing.
         bootstrap_value: ``(B, K)`` values V of every row's observation.
         discount: γ.
         td_steps: the most rewards in a return.
@@ -221,9 +193,11 @@ def value_targets(
     powers = discount ** torch.arange(
         td_steps + 1, device=reward.device, dtype=bootstrap_value.dtype
     )
-    counted = torch.where(acting, reward, 0).to(powers.dtype)
-    rewards = counted.unfold(1, td_steps, 1)[:, :num_steps]  # (B, H+1, td)
-    length = acting.unfold(1, td_steps, 1)[:, :num_steps].sum(dim=-1)
-    end = length + torch.arange(num_steps, device=reward.device)
-    bootstrap = torch.where(observed, bootstrap_value, 0).gather(1, end)
-    return rewards @ powers[:-1] + powers[length] * bootstrap
+    same_episode = episode.unfold(1, td_steps + 1, 1)[:, :num_steps]  # (B, H+1, td+1)
+    same_episode = same_episode == same_episode[..., :1]
+    counted = acting.unfold(1, td_steps, 1)[:, :num_steps] & same_episode[..., :-1]
+    rewards = reward.to(powers.dtype).unfold(1, td_steps, 1)[:, :num_steps]
+    length = counted.sum(dim=-1, keepdim=True)
+    values = bootstrap_value.unfold(1, td_steps + 1, 1)[:, :num_steps]
+    bootstrap = torch.where(same_episode, values, 0).gather(-1, length)[..., 0]
+    return torch.where(counted, rewards, 0) @ powers[:-1] + powers[length[..., 0]] * bootstrap

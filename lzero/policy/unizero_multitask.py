@@ -157,14 +157,16 @@ class UniZeroMTPolicy:
             ),
             grad_norm=gradient_norms.norm(),
             gradient_norms=gradient_norms,
-            value_error=value_error / batch.acting.sum(dim=1),  # the first step always acts
+            value_error=value_error / batch.acting.sum(dim=1).clamp_min(1),
             grams=grams,
         )
 
     def _forward(self, batch: Batch, points: Mapping[str, MeasuringPoint]) -> ForwardPass:
         """Predict along the windows and add up the loss terms, remembering what passes the measuring points."""
         with self.autocast(), captured(points) as activations:
-            latent, output = self.model(batch.observation, batch.action, batch.groups, batch.past)
+            latent, output = self.model(
+                batch.observation, batch.action, batch.groups, batch.timeline
+            )
             norm = self.model.encoder.norm
             sums = loss_sums(latent, output, batch, self.num_tasks, self.support, norm)
         opened = None

@@ -12,7 +12,8 @@ serves all rings; rows are named by absolute step (0 is the first row ever writt
 Flags follow gymnasium's ``AutoresetMode.NEXT_STEP``: a row with ``reset`` holds an observation at
 which no action counts, the final one of an ended episode, and the next row is the first of a new
 episode. A lost life sets ``terminated`` with no reset row behind it: the game goes on in the next
-row.
+row. So an episode reaches to its row with ``terminated``, or else to that with ``reset``; behind a
+death the reset row stands alone.
 """
 
 import json
@@ -63,9 +64,9 @@ class ReplayWindows:
     """int64 ``(B, 2)``: ring and absolute step of the first row, for ``update_priorities``."""
     age: Tensor
     """int64 ``(B,)``: env steps taken in the ring since (and with) the first row."""
-    missing: Tensor
-    """int64 ``(B,)``: of the P rows in front, how many are not the past of the window's first row: of
-    another episode, or overwritten. Their content means nothing."""
+    episode: Tensor
+    """int64 ``(B, P+K)``: number of the episode that a row belongs to, counted along the window; −1 for
+    a row that was overwritten and means nothing."""
 
 
 class ReplayBuffer:
@@ -138,9 +139,6 @@ class ReplayBuffer:
         self._ring_bounds = np.append(
             first_ring, self.num_rings
         )  # task t: rings bounds[t] to bounds[t+1]−1
-        self._startable = np.zeros(
-            self.num_rings, np.int64
-        )  # rows per ring at which a window may start
         self._priorities = (
             RowPriorities(self._ring_bounds * ring_length, priority) if priority else None
         )
@@ -158,8 +156,8 @@ class ReplayBuffer:
 
     @property
     def can_sample(self) -> bool:
-        """Whether every task has a window."""
-        return bool(self._windows_of_task().all())
+        """Whether there is a window."""
+        return self._head >= self.window
 
     @property
     def frame_bytes(self) -> int:
@@ -203,14 +201,14 @@ class ReplayBuffer:
         self._check_row(observation, row | flags)
         row["flags"] = terminated * TERMINATED + truncated * TRUNCATED + reset * RESET
         slot = self._head % self.ring_length
-        if self._head >= self.ring_length:
-            self._retire(slot)
+        if self._priorities and self._head >= self.ring_length:
+            self._priorities.remove(self._leaves(self._head))
         self._frames[:, slot] = np.moveaxis(observation, 1, -1) if self._is_image else observation
         for name, values in row.items():
             self._rows[name][:, slot] = values
         self._head += 1
-        if self._head >= self.window:
-            self._admit((self._head - self.window) % self.ring_length)
+        if self._priorities and self.can_sample:  # enough rows follow this one now
+            self._priorities.admit(self._leaves(self._head - self.window))
 
     def cut(self) -> None:
         """Seal the rings after environments were restarted in mid-episode: no episode runs across
@@ -231,8 +229,7 @@ class ReplayBuffer:
     def sample(
         self, batch_size_of_task: Mapping[int, int], rng: np.random.Generator
     ) -> ReplayWindows:
-        """Draw windows of live rows that do not cross the write head and do not start at a final
-        observation.
+        """Draw windows of live rows that do not cross the write head.
 
         Args:
             batch_size_of_task: windows to draw per task id; a task that is not named gets none.
@@ -244,7 +241,7 @@ class ReplayBuffer:
         Raises:
             ValueError: for a task that has no ring here, or a batch size that is negative or zero
                 in total.
-            RuntimeError: if a task has no window yet.
+            RuntimeError: if there is no window yet.
         """
         task = self._task_of_draw(batch_size_of_task)
         if self._priorities is None:
@@ -319,8 +316,6 @@ class ReplayBuffer:
         slots = self._live_slots()
         for name in self._columns:
             self._rows[name][:, slots] = arrays[name]
-        starts = slots[: max(0, slots.size - self.window + 1)]
-        self._startable = np.count_nonzero(self._rows["flags"][:, starts] & RESET == 0, axis=1)
         if self._priorities:
             self._priorities.tree.clear()
             self._priorities.tree.update(
@@ -344,24 +339,8 @@ class ReplayBuffer:
                 f"action spans {low} to {high}; it must be within 0 to {self.num_actions - 1}"
             )
 
-    def _retire(self, slot: int) -> None:
-        """Take the oldest row, about to be overwritten, from the starts of windows."""
-        self._startable -= (self._rows["flags"][:, slot] & RESET) == 0
-        if self._priorities:
-            self._priorities.remove(np.arange(self.num_rings) * self.ring_length + slot)
-
-    def _admit(self, slot: int) -> None:
-        """Let windows start at a row: enough rows follow it now."""
-        startable = (self._rows["flags"][:, slot] & RESET) == 0
-        self._startable += startable
-        if self._priorities:
-            self._priorities.admit(np.flatnonzero(startable) * self.ring_length + slot)
-
-    def _windows_of_task(self) -> np.ndarray:
-        return np.add.reduceat(self._startable, self._ring_bounds[:-1])
-
     def _task_of_draw(self, batch_size_of_task: Mapping[int, int]) -> np.ndarray:
-        """Sorted ``(B,)`` positions in ``_task_ids``, each checked to have a window."""
+        """Sorted ``(B,)`` positions in ``_task_ids``."""
         unknown = set(batch_size_of_task) - set(self._task_ids.tolist())
         if unknown:
             raise ValueError(
@@ -374,27 +353,18 @@ class ReplayBuffer:
             raise ValueError(
                 f"batch_size_of_task is {batch_size_of_task}; sizes must be >= 0 and not all 0"
             )
-        empty = self._task_ids[(sizes > 0) & (self._windows_of_task() == 0)]
-        if empty.size:
+        if not self.can_sample:
             raise RuntimeError(
-                f"task {empty[0]} has {self._head} steps per environment and in them no window of "
-                f"{self.window} rows; collect more before sampling (see can_sample)"
+                f"{self._head} steps per environment hold no window of {self.window} rows; collect "
+                "more before sampling (see can_sample)"
             )
         return np.repeat(np.arange(sizes.size), sizes)
 
     def _draw_uniform(
         self, task: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        ring, step = np.empty_like(task), np.empty_like(task)
-        redraw = np.arange(task.size)
-        while redraw.size:  # ends: each task has a start that is not rejected
-            ring[redraw] = rng.integers(
-                self._ring_bounds[task[redraw]], self._ring_bounds[task[redraw] + 1]
-            )
-            step[redraw] = rng.integers(self.oldest, self._head - self.window + 1, redraw.size)
-            flags = self._rows["flags"][ring[redraw], step[redraw] % self.ring_length]
-            redraw = redraw[(flags & RESET) > 0]
-        return ring, step
+        ring = rng.integers(self._ring_bounds[task], self._ring_bounds[task + 1])
+        return ring, rng.integers(self.oldest, self._head - self.window + 1, task.size)
 
     def _gather(self, ring: np.ndarray, step: np.ndarray, weight: np.ndarray) -> ReplayWindows:
         slots = (step[:, None] + np.arange(-self.past, self.window)) % self.ring_length
@@ -419,16 +389,16 @@ class ReplayBuffer:
             weight=torch.from_numpy(weight.astype(np.float32)),
             index=torch.from_numpy(np.stack((ring, step), axis=1)),
             age=torch.from_numpy(self._head - step),
-            missing=torch.from_numpy(self._missing(every_row["flags"][:, : self.past], step)),
+            episode=torch.from_numpy(self._episode(every_row["flags"], step)),
         )
 
-    def _missing(self, flags_of_past: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Rows in front of windows at ``step (B,)`` that are not their past, by flags ``(B, P)``."""
-        # an episode's end, or the observation behind it, and all before
-        row = np.arange(1, self.past + 1)
-        of_others = np.where(flags_of_past > 0, row, 0).max(axis=1, initial=0)
-        overwritten = np.minimum(self.oldest - (step - self.past), self.past)
-        return np.maximum(of_others, overwritten)
+    def _episode(self, flags: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Episodes of the rows of windows at ``step (B,)``, by their flags ``(B, P+K)``."""
+        is_last = (flags & (TERMINATED | RESET)) > 0
+        episode = np.zeros(flags.shape, np.int64)
+        np.cumsum(is_last[:, :-1], axis=1, out=episode[:, 1:])
+        overwritten = step[:, None] + np.arange(-self.past, self.window) < self.oldest
+        return np.where(overwritten, -1, episode)
 
     def _live_slots(self) -> np.ndarray:
         """Slots of the live rows, oldest first."""
@@ -436,6 +406,10 @@ class ReplayBuffer:
 
     def _live_leaves(self) -> np.ndarray:
         return np.arange(self.num_rings)[:, None] * self.ring_length + self._live_slots()
+
+    def _leaves(self, step: int) -> np.ndarray:
+        """Leaves ``(R,)`` of the rows of an absolute step."""
+        return np.arange(self.num_rings) * self.ring_length + step % self.ring_length
 
     def _layout(self) -> dict[str, object]:
         """What a checkpoint must share with the buffer that loads it."""

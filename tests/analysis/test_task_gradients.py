@@ -47,7 +47,7 @@ def test_measuring_changes_no_parameter(name):
         ):  # no softmax feels the keys' bias: its gradient is noise, which Adam blows up
             one, other = (bias.view(3, -1)[[0, 2]] for bias in (one, other))
         torch.testing.assert_close(
-            one, other, rtol=0, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+            one, other, rtol=0, atol=3e-6, msg=lambda text, key=key: f"{key}: {text}"
         )
     assert any(
         not torch.equal(start[key], value) for key, value in plain.model.state_dict().items()
@@ -134,15 +134,24 @@ def expected_gradients(policy: UniZeroMTPolicy, windows, targets) -> dict[str, n
             [(g if expert is None else g[expert]).numpy().ravel() for g in found]
         ).astype(np.float64)
 
-    def mean_token(task: int, tensors: list) -> np.ndarray:
-        (gradient,) = torch.autograd.grad(losses[task], [tensors[task]], retain_graph=True)
-        return gradient.flatten(0, -2).double().mean(dim=0).numpy()
+    def mean_token(task: int, tensors: list, tokens_of_window: int) -> np.ndarray:
+        """Over the tokens of a task's windows, which ``tensors`` hold in pieces, some with a token more that counts for
+        nothing.
+        """
+        gradients = torch.autograd.grad(losses[task], tensors, retain_graph=True, allow_unused=True)
+        total = sum(g.flatten(0, -2).double().sum(dim=0) for g in gradients if g is not None)
+        number = (windows.task_id == task).sum() * tokens_of_window
+        return (total / number).numpy()
 
+    steps = policy.config.policy.unroll_steps + 1
+    tokens = policy.model.world_model.transformer.num_registers + 2 * steps - 1
     tasks = range(policy.config.num_tasks)
-    expected = {"encoder": [mean_token(task, latents) for task in tasks]}
+    expected = {"encoder": [mean_token(task, latents, steps) for task in tasks]}
     for layer, block in enumerate(layers):
         forward = block.feed_forward
-        expected[f"before_moe/layer{layer}"] = [mean_token(task, inputs[layer]) for task in tasks]
+        expected[f"before_moe/layer{layer}"] = [
+            mean_token(task, inputs[layer], tokens) for task in tasks
+        ]
         expected[f"moe_layer/layer{layer}"] = [flat(task, forward.parameters()) for task in tasks]
         if policy.config.model.moe.enabled:
             expected[f"shared_expert/layer{layer}"] = [

@@ -73,7 +73,7 @@ def windows(rows: int) -> ReplayWindows:
         torch.ones(len(TASK_ID)),
         index,
         index[:, 0],
-        index[:, 0],
+        torch.zeros(shape, dtype=torch.int64),
     )
 
 

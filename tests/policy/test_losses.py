@@ -25,11 +25,11 @@ from lzero.policy.losses import (
     weighted_total,
 )
 from lzero.policy.targets import Batch
+from tests.policy.unizero_cases import PREDICTIONS
 
 B, H, A, D, BINS, T = 7, 3, 5, 16, 21, 4
 TASK_ID = torch.tensor([0, 0, 1, 1, 1, 3, 3])  # task 2 has no window here
 SUPPORT = ScalarSupport(BINS, -5.0, 5.0)
-PREDICTIONS = ("policy", "value", "reward", "termination", "next_latent")
 
 
 def random_case(seed: int = 0) -> tuple[WorldModelOutput, Batch]:
@@ -51,7 +51,7 @@ def random_case(seed: int = 0) -> tuple[WorldModelOutput, Batch]:
         groups=TaskGroups.of(TASK_ID, "cpu"),
         observation=torch.zeros(B, H + 1, 1),
         action=torch.zeros(B, H, dtype=torch.int64),
-        missing=torch.zeros(B, dtype=torch.int64),
+        episode=torch.zeros(B, H + 1, dtype=torch.int64),
         latent=LatentNorm("layer_norm")(torch.randn(B, H, D, generator=generator)),
         reward=torch.randn(B, H, generator=generator),
         terminated=flags(B, H),

@@ -20,21 +20,36 @@ def case():
     policy = make_policy(config)
     windows = make_windows(config)
     batch = make_batch(windows, policy.target, policy.support, policy.legal, config)
-    latent, output = policy.model(batch.observation, batch.action, batch.groups, batch.past)
+    latent, output = policy.model(batch.observation, batch.action, batch.groups, batch.timeline)
     return policy, batch, latent, output
 
 
 def test_right_predictions_have_the_losses_of_encoded_latents(case):
     policy, batch, latent, _ = case
-    plain = policy.model.world_model(latent, batch.action[:, 1:], batch.groups)
+    present = batch.timeline.present()
+    plain = policy.model.world_model(latent, batch.action[:, 1:], batch.groups, present)
     right = replace(plain, next_latent=latent[:, 1:])
     got = open_loop_sums(policy.model, batch, latent, right, 3, policy.support)
-    is_open = torch.tensor([step % PERIOD > 0 for step in range(latent.shape[1])])
-    at_open = replace(batch, acting=batch.acting & is_open, led_on=batch.led_on & is_open[:-1])
+    is_open = torch.zeros_like(batch.acting)
+    for step in range(1, latent.shape[1]):
+        is_open[:, step] = batch.led_on[:, step - 1] & (step % PERIOD > 0)
+    at_open = replace(batch, acting=batch.acting & is_open, led_on=batch.led_on & is_open[:, :-1])
     expected = loss_sums(latent, plain, at_open, 3, policy.support, policy.model.encoder.norm)
     torch.testing.assert_close(got.terms, expected.terms, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got.counts, expected.counts)
     assert 0 < got.counts[TERMS.index("policy")].sum() < batch.acting.sum()
+
+
+def test_what_is_predicted_behind_a_death_is_not_looked_at(case):
+    policy, batch, latent, output = case
+    behind = ~batch.led_on
+    assert behind.any()
+    lost = torch.where(behind[..., None], torch.inf, output.next_latent)
+    sums = [
+        open_loop_sums(policy.model, batch, latent, given, 3, policy.support).terms
+        for given in (output, replace(output, next_latent=lost))
+    ]
+    torch.testing.assert_close(*sums, rtol=0, atol=0)
 
 
 def test_wrong_predictions_cost_the_heads(case):

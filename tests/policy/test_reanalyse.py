@@ -9,6 +9,7 @@ from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.search import TorchSearchModel, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
+from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups
 from lzero.policy.reanalyse import reanalysed_policy
@@ -47,14 +48,24 @@ def test_equals_searching_every_step_alone(kind, tree_type):
         torch.tensor([[True, True, False], [True] * 3, [True] * 3]),
     )
     support = ScalarSupport()
+    # the second window is of two episodes, the first step of the third is none of its own
+    episode = torch.zeros(windows, steps, dtype=torch.int64)
+    episode[1, 3:] = 1
+    episode[2, 0] = -1
     groups, stored = TaskGroups.of(task_id, "cpu"), torch.full((windows, steps, 3), torch.nan)
-    got = reanalysed_policy(stored, model, support, config, latent, action, groups, legal)
+    got = reanalysed_policy(
+        stored, model, support, config, latent, action, Timeline(episode), groups, legal
+    )
     assert got.shape == (windows, steps, 3)
     assert not got[0, :, 2].any()
     tree = tree_type(1, 6, 3, discount=config.policy.discount)
     for window in range(windows):
         for step in range(steps):
-            valid = min(step, context - 1)
+            valid = 0
+            while valid < min(step, context - 1) and (
+                episode[window, step - valid - 1] == episode[window, step]
+            ):
+                valid += 1
             seen = torch.zeros(1, context, 16)
             taken = torch.zeros(1, context - 1, dtype=torch.int64)
             seen[0, context - 1 - valid :] = latent[window, step - valid : step + 1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lzero.policy.targets import episode_masks, step_masks, value_targets
+from lzero.policy.targets import value_targets
 from lzero.replay.buffer import ReplayBuffer, ReplayWindows
 
 H, TD, DISCOUNT = 4, 3, 0.9
@@ -91,43 +91,63 @@ def make_buffer(num_rings: int) -> ReplayBuffer:
     return ReplayBuffer(np.zeros(num_rings, int), 37, (1,), np.int64, 2, K)
 
 
-def targets_of(windows: ReplayWindows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    acting, observed = episode_masks(windows.terminated, windows.truncated, windows.reset)
+def targets_of(windows: ReplayWindows) -> torch.Tensor:
     values = torch.from_numpy(value_of(windows.observation[..., 0]))
-    target = value_targets(
-        windows.reward, acting, observed, values, discount=DISCOUNT, td_steps=TD, num_steps=H + 1
+    return value_targets(
+        windows.reward,
+        ~windows.reset,
+        windows.episode,
+        values,
+        discount=DISCOUNT,
+        td_steps=TD,
+        num_steps=H + 1,
     )
-    return acting, observed, target
 
 
-def test_targets_and_masks_equal_brute_force_over_episodes():
+def test_targets_equal_brute_force_over_episodes():
+    """Of every acting row of a window, whichever of its episodes the row is of."""
     games = [Game(ring) for ring in range(5)]
     buffer = make_buffer(5)
-    rng, checked, ends = np.random.default_rng(0), 0, 0
+    rng, checked, ends, later = np.random.default_rng(0), 0, 0, 0
     for steps in (20, 9, 50, 113, 40):  # the ring of 37 rows wraps several times
         play(buffer, games, steps)
         windows = buffer.sample({0: 150}, rng)
-        acting, observed, target = targets_of(windows)
-        counted, led_on = step_masks(acting, observed, num_steps=H + 1)
-        assert led_on.shape == (150, H)
+        target = targets_of(windows)
         for i, (ring, start) in enumerate(windows.index.tolist()):
             at_row = games[ring].at_row
-            episode, first = at_row[start]
             for t in range(H + 1):
-                same_episode = start + t in at_row and at_row[start + t][0] is episode
-                assert counted[i, t] == same_episode
-                if t < H:
-                    has_next = same_episode and first + t + 1 < len(episode.frames)
-                    assert led_on[i, t] == has_next
-                    if has_next:
-                        assert windows.observation[i, t + 1, 0] == episode.frames[first + t + 1]
-                if same_episode:
-                    assert target[i, t].item() == pytest.approx(
-                        episode.value_target(first + t), abs=1e-5
-                    )
-                    checked += 1
-                    ends += len(episode.rewards) - first - t < TD
-    assert checked > 1500 and ends > 500
+                assert windows.reset[i, t] == (start + t not in at_row)
+                if start + t not in at_row:
+                    continue
+                episode, index = at_row[start + t]
+                assert target[i, t].item() == pytest.approx(episode.value_target(index), abs=1e-5)
+                assert windows.observation[i, t, 0] == episode.frames[index]
+                has_next = index + 1 < len(episode.frames)
+                assert (windows.episode[i, t] == windows.episode[i, t + 1]) == has_next
+                if has_next:
+                    assert windows.observation[i, t + 1, 0] == episode.frames[index + 1]
+                checked += 1
+                ends += len(episode.rewards) - index < TD
+                later += windows.episode[i, t].item() > 0
+    assert checked > 2500 and ends > 1000 and later > 500
+
+
+def test_first_steps_of_an_episode_are_learned_from_as_often_as_others():
+    games = [Game(ring) for ring in range(20)]
+    buffer = make_buffer(20)
+    play(buffer, games, 37)
+    seen = np.zeros((20, 37))
+    windows = buffer.sample({0: 40_000}, np.random.default_rng(0))
+    for (ring, start), reset in zip(windows.index.tolist(), windows.reset, strict=True):
+        seen[ring, start : start + H + 1] += ~reset[: H + 1].numpy()
+    by_index: list[list[float]] = [[] for _ in range(H + 1)]
+    for ring, game in enumerate(games):
+        for step, (_, index) in game.at_row.items():
+            # rows that every place of a window may show
+            if H <= step <= buffer.head - K and index <= H:
+                by_index[index].append(seen[ring, step])
+    means = np.array([np.mean(counts) for counts in by_index])
+    assert means.min() > 0.95 * means.max()
 
 
 def test_a_cut_bootstraps_like_a_truncation():
@@ -140,77 +160,48 @@ def test_a_cut_bootstraps_like_a_truncation():
         game.restart(last=44)
     play(buffer, games, 12)
     windows = buffer.sample({0: 600}, np.random.default_rng(1))
-    acting, _, target = targets_of(windows)
+    target = targets_of(windows)
     near_seam = 0
     for i, (ring, start) in enumerate(windows.index.tolist()):
+        if start not in games[ring].at_row:  # a final observation
+            continue
         episode, first = games[ring].at_row[start]
-        assert acting[i, 0]
         assert target[i, 0].item() == pytest.approx(episode.value_target(first), abs=1e-5)
         near_seam += 44 - TD <= start <= 44
-    assert near_seam > 50
-
-
-def flags(**rows: list[int]) -> dict[str, torch.Tensor]:
-    """Flags of one window of K rows, set at the given rows."""
-    window = {
-        name: torch.zeros(1, K, dtype=torch.bool) for name in ("terminated", "truncated", "reset")
-    }
-    for name, where in rows.items():
-        window[name][0, where] = True
-    return window
-
-
-@pytest.mark.parametrize(
-    ("rows", "num_acting", "num_observed"),
-    [
-        ({}, K, K),
-        ({"terminated": [2], "reset": [3]}, 3, 3),
-        ({"terminated": [2]}, 3, 3),
-        ({"truncated": [2], "reset": [3]}, 3, 4),
-        ({"truncated": [2], "reset": [3, 4]}, 3, 4),
-        ({"truncated": [2], "terminated": [2], "reset": [3]}, 3, 3),
-        ({"truncated": [2]}, 3, 4),  # even without its reset row a truncated episode does not go on
-        ({"reset": [0]}, 0, 1),
-        ({"truncated": [K - 1]}, K, K),
-    ],
-)
-def test_masks_of_single_windows(rows, num_acting, num_observed):
-    acting, observed = episode_masks(**flags(**rows))
-    assert acting[0].tolist() == [t < num_acting for t in range(K)]
-    assert observed[0].tolist() == [t < num_observed for t in range(K)]
-
-
-def test_masks_are_monotone_and_inputs_stay():
-    given = [torch.rand(200, K) < 0.15 for _ in range(3)]
-    copies = [mask.clone() for mask in given]
-    for mask in episode_masks(*given):
-        assert (mask[:, 1:] <= mask[:, :-1]).all()
-    assert all(torch.equal(*pair) for pair in zip(given, copies, strict=True))
+    assert near_seam > 30
 
 
 def test_without_an_end_the_target_is_the_plain_n_step_return():
     reward, value = torch.randn(2, K), torch.randn(2, K)
-    alive = torch.ones(2, K, dtype=torch.bool)
-    target = value_targets(reward, alive, alive, value, discount=0.5, td_steps=3, num_steps=H + 1)
+    acting, episode = torch.ones(2, K, dtype=torch.bool), torch.zeros(2, K, dtype=torch.int64)
+    target = value_targets(
+        reward, acting, episode, value, discount=0.5, td_steps=3, num_steps=H + 1
+    )
     for t in range(H + 1):
         rewards = reward[:, t] + 0.5 * reward[:, t + 1] + 0.25 * reward[:, t + 2]
         torch.testing.assert_close(target[:, t], rewards + 0.125 * value[:, t + 3])
     assert target.dtype == torch.float32
 
 
-def test_values_behind_the_end_do_not_leak():
-    """Not even infinite ones: a masked frame may hold anything."""
-    masks = episode_masks(**flags(terminated=[1], reset=[2]))
+def test_values_and_rewards_of_others_do_not_leak():
+    """Not even infinite ones: the frames of a death's reset row and of other episodes may hold anything."""
+    episode = torch.tensor([[0, 0, 1] + [2] * (K - 3)])  # a death, its reset row, the next episode
+    acting = torch.arange(K)[None] != 2
     value = torch.full((1, K), float("inf"))
     reward = torch.arange(1.0, K + 1)[None]
-    reward[0, 2:] = float("nan")
-    target = value_targets(reward, *masks, value, discount=0.5, td_steps=TD, num_steps=H + 1)
-    assert target[0, :2].tolist() == [1 + 0.5 * 2, 2]
+    reward[0, 2] = float("nan")
+
+    def target() -> torch.Tensor:
+        return value_targets(
+            reward, acting, episode, value, discount=0.5, td_steps=TD, num_steps=H + 1
+        )
+
+    assert target()[0, :2].tolist() == [1 + 0.5 * 2, 2]
+    value[0, 3:] = 8.0
+    assert target()[0, 3].item() == 4 + 0.5 * 5 + 0.25 * 6 + 0.125 * 8
 
 
 def test_short_windows_are_refused():
-    mask = torch.ones(1, K - 1, dtype=torch.bool)
+    few = torch.ones(1, K - 1)
     with pytest.raises(ValueError, match=f"{K - 1} rows"):
-        value_targets(
-            mask.float(), mask, mask, mask.float(), discount=1.0, td_steps=TD, num_steps=H + 1
-        )
+        value_targets(few, few > 0, few.long(), few, discount=1.0, td_steps=TD, num_steps=H + 1)

@@ -15,12 +15,14 @@ from lzero.worker.actor import Actor
 from tests.policy.unizero_cases import (
     GAMES,
     LEGAL,
+    each_episode_alone,
+    episodes_of,
     groups_of,
     make_config,
     make_policy,
     make_windows,
     merged,
-    naive_masks,
+    rows_of,
 )
 
 VIT = {
@@ -83,42 +85,43 @@ def test_value_targets_use_one_pass_of_the_target_network_over_the_whole_window(
         config.policy.discount,
         config.policy.unroll_steps + 1,
     )
-    lonely = 0.0
+    lonely = crossed = 0.0
     for row in range(len(windows.task_id)):
         task = windows.task_id[row : row + 1]
         alone, every_frame = (
             TaskGroups.of(ids, "cpu") for ids in (task, task.expand(windows.action.shape[1]))
         )
         with torch.no_grad():
-            latent, output = target(
-                windows.observation[row : row + 1], windows.action[row : row + 1, :-1], alone
-            )
+            latent = target.encode(windows.observation[row : row + 1], alone)
+            output = each_episode_alone(target, rows_of(windows, slice(row, row + 1)), latent)
+            across = target.world_model(latent, windows.action[row : row + 1, :-1], alone)
             frames = windows.observation[row][:, None]
             _, one_by_one = target(frames, windows.action.new_empty(len(frames), 0), every_frame)
-        values = policy.support.expectation(output.value)[0].tolist()
-        lonely += (
-            (policy.support.expectation(one_by_one.value)[:, 0] - torch.tensor(values))
-            .abs()
-            .mean()
-            .item()
-        )
+        values = policy.support.expectation(output.value)[0]
+        lonely += (policy.support.expectation(one_by_one.value)[:, 0] - values).abs().mean().item()
+        crossed += (policy.support.expectation(across.value)[0] - values).abs().mean().item()
         torch.testing.assert_close(targets.latent[row], latent[0, 1:steps])
-        acting, observed = naive_masks(windows, row)
-        assert targets.acting[row].tolist() == acting[:steps]
-        for step in range(steps):
-            if not acting[step]:
-                continue
-            length = 0
-            expected = 0.0
-            while length < td and acting[step + length]:
-                expected += discount**length * windows.reward[row, step + length].item()
-                length += 1
-            if observed[step + length]:
-                expected += discount**length * values[step + length]
-            assert targets.value[row, step].item() == pytest.approx(expected, abs=1e-5)
-    assert lonely / len(windows.task_id) > 0.01, (
-        "values with and without history differ, else this shows nothing"
-    )
+        acting = ~windows.reset[row]
+        assert torch.equal(targets.acting[row], acting[:steps])
+        for episode in episodes_of(windows, row):
+            for step in episode:
+                if not acting[step] or step >= steps:
+                    continue
+                end = min(step + td, episode[-1] + 1)
+                if not acting[end - 1]:
+                    end -= 1
+                expected = sum(
+                    discount ** (k - step) * windows.reward[row, k].item() for k in range(step, end)
+                )
+                if end in episode:
+                    expected += discount ** (end - step) * values[end].item()
+                assert targets.value[row, step].item() == pytest.approx(expected, abs=1e-5)
+                if step < steps - 1:
+                    assert targets.led_on[row, step] == (step + 1 in episode)
+    for difference in (lonely, crossed):
+        assert difference / len(windows.task_id) > 0.01, (
+            "values with and without history, and across episodes, differ, else this shows nothing"
+        )
 
 
 def test_a_past_that_is_all_missing_changes_nothing(seen_targets):
@@ -130,12 +133,12 @@ def test_a_past_that_is_all_missing_changes_nothing(seen_targets):
             [torch.full_like(windows.observation[:, :2], 9), windows.observation], 1
         ),
         action=torch.cat([torch.zeros_like(windows.action[:, :2]), windows.action], 1),
-        missing=torch.full_like(windows.missing, 2),
+        episode=torch.cat([torch.full_like(windows.episode[:, :2], -1), windows.episode], 1),
     )
     results = [make_policy(config).learn(windows), make_policy(burning).learn(longer)]
     plain, past = seen_targets
     for field in fields(plain):
-        if field.name not in ("groups", "observation", "action", "missing"):
+        if field.name not in ("groups", "observation", "action", "episode"):
             torch.testing.assert_close(getattr(plain, field.name), getattr(past, field.name))
     torch.testing.assert_close(results[0].task_losses, results[1].task_losses, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(results[0].grad_norm, results[1].grad_norm, rtol=1e-3, atol=1e-4)
@@ -145,22 +148,24 @@ def test_the_past_of_a_window_is_felt(seen_targets):
     """In what is predicted for its first step, and in the value behind its last."""
     config = make_config({"policy": {"burn_in_steps": 2}})
     windows = make_windows(config)
-    assert (windows.missing == 0).any() and (windows.missing > 0).any()
-    forgetful = replace(windows, missing=torch.full_like(windows.missing, 2))
+    episode = windows.episode.clone()
+    is_past = episode[:, :2] == episode[:, 2:3]
+    assert is_past.any(dim=1).any() and not is_past.any(dim=1).all()
+    episode[:, :2] = -1
+    forgetful = replace(windows, episode=episode)
     for given in (windows, forgetful):
         make_policy(config).learn(given)
     remembered, forgotten = seen_targets
     differs = (remembered.value - forgotten.value).abs().amax(dim=1) > 1e-5
-    assert not differs[windows.missing == 2].any() and differs[windows.missing == 0].any()
+    assert not differs[~is_past.any(dim=1)].any() and differs[is_past.all(dim=1)].any()
 
 
 def test_value_errors_are_means_over_the_acting_steps(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
     with torch.no_grad():
-        _, output = policy.model(
-            windows.observation[:, :5], windows.action[:, :4], groups_of(windows)
-        )
+        latent = policy.model.encode(windows.observation[:, :5], groups_of(windows))
+        output = each_episode_alone(policy.model, windows, latent)
     predicted = policy.support.expectation(output.value)
     error = policy.learn(windows).value_error
     [targets] = seen_targets
@@ -169,6 +174,14 @@ def test_value_errors_are_means_over_the_acting_steps(seen_targets):
         expected = (predicted[row] - targets.value[row])[acting].abs().mean()
         assert error[row].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
     assert not targets.acting.all()
+
+
+def test_windows_in_which_nothing_acts_teach_nothing():
+    config = make_config({"env": {"games": GAMES[:1]}})
+    policy, windows = make_policy(config), make_windows(config)
+    still = replace(windows, reset=torch.ones_like(windows.reset))
+    result = policy.learn(still)
+    assert not result.value_error.any() and not result.task_means.any()
 
 
 @pytest.mark.parametrize("fraction", [0.4, 1.0])
@@ -190,6 +203,7 @@ def test_reanalysed_windows_get_the_visits_of_an_actor_with_the_target_network(
         actor.context.action = torch.cat(
             [actor.context.action[:, :-1], windows.action[:, step, None]], dim=1
         )
+        actor.forget((windows.terminated | windows.reset)[:, step].numpy())
     policy.learn(windows)
     [targets] = seen_targets
     assert not targets.policy[~torch.from_numpy(legal)[:, None].expand_as(targets.policy)].any()

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
+from lzero.model import UniZeroMTModel
+from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.losses import TERMS
 from lzero.policy.targets import Batch
 from lzero.replay.buffer import ReplayBuffer, ReplayWindows
 
+PREDICTIONS = ("policy", "value", "reward", "termination", "next_latent")
 GAMES = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
 LEGAL = np.array([[True, True, False], [True, True, True], [True, True, True]])
 FEATURES, ACTIONS = 6, 3
@@ -168,17 +171,33 @@ def snapshot(policy: UniZeroMTPolicy) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def naive_masks(windows: ReplayWindows, row: int) -> tuple[list[bool], list[bool]]:
-    """Acting and observed steps of a window, walked step by step."""
-    acting, observed, alive, seen = [], [], True, True
-    for step in range(windows.action.shape[1]):
-        alive = alive and not windows.reset[row, step].item()
-        acting.append(alive)
-        observed.append(seen)
-        died, cut = windows.terminated[row, step].item(), windows.truncated[row, step].item()
-        seen = alive and not died
-        alive = alive and not died and not cut
-    return acting, observed
+def episodes_of(windows: ReplayWindows, row: int) -> list[range]:
+    """Steps of each episode that a window without a past shows, walked step by step."""
+    episodes, start, last = [], 0, windows.reward.shape[1] - 1
+    for step in range(last + 1):
+        if windows.terminated[row, step] or windows.reset[row, step] or step == last:
+            episodes.append(range(start, step + 1))
+            start = step + 1
+    return episodes
+
+
+def each_episode_alone(
+    model: UniZeroMTModel, windows: ReplayWindows, latent: Tensor
+) -> WorldModelOutput:
+    """Predictions along the first steps of windows, ``latent (B, S, D)``, every episode run by itself."""
+    by_row = []
+    for row, seen in enumerate(latent):
+        groups = TaskGroups.of(windows.task_id[row : row + 1], "cpu")
+        parts = []
+        for episode in episodes_of(windows, row):
+            steps = [step for step in episode if step < len(seen)]
+            if steps:
+                # one step more, for what follows the last action
+                longer = torch.cat([seen[steps], torch.zeros_like(seen[:1])])[None]
+                output = model.world_model(longer, windows.action[row, steps][None], groups)
+                parts.append([getattr(output, name)[0, : len(steps)] for name in PREDICTIONS])
+        by_row.append([torch.cat(pieces) for pieces in zip(*parts, strict=True)])
+    return WorldModelOutput(*(torch.stack(rows) for rows in zip(*by_row, strict=True)), None)
 
 
 def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: Batch) -> Tensor:
@@ -188,9 +207,8 @@ def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: B
     for task in range(config.num_tasks):
         rows = (windows.task_id == task).nonzero()[:, 0]
         part = rows_of(windows, rows)
-        latent, output = model(
-            part.observation[:, :steps], part.action[:, : steps - 1], groups_of(part)
-        )
+        latent = model.encode(part.observation[:, :steps], groups_of(part))
+        output = each_episode_alone(model, part, latent)
         enough = config.policy.loss.spread_target * (
             1 if config.model.latent_norm == "layer_norm" else 7**0.5 / 8
         )
@@ -198,10 +216,9 @@ def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: B
         shortfall = (enough - deviation).clamp_min(0).mean()
         sums, counts = dict.fromkeys(TERMS, 0.0), dict.fromkeys(TERMS, 0)
         for i, row in enumerate(rows.tolist()):
-            acting, observed = naive_masks(windows, row)
             legal = LEGAL[task].nonzero()[0]
             for step in range(steps):
-                if acting[step]:
+                if not windows.reset[row, step]:
                     log_policy = output.policy[i, step, legal].log_softmax(-1)
                     two_hot = policy.support.two_hot(targets.value[row, step])
                     terms = {
@@ -216,7 +233,7 @@ def independent_loss(policy: UniZeroMTPolicy, windows: ReplayWindows, targets: B
                         terms["termination"] = -torch.nn.functional.logsigmoid(
                             sign * output.termination[i, step]
                         )
-                        if observed[step + 1]:
+                        if not windows.terminated[row, step]:
                             predicted = model.encoder.norm(output.next_latent[i, step])
                             terms["latent"] = (
                                 (predicted - targets.latent[row, step]).square().mean()

@@ -23,7 +23,6 @@ def assert_windows_equal_rows(stream: Stream, batch_sizes: dict[int, int], seed:
     for i, (ring, step) in enumerate(windows.index.tolist()):
         assert TASKS[ring] == windows.task_id[i]
         assert max(0, head - buffer.ring_length) <= step <= head - buffer.window
-        assert not windows.reset[i, 0]
         assert windows.age[i] == head - step
         for name in stream.rows[0]:
             values = getattr(windows, name)[i].numpy()
@@ -44,7 +43,7 @@ def test_windows_equal_the_last_rows_of_a_plain_list(priority, shape, dtype):
 
 
 @pytest.mark.parametrize("past", [1, 3])
-def test_the_past_of_a_window_is_its_episodes(past):
+def test_rows_of_a_window_and_its_past_are_told_apart_by_episode(past):
     stream, seen = Stream(make(past=past)), set()
     for steps in (8, 15, 20, 60):
         stream.append(steps)
@@ -56,19 +55,19 @@ def test_the_past_of_a_window_is_its_episodes(past):
         )
         oldest = max(0, len(stream.rows) - stream.buffer.ring_length)
         for i, (ring, step) in enumerate(windows.index.tolist()):
-            first = step
-            while first > max(oldest, step - past):
-                row = stream.rows[first - 1]
-                if row["terminated"][ring] or row["truncated"][ring] or row["reset"][ring]:
-                    break
-                first -= 1
-            missing = past - (step - first)
-            assert windows.missing[i] == missing
-            seen.add((missing, step == oldest))
+            episode = windows.episode[i].tolist()
+            live = max(0, oldest - (step - past))
+            assert episode[:live] == [-1] * live and min(episode[live:]) >= 0
+            for k in range(live, past + 5):
+                row = stream.rows[step - past + k]
+                is_last = row["terminated"][ring] or row["reset"][ring]
+                assert episode[k + 1] - episode[k] == is_last
+            seen.add((live, is_last))
             for name in ("observation", "action"):
-                expected = np.stack([row[name][ring] for row in stream.rows[first : step + 6]])
-                np.testing.assert_array_equal(getattr(windows, name)[i, missing:], expected)
-    assert {missing for missing, _ in seen} == set(range(past + 1)) and (past, True) in seen
+                rows = stream.rows[step - past + live : step + 6]
+                expected = np.stack([row[name][ring] for row in rows])
+                np.testing.assert_array_equal(getattr(windows, name)[i, live:], expected)
+    assert seen >= {(live, True) for live in range(past + 1)}
 
 
 def test_types_shapes_and_memory_format():
@@ -80,7 +79,7 @@ def test_types_shapes_and_memory_format():
     assert windows.observation.flatten(0, 1).data_ptr() == windows.observation.data_ptr()
     types = {
         "observation": torch.uint8,
-        **dict.fromkeys(("action", "task_id", "index", "age", "missing"), torch.int64),
+        **dict.fromkeys(("action", "task_id", "index", "age", "episode"), torch.int64),
         **dict.fromkeys(("reward", "visits", "root_value", "weight"), torch.float32),
         **dict.fromkeys(("terminated", "truncated", "reset"), torch.bool),
     }
@@ -103,7 +102,6 @@ def eligible_rows(stream: Stream, task: int) -> list[tuple[int, int]]:
         (ring, step)
         for ring in np.flatnonzero(TASKS == task).tolist()
         for step in range(max(0, head - buffer.ring_length), head - buffer.window + 1)
-        if not stream.rows[step]["reset"][ring]
     ]
 
 
@@ -202,7 +200,7 @@ def test_too_few_rows_and_wrong_requests_are_refused():
     stream = Stream(make(), reset_share=0.0).append(5)
     rng = np.random.default_rng(0)
     assert not stream.buffer.can_sample
-    with pytest.raises(RuntimeError, match="task 3 has 5 steps"):
+    with pytest.raises(RuntimeError, match="5 steps per environment hold no window of 6"):
         stream.buffer.sample({3: 1}, rng)
     stream.append(1)
     assert stream.buffer.can_sample
@@ -216,18 +214,6 @@ def test_too_few_rows_and_wrong_requests_are_refused():
             stream.buffer.sample(request, rng)
     with pytest.raises(RuntimeError, match="PriorityConfig"):
         stream.buffer.update_priorities(np.zeros((1, 2), int), np.ones(1))
-
-
-@pytest.mark.parametrize("priority", [None, PriorityConfig()])
-def test_a_ring_of_final_observations_only_has_no_window(priority):
-    stream = Stream(make(priority=priority), reset_share=1.0).append(50)
-    assert not stream.buffer.can_sample
-    with pytest.raises(RuntimeError, match="no window"):
-        stream.buffer.sample({3: 1}, np.random.default_rng(0))
-    stream.reset_share = 0.0
-    stream.append(6)
-    assert stream.buffer.can_sample
-    assert (stream.buffer.sample({5: 50}, np.random.default_rng(0)).index[:, 1] == 50).all()
 
 
 @pytest.mark.parametrize(
@@ -291,18 +277,18 @@ def test_cut_seals_open_episodes_only():
     np.testing.assert_array_equal(buffer._rows["flags"], frozen)
 
 
-@pytest.mark.parametrize("priority", [None, PriorityConfig()])
-def test_after_cut_no_window_starts_at_the_seam(priority):
-    buffer = make(priority=priority, length=12, window=3)
+def test_a_cut_parts_the_episodes_of_a_window():
+    buffer = make(length=12, window=3)
     buffer.cut()  # nothing to seal yet
     stream = Stream(buffer, reset_share=0.0).append(20)
     buffer.cut()
     stream.append(5)
-    windows = buffer.sample({5: 2000}, np.random.default_rng(0))
-    sealed = np.array(flags_at(buffer, 19))
-    starts = {(ring, step) for ring, step in windows.index.tolist() if step == 19}
-    assert starts == {(ring, 19) for ring in (2, 3, 4) if sealed[ring] != "res"}
-    assert "res" in sealed[2:5]
+    windows, across = buffer.sample({5: 2000}, np.random.default_rng(0)), 0
+    for (_, start), episode in zip(windows.index.tolist(), windows.episode.tolist(), strict=True):
+        if start <= 19 < start + 2:
+            assert episode[19 - start] < episode[20 - start]
+            across += 1
+    assert across > 100
 
 
 def test_bytes_per_row_at_atari_sizes():

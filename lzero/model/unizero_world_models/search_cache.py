@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lzero.model.unizero_world_models.transformer import Transformer
-from lzero.nn.attention import behind_a_gap, mask_of_real, windowed_causal_mask
+from lzero.nn.attention import mask_within, positions_within, windowed_causal_mask
 from lzero.nn.tasks import TaskGroups
 
 EMPTY = -1
@@ -95,7 +95,7 @@ class SearchCache:
         slot = torch.arange(num_roots * slots, device=device).view(num_roots, slots)
         slot = slot[:, :root_tokens]
         cache.window[:, 0, :registers] = slot[:, :registers]
-        seen = torch.where(cache.root_valid(num_valid), slot, EMPTY)
+        seen = torch.where(cache.root_part(num_valid) == 0, slot, EMPTY)
         places = min(window, root_tokens - registers)  # a short history leaves some empty
         cache.window[:, 0, registers:] = EMPTY
         cache.window[:, 0, -places:] = seen[:, -places:]
@@ -109,24 +109,22 @@ class SearchCache:
         latent[:, 0] = root_latent
         self.latent = latent.flatten(0, 1)
 
-    def root_valid(self, num_valid: Tensor) -> Tensor:
-        """Which root tokens are real: ``(N, R+2J−1)``; the unused history lies between registers and context."""
-        return self._history(num_valid)[0]
+    def root_part(self, num_valid: Tensor) -> Tensor:
+        """0 for root tokens that are real, 1 for those of unused history, between registers and context: ``(N, R+2J−1)``."""
+        token = torch.arange(self.num_root_tokens, device=num_valid.device)
+        unused = token < self.num_root_tokens - 1 - 2 * num_valid[:, None]
+        return (unused & (token >= self.num_registers)).long()
 
     def root_positions(self, num_valid: Tensor) -> Tensor:
         """Rotary positions of the root tokens ``(N, R+2J−1)``: real tokens count from 0 without gaps."""
-        return self._history(num_valid)[1]
-
-    def _history(self, num_valid: Tensor) -> tuple[Tensor, Tensor]:
-        unused = self.num_root_tokens - self.num_registers - 1 - 2 * num_valid
-        return behind_a_gap(self.num_root_tokens, self.num_registers, unused)
+        return positions_within(self.root_part(num_valid), self.num_registers)
 
     def root_mask(self, num_valid: Tensor) -> Tensor:
         """Attention mask of the root tokens ``(N, 1, L, L)``."""
         length = self.num_root_tokens
         window = self.window.shape[2] - self.num_registers
         causal = windowed_causal_mask(length, window, self.num_registers, device=num_valid.device)
-        return mask_of_real(causal, self.root_valid(num_valid))
+        return mask_within(causal, self.root_part(num_valid), self.num_registers)
 
     def is_like(self, other: "SearchCache") -> bool:
         """Whether both are of as many roots, of the same tasks, with as many simulations."""

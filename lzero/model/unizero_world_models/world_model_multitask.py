@@ -11,11 +11,12 @@ L = tokens.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
 from lzero.model.unizero_world_models.transformer import Transformer
-from lzero.nn.attention import behind_a_gap, mask_of_real, windowed_causal_mask
+from lzero.nn.attention import mask_within, positions_within, windowed_causal_mask
 from lzero.nn.balance import BalanceSums
 from lzero.nn.heads import Head
 from lzero.nn.tasks import TaskGroups
@@ -46,11 +47,20 @@ class WorldModelOutput:
 
 
 @dataclass(frozen=True)
-class Past:
-    """P ``steps`` in front of windows, seen but not predicted for; the first ``missing (B,)`` are not a window's own."""
+class Timeline:
+    """What belongs together in windows: steps see those of their own episode.
 
-    steps: int
-    missing: Tensor
+    Attributes:
+        episode: number of each step's episode ``(B, P+S)``.
+        past: P, steps in front that are seen but not predicted for.
+    """
+
+    episode: Tensor
+    past: int = 0
+
+    def present(self) -> "Timeline":
+        """Without the past."""
+        return Timeline(self.episode[:, self.past :])
 
 
 class WorldModel(nn.Module):
@@ -109,7 +119,7 @@ class WorldModel(nn.Module):
         return work
 
     def forward(
-        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: Past | None = None
+        self, latent: Tensor, action: Tensor, groups: TaskGroups, timeline: Timeline | None = None
     ) -> WorldModelOutput:
         """Predict along whole windows, teacher-forced.
 
@@ -117,9 +127,9 @@ class WorldModel(nn.Module):
             latent: encoded observations ``(B, P+S, D)``.
             action: actions between them ``(B, P+S−1)`` int64.
             groups: tasks of the B rows.
-            past: of the windows; None where P is 0.
+            timeline: of the P+S steps; None where each window is of one episode and P is 0.
         """
-        hidden, balance = self._run_window(latent, action, groups, past)
+        hidden, balance = self._run_window(latent, action, groups, timeline)
         at_latent, at_action = hidden[:, 0::2], hidden[:, 1::2]
         outcome = self.reward_head(at_action, groups)
         next_latent = self.latent_head(at_action, groups)
@@ -136,25 +146,26 @@ class WorldModel(nn.Module):
         )
 
     def value_logits(
-        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: Past | None = None
+        self, latent: Tensor, action: Tensor, groups: TaskGroups, timeline: Timeline | None = None
     ) -> Tensor:
         """The value logits ``(B, S, V)`` of :meth:`forward` alone; arguments as there."""
-        hidden, _ = self._run_window(latent, action, groups, past)
+        hidden, _ = self._run_window(latent, action, groups, timeline)
         return self.value_head(hidden[:, 0::2], groups)
 
     def _run_window(
-        self, latent: Tensor, action: Tensor, groups: TaskGroups, past: Past | None
+        self, latent: Tensor, action: Tensor, groups: TaskGroups, timeline: Timeline | None
     ) -> tuple[Tensor, BalanceSums | None]:
-        """:meth:`run` on windows with a past; outputs of the S steps alone ``(B, 2S−1, D)``."""
-        if past is None:
+        """:meth:`run` on windows, by their timeline; outputs of the S steps alone ``(B, 2S−1, D)``."""
+        if timeline is None:
             return self.run(latent, action, groups)
         registers, window = self.transformer.num_registers, self.transformer.window
-        length = registers + 2 * latent.shape[1] - 1
-        real, position = behind_a_gap(length, registers, 2 * past.missing)
-        causal = windowed_causal_mask(length, window, registers, device=latent.device)
-        mask = mask_of_real(causal, real)
+        part = timeline.episode.repeat_interleave(2, dim=1)[:, :-1]  # latent and action of a step
+        part = F.pad(part, (registers, 0))
+        causal = windowed_causal_mask(part.shape[1], window, registers, device=latent.device)
+        mask = mask_within(causal, part, registers)
+        position = positions_within(part, registers) if registers else None
         hidden, balance = self.run(latent, action, groups, position=position, mask=mask)
-        return hidden[:, 2 * past.steps :], balance
+        return hidden[:, 2 * timeline.past :], balance
 
     def run(
         self,
