@@ -160,13 +160,13 @@ class EnvConfig(Section):
 class EncoderConfig(Section):
     """Turns one observation into one latent."""
 
-    kind: Literal["resnet", "conv", "vit", "mlp", "lightzero"] = "resnet"
-    """``resnet`` and ``vit`` for pictures, ``conv`` for small grids, ``mlp`` for vectors and very
-    small grids. ``lightzero``: LightZero's residual network for pictures, of fixed size, for
-    comparisons at equal work."""
+    kind: Literal["resnet", "nature", "conv", "vit", "mlp", "lightzero"] = "resnet"
+    """``resnet``, ``nature`` and ``vit`` for pictures, ``conv`` for small grids, ``mlp`` for vectors
+    and very small grids. ``nature``: DQN's three plain convolutions, the cheapest. ``lightzero``:
+    LightZero's residual network for pictures, of fixed size, for comparisons at equal work."""
     widths: tuple[PositiveInt, ...] = (32, 64, 64)
-    """resnet: channels of each stage; every stage after the first halves the resolution. conv:
-    channels of each layer."""
+    """resnet: channels of each stage; every stage after the first halves the resolution. conv and
+    nature: channels of each layer."""
     stem_stride: Literal[1, 2, 4] = 4
     """resnet: stride of the first convolution (1 for 10x10 grids)."""
     blocks_per_stage: PositiveInt = 1
@@ -191,6 +191,10 @@ class EncoderConfig(Section):
         if self.kind == "conv" and not self.widths:
             raise ValueError(
                 "encoder.widths=(): encoder.kind='conv' needs at least one layer, e.g. (16,)"
+            )
+        if self.kind == "nature" and len(self.widths) != 3:
+            raise ValueError(
+                f"encoder.widths={self.widths}: encoder.kind='nature' has three layers, e.g. (32, 64, 64)"
             )
         if self.kind == "resnet" and (not self.widths or any(width % 8 for width in self.widths)):
             raise ValueError(

@@ -8,6 +8,7 @@ from lzero import tags
 from lzero.analysis.conflict_log import log_gradient_conflicts
 from lzero.analysis.expert_log import log_expert_selection
 from lzero.policy.metrics import LearnResult, health_metrics, plasticity_metrics, update_metrics
+from lzero.policy.open_loop import open_loop_errors
 from lzero.worker.collector import Collected
 from lzero.worker.health import HealthSums
 
@@ -69,6 +70,7 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
     metrics |= HealthSums(*np.sum(sums, axis=0)).metrics(run.config.env.games)
     with run.timer("analyse"):
         metrics |= plasticity_metrics(run.policy, windows, result)
+        metrics |= open_loop_errors(run.policy, windows)
     metrics |= run.rates.pop(run.env_steps * run.config.num_tasks, run.policy.train_iter)
     log(run, metrics)
 

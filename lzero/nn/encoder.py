@@ -191,6 +191,41 @@ class LightZeroTrunk(nn.Module):
         return self.layers(x.contiguous())  # layer norm over places wants channels first
 
 
+class NatureTrunk(nn.Module):
+    """Three convolutions of 8x8, 4x4 and 3x3 places with strides 4, 2 and 1 (DQN, Mnih et al. 2015): few and small maps,
+    nothing normalised between them.
+    """
+
+    SMALLEST = 36  # side of a picture that leaves one place for the last layer
+
+    def __init__(self, config: EncoderConfig, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = observation_shape
+        if min(height, width) < self.SMALLEST:
+            raise ValueError(
+                f"encoder.kind='nature' needs pictures of at least {self.SMALLEST}x{self.SMALLEST}, but they are "
+                f"{height}x{width}; use encoder.kind='conv'"
+            )
+        first, second, third = config.widths
+        self.layers = channels_last(
+            nn.Sequential(
+                nn.Conv2d(channels, first, 8, stride=4),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(first, second, 4, stride=2),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(second, third, 3),
+                nn.ReLU(inplace=True),
+                nn.Flatten(),
+            )
+        )
+        with torch.no_grad():
+            self.out_features = self.layers(torch.zeros(1, channels, height, width)).shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(B, out_features)``."""
+        return self.layers(x)
+
+
 class ConvTrunk(nn.Module):
     """3x3 convolutions at full resolution: features of small grids, where a cell is an object."""
 
@@ -299,9 +334,10 @@ def largest_output(trunk: nn.Module, observation_shape: tuple[int, ...]) -> int:
     return max(sizes)
 
 
-Trunk = ResNetTrunk | ConvTrunk | ViTTrunk | MLPTrunk | LightZeroTrunk
+Trunk = ResNetTrunk | NatureTrunk | ConvTrunk | ViTTrunk | MLPTrunk | LightZeroTrunk
 TRUNKS: dict[str, type[Trunk]] = {
     "resnet": ResNetTrunk,
+    "nature": NatureTrunk,
     "conv": ConvTrunk,
     "vit": ViTTrunk,
     "mlp": MLPTrunk,

@@ -20,6 +20,7 @@ from lzero.analysis.plasticity import (
     parameter_lag,
     parameter_norms,
 )
+from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.nn.tasks import TaskGroups
 from lzero.policy.losses import TERMS
 from lzero.policy.points import module_of
@@ -131,7 +132,8 @@ def plasticity_metrics(
     last = first + policy.config.policy.unroll_steps
     observation = windows.observation[:, first : last + 1].to(policy.device)
     action = windows.action[:, first:last].to(policy.device)
-    arguments = (observation, action, TaskGroups.of(windows.task_id, policy.device))
+    timeline = Timeline(windows.episode[:, first : last + 1].to(policy.device))
+    arguments = (observation, action, TaskGroups.of(windows.task_id, policy.device), timeline)
     with policy.autocast():
         metrics = measure_plasticity(policy.model, policy.unit_groups(), arguments, policy.dist)
     modules, with_gradient = [], []

@@ -11,8 +11,44 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from lzero import tags
 from lzero.envs.multitask import EnvStep
 from lzero.worker.actor import Decision
+
+STEP_MEANS = (
+    "search_kl",
+    "search_entropy",
+    "prior_entropy",
+    "reward_predicted",
+    "reward_realised",
+    "reward_error",
+)
+HALF_A_POINT = 0.5
+
+
+@dataclass
+class SegmentSums:
+    """Sums over the steps t ≤ k of the segment that each environment is in ``(N,)``.
+
+    Attributes:
+        length: steps.
+        value: values v_t that the network predicted; ``value_square`` their squares.
+        returns: discounted returns G_t of the rewards up to now; ``return_square`` their squares,
+            ``product`` those of v_t and G_t.
+        faded: γ^{k−t}; ``faded_square`` its squares, ``faded_value`` and ``faded_return`` v_t and
+            G_t times it.
+    """
+
+    length: np.ndarray
+    value: np.ndarray
+    value_square: np.ndarray
+    returns: np.ndarray
+    return_square: np.ndarray
+    product: np.ndarray
+    faded: np.ndarray
+    faded_square: np.ndarray
+    faded_value: np.ndarray
+    faded_return: np.ndarray
 
 
 @dataclass
@@ -30,9 +66,18 @@ class HealthSums:
     reward_predicted: np.ndarray
     reward_realised: np.ndarray
     reward_error: np.ndarray
+    reward_predicted_square: np.ndarray
+    reward_realised_square: np.ndarray
+    reward_product: np.ndarray
+    rewarded: np.ndarray
+    foretold: np.ndarray
+    rightly_foretold: np.ndarray
     return_steps: np.ndarray
     value_predicted: np.ndarray
     value_realised: np.ndarray
+    value_predicted_square: np.ndarray
+    value_realised_square: np.ndarray
+    value_product: np.ndarray
 
     @classmethod
     def zeros(cls, num_tasks: int) -> "HealthSums":
@@ -44,33 +89,59 @@ class HealthSums:
         return np.stack([getattr(self, field.name) for field in fields(self)])
 
     def metrics(self, games: tuple[str, ...]) -> dict[str, float]:
-        """Means per step as ``health/{name}/{game}``; what was not observed is left out."""
+        """Means per step as ``health/{name}/{game}``; what was not observed is left out.
+
+        Where most steps have no reward, to predict none is nearly right and worth nothing: recall is
+        the share of the rewards that were foretold, precision that of what was foretold that came.
+        """
+        found = {
+            "reward_recall": _share(self.rightly_foretold, self.rewarded),
+            "reward_precision": _share(self.rightly_foretold, self.foretold),
+            "reward_correlation": self._correlation("reward", self.steps),
+            "value_correlation": self._correlation("value", self.return_steps),
+        }
+        for name in STEP_MEANS:
+            found[name] = _share(getattr(self, name), self.steps)
+        for name in ("value_predicted", "value_realised"):
+            found[name] = _share(getattr(self, name), self.return_steps)
         metrics = {}
         for task, game in enumerate(games):
-            if self.steps[task]:
-                for name in (
-                    "search_kl",
-                    "search_entropy",
-                    "prior_entropy",
-                    "reward_predicted",
-                    "reward_realised",
-                    "reward_error",
-                ):
-                    metrics[f"health/{name}/{game}"] = getattr(self, name)[task] / self.steps[task]
-            if self.return_steps[task]:
-                for name in ("value_predicted", "value_realised"):
-                    metrics[f"health/{name}/{game}"] = (
-                        getattr(self, name)[task] / self.return_steps[task]
-                    )
+            for name, values in found.items():
+                if np.isfinite(values[task]):
+                    metrics[tags.of_game(f"{tags.HEALTH}{name}", game)] = float(values[task])
         return metrics
+
+    def _correlation(self, what: str, number: np.ndarray) -> np.ndarray:
+        """Pearson's of the predicted and the realised ``(T,)``; NaN where one of them does not vary."""
+        predicted, realised, predicted_square, realised_square, product = (
+            _share(getattr(self, f"{what}_{name}"), number)
+            for name in (
+                "predicted",
+                "realised",
+                "predicted_square",
+                "realised_square",
+                "product",
+            )
+        )
+        variance = (predicted_square - predicted**2) * (realised_square - realised**2)
+        # below this it is rounding
+        varies = variance > 1e-12 * predicted_square * realised_square
+        return np.where(
+            varies,
+            (product - predicted * realised) / np.sqrt(np.where(varies, variance, 1.0)),
+            np.nan,
+        )
 
 
 class HealthMonitor:
     """Watches N environments while they are played.
 
+    A reward is foretold where the prediction goes beyond half a point to the side of the reward that
+    comes: rewards of games, clipped ones too, are whole points.
+
     A segment is what the value predicts: it ends where the value ends, at a death (or at a lost
-    life, where that ends an episode for learning). For finished segments the mean of the network's
-    values is compared with the mean of the discounted returns that followed. Segments that a time
+    life, where that ends an episode for learning). For finished segments the network's values are
+    compared with the discounted returns that followed. Segments that a time
     limit cuts have no known return and are left out.
 
     Args:
@@ -82,13 +153,15 @@ class HealthMonitor:
     def __init__(self, task_id: np.ndarray, num_tasks: int, discount: float) -> None:
         self.task_id, self.num_tasks, self.discount = task_id, num_tasks, discount
         self.sums = HealthSums.zeros(num_tasks)
-        self._length, self._weight, self._value, self._return = np.zeros((4, len(task_id)))
+        # of the segment that each environment is in
+        self._segment = SegmentSums(*np.zeros((len(fields(SegmentSums)), len(task_id))))
 
     def add(self, decision: Decision, step: EnvStep) -> None:
         """Count the step that ``decision`` led to; rows that only reset do not count."""
         acted = ~step.reset
         sums, log_prior = self.sums, _log(decision.prior)
         predicted, realised = decision.reward, step.reward
+        foretold = np.sign(predicted) * (np.abs(predicted) > HALF_A_POINT)
         for total, values in (
             (sums.steps, np.ones(len(acted))),
             (sums.search_kl, (decision.policy * (_log(decision.policy) - log_prior)).sum(axis=1)),
@@ -97,6 +170,12 @@ class HealthMonitor:
             (sums.reward_predicted, predicted),
             (sums.reward_realised, realised),
             (sums.reward_error, np.abs(predicted - realised)),
+            (sums.reward_predicted_square, predicted**2),
+            (sums.reward_realised_square, realised**2),
+            (sums.reward_product, predicted * realised),
+            (sums.rewarded, realised != 0),
+            (sums.foretold, foretold != 0),
+            (sums.rightly_foretold, foretold * realised > 0),
         ):
             self._add_per_task(total, values, acted)
         self._follow_segments(decision.network_value, step, acted)
@@ -107,26 +186,47 @@ class HealthMonitor:
         return taken
 
     def _follow_segments(self, value: np.ndarray, step: EnvStep, acted: np.ndarray) -> None:
-        """Σ_t G_t of a segment grows with each reward r_k by r_k·Σ_{t≤k} γ^{k−t}: no step needs to
-        be kept.
+        """Add up a segment's values and returns as its rewards come; no step needs to be kept.
+
+        With the reward r_k every G_t of the segment, t ≤ k, grows by γ^{k−t}·r_k. So Σ G_t grows by
+        r_k·Σ γ^{k−t}, Σ v_t·G_t by r_k·Σ γ^{k−t}·v_t, and Σ G_t² by 2·r_k·Σ γ^{k−t}·G_t +
+        r_k²·Σ γ^{2(k−t)}; the sums over t with powers of γ follow from step to step.
         """
-        self._length += acted
-        self._weight = np.where(acted, 1 + self.discount * self._weight, self._weight)
-        self._value += np.where(acted, value, 0.0)
-        self._return += np.where(acted, self._weight * step.reward, 0.0)
-        died = acted & step.terminated
+        now, gamma = self._segment, self.discount
+        value = np.where(acted, value, 0.0).astype(np.float64)
+        reward = np.where(acted, step.reward, 0.0).astype(np.float64)
+        now.faded = acted + gamma * now.faded
+        now.faded_square = acted + gamma**2 * now.faded_square
+        now.faded_value = value + gamma * now.faded_value
+        now.faded_return = gamma * now.faded_return  # of the returns without this reward
+        now.length += acted
+        now.value += value
+        now.value_square += value**2
+        now.returns += reward * now.faded
+        now.product += reward * now.faded_value
+        now.return_square += 2 * reward * now.faded_return + reward**2 * now.faded_square
+        now.faded_return += reward * now.faded_square
+        died, sums = acted & step.terminated, self.sums
         for total, values in (
-            (self.sums.return_steps, self._length),
-            (self.sums.value_predicted, self._value),
-            (self.sums.value_realised, self._return),
+            (sums.return_steps, now.length),
+            (sums.value_predicted, now.value),
+            (sums.value_realised, now.returns),
+            (sums.value_predicted_square, now.value_square),
+            (sums.value_realised_square, now.return_square),
+            (sums.value_product, now.product),
         ):
             self._add_per_task(total, values, died)
         over = died | step.episode_over | step.reset
-        for running in (self._length, self._weight, self._value, self._return):
-            running[over] = 0.0
+        for field in fields(now):
+            getattr(now, field.name)[over] = 0.0
 
     def _add_per_task(self, total: np.ndarray, values: np.ndarray, where: np.ndarray) -> None:
         total += np.bincount(self.task_id[where], weights=values[where], minlength=self.num_tasks)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``; NaN where the whole is nothing."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def _log(probability: np.ndarray) -> np.ndarray:

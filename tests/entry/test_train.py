@@ -70,6 +70,7 @@ def test_a_run_leaves_its_files_and_returns_its_result(finished):
         "search_kl",
     )
     per_game += ("search_entropy", "prior_entropy", "latent_norm", "effective_rank")
+    per_game += ("reward_recall", "value_correlation", "open_loop_latent_1", "open_loop_reward_1")
     assert {"health/target_lag", *(f"health/{name}/CartPole-v1" for name in per_game)} <= tags
     losses = [row["metrics"]["learn/loss"] for row in rows if "learn/loss" in row["metrics"]]
     assert [event.value for event in events.Scalars("learn/loss")] == pytest.approx(losses)

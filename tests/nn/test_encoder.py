@@ -11,6 +11,8 @@ CASES = {
     "resnet": ({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)),
     "resnet, stem 2": ({"kind": "resnet", "widths": (8, 16), "stem_stride": 2}, (3, 64, 64)),
     "resnet on a grid": ({"kind": "resnet", "widths": (16,), "stem_stride": 1}, (7, 10, 10)),
+    "nature": ({"kind": "nature", "widths": (8, 12, 16)}, (1, 64, 64)),
+    "nature, 84": ({"kind": "nature", "widths": (8, 16, 8)}, (3, 84, 84)),
     "conv on a grid": ({"kind": "conv", "widths": (8, 12)}, (7, 10, 10)),
     "vit": ({"kind": "vit", "vit_width": 32, "vit_layers": 2, "vit_heads": 2}, (3, 64, 64)),
     "lightzero": ({"kind": "lightzero"}, (3, 64, 64)),
@@ -116,6 +118,14 @@ def test_windows_are_joined_in_the_order_of_memory():
     )  # whole windows: a view
     vectors = torch.randn(3, 6, 5)
     torch.testing.assert_close(joined_windows(vectors), vectors.reshape(18, 5))
+
+
+def test_sizes_that_do_not_fit_nature_are_refused():
+    with pytest.raises(ValueError, match="at least 36x36"):
+        make_encoder({"kind": "nature", "widths": (8, 8, 8)}, (3, 35, 64))
+    with pytest.raises(ValueError, match="three layers"):
+        make_encoder({"kind": "nature", "widths": (8, 8)}, (3, 64, 64))
+    assert make_encoder({"kind": "nature", "widths": (8, 8, 8)}, (3, 36, 36)) is not None
 
 
 def test_lightzero_encoder_does_the_work_of_lightzeros():

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from lzero.nn.tasks import TaskGroups
 from lzero.policy.losses import TERMS, loss_sums
-from lzero.policy.open_loop import PERIOD, open_loop_sums
+from lzero.policy.open_loop import DEPTH, PERIOD, open_loop_errors, open_loop_sums
 from lzero.policy.targets import make_batch
 from tests.policy.unizero_cases import make_config, make_policy, make_windows
 
@@ -75,3 +77,44 @@ def test_an_update_reports_both(case):
     result = policy.learn(make_windows(policy.config))
     assert result.open_means.shape == result.task_means.shape
     assert make_policy(make_config()).learn(make_windows(make_config())).open_means is None
+
+
+@pytest.mark.parametrize("burn_in", [0, 1])
+@torch.no_grad()
+def test_imagined_latents_and_rewards_are_those_of_rollouts_by_hand(burn_in):
+    """Window after window, the model fed with its own predictions from the root on."""
+    config = make_config({"policy": {"burn_in_steps": burn_in}})
+    policy, windows = make_policy(config), make_windows(config)
+    model, games = policy.model, config.env.games
+    last = config.policy.unroll_steps
+    sums = {game: np.zeros((4, last)) for game in games}
+    for row in range(len(windows.task_id)):
+        task = int(windows.task_id[row])
+        alone = TaskGroups.of(np.array([task]), "cpu")
+        frames = windows.observation[row : row + 1, burn_in : burn_in + last + 1]
+        latent, path = model.encode(frames, alone), []
+        action = windows.action[row : row + 1, burn_in:]
+        path.append(latent[:, 0])
+        for k in range(last):  # all steps are imagined: there are fewer than five
+            if windows.reset[row, k] or windows.terminated[row, k]:
+                break
+            tokens = torch.stack([*path, path[-1]], dim=1)
+            output = model.world_model(tokens, action[:, : k + 1], alone)
+            path.append(model.encoder.norm(output.next_latent[:, k]))
+            reward = policy.support.expectation(output.reward[:, k]).item()
+            sums[games[task]][:, k] += (
+                (path[-1] - latent[:, k + 1]).square().mean().item(),
+                (latent[:, 0] - latent[:, k + 1]).square().mean().item(),
+                abs(reward - windows.reward[row, k].item()),
+                1,
+            )
+    found = open_loop_errors(policy, windows)
+    assert last < DEPTH and len(found) == 2 * last * len(games)
+    for game, (error, copying, reward_error, number) in sums.items():
+        assert number[0] > number[-1] > 0
+        for k in range(last):
+            got = [
+                found[f"health/open_loop_{what}_{k + 1}/{game}"] for what in ("latent", "reward")
+            ]
+            expected = [error[k] / copying[k], reward_error[k] / number[k]]
+            assert got == pytest.approx(expected, rel=1e-4)

@@ -1,5 +1,7 @@
 """Health of acting against sums over whole episodes, written down step by step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import entropy
@@ -26,7 +28,9 @@ def play(rng: np.random.Generator) -> list[tuple[Decision, EnvStep]]:
             terminated & (rng.random(len(TASK_ID)) < 0.6)
         ) | truncated  # the other deaths are lost lives
         value, reward, predicted = rng.normal(size=(3, len(TASK_ID))).astype(np.float32)
-        reward[reset] = 0.0
+        reward[reset | (rng.random(len(TASK_ID)) < 0.3)] = 0.0
+        value += 0.5 * reward
+        predicted += reward
         decision = Decision(
             np.zeros(len(TASK_ID), np.int64), policy, value, prior, value, predicted
         )
@@ -79,6 +83,9 @@ def test_values_are_compared_with_the_returns_that_followed():
         assert metrics[f"health/value_realised/{GAMES[task]}"] == pytest.approx(
             np.mean(returns), rel=1e-5
         )
+        assert metrics[f"health/value_correlation/{GAMES[task]}"] == pytest.approx(
+            np.corrcoef(values, returns)[0, 1], rel=1e-5
+        )
     assert not [tag for tag in metrics if tag.endswith("/Second")]
 
 
@@ -99,6 +106,29 @@ def test_means_per_step_leave_out_rows_that_only_reset():
     }
     for name, values in expected.items():
         assert metrics[f"health/{name}/Third"] == pytest.approx(np.mean(values), rel=1e-4), name
+    predicted, realised = (
+        np.array(expected[name]) for name in ("reward_predicted", "reward_realised")
+    )
+    assert metrics["health/reward_correlation/Third"] == pytest.approx(
+        np.corrcoef(predicted, realised)[0, 1], rel=1e-4
+    )
+    right = [p * r > 0 and abs(p) > 0.5 for p, r in zip(predicted, realised, strict=True)]
+    assert 0 < sum(right) < min((realised != 0).sum(), (abs(predicted) > 0.5).sum())
+    assert metrics["health/reward_recall/Third"] == sum(right) / (realised != 0).sum()
+    assert metrics["health/reward_precision/Third"] == sum(right) / (abs(predicted) > 0.5).sum()
+
+
+def test_what_never_varies_has_no_correlation_and_no_reward_no_recall():
+    health = HealthMonitor(TASK_ID, len(GAMES), DISCOUNT)
+    for decision, step in play(np.random.default_rng(4)):
+        same, nothing = np.full(len(TASK_ID), 0.1, np.float32), np.zeros(len(TASK_ID), np.float32)
+        health.add(
+            replace(decision, network_value=same, reward=same), replace(step, reward=nothing)
+        )
+    metrics = health.take().metrics(GAMES)
+    assert metrics["health/reward_predicted/First"] == pytest.approx(0.1)
+    for name in ("reward_recall", "reward_precision", "reward_correlation", "value_correlation"):
+        assert f"health/{name}/First" not in metrics
 
 
 def test_sums_add_up_over_ranks_and_start_again_when_taken():
