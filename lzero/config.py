@@ -201,6 +201,9 @@ class PolicyConfig(Section):
     steps see as much as a search does."""
     shift_pixels: int = Field(0, ge=0)
     """Pictures of a training window are moved by up to this many pixels along both axes."""
+    scale_returns: bool = False
+    """Divide a game's rewards by the running standard deviation of its returns, where that is above 1:
+    for rewards that are not clipped."""
     td_steps: PositiveInt = 5
     """Rewards summed before the value target bootstraps."""
     discount: float = Field(0.997, gt=0.0, le=1.0)

@@ -10,6 +10,7 @@ EVAL_NORMALISED = "eval_normalised"
 EVAL_SCORES = "eval_scores"  # an array: the episodes' scores
 COLLECT_RETURN = "collect_return"
 COLLECT_REWARD = "collect_reward"  # per 1,000 env steps
+SATURATED = "learn_saturated"  # share of the returns that are larger than values can say
 
 EVAL_AGGREGATE = "eval_aggregate/"
 LEARN = "learn/"

@@ -123,6 +123,7 @@ def save(run: "Run") -> Path:
             "learning_since": run.learning_since,
             "last_returns": run.last_returns,
             "reward_rate": run.reward_rate.state(),
+            "return_scale": None if run.return_scale is None else run.return_scale.state(),
             "world_size": run.dist.world_size,
             "seed": run.seed,
             "config": run.config.model_dump(mode="json"),
@@ -175,6 +176,8 @@ def restore_newest(run: "Run", *, resume: bool) -> bool:
     run.last_returns = state["last_returns"]
     if "reward_rate" in state:  # not in checkpoints of earlier versions
         run.reward_rate.load(state["reward_rate"])
+    if run.return_scale is not None and state.get("return_scale") is not None:
+        run.return_scale.load(state["return_scale"])
     run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
     set_rng_state(load_state(checkpoint, run.dist.rank)["rng"], run.rngs)
     run.replay.load(checkpoint / f"rank_{run.dist.rank}", suffix="rank")

@@ -1,5 +1,6 @@
 """What a run logs, and when: collecting, updates, analysis, phase times."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +8,13 @@ import numpy as np
 from lzero import tags
 from lzero.analysis.conflict_log import log_gradient_conflicts
 from lzero.analysis.expert_log import log_expert_selection
-from lzero.policy.metrics import LearnResult, health_metrics, plasticity_metrics, update_metrics
+from lzero.policy.metrics import (
+    LearnResult,
+    health_metrics,
+    plasticity_metrics,
+    saturation_metrics,
+    update_metrics,
+)
 from lzero.policy.open_loop import open_loop_errors
 from lzero.worker.collector import Collected
 from lzero.worker.health import HealthSums
@@ -15,6 +22,12 @@ from lzero.worker.health import HealthSums
 if TYPE_CHECKING:
     from lzero.entry.run import Run
     from lzero.replay.buffer import ReplayWindows
+
+
+logger = logging.getLogger(__name__)
+
+# Share of a game's returns at the limit that a user should know of.
+MUCH_SATURATED = 0.01
 
 
 def log(run: "Run", metrics: dict[str, float]) -> None:
@@ -32,6 +45,9 @@ def log_collected(run: "Run", collected: Collected) -> None:
     metrics = {}
     for game, rate in run.reward_rate.by_game().items():
         metrics[tags.of_game(tags.COLLECT_REWARD, game)] = rate
+    if run.return_scale is not None:
+        for game, scale in zip(games, run.return_scale.by_task().tolist(), strict=True):
+            metrics[f"collect_return_scale/{game}"] = scale
     for task in np.flatnonzero(count):
         run.last_returns[games[task]] = score[task] / count[task]
         metrics[tags.of_game(tags.COLLECT_RETURN, games[task])] = score[task] / count[task]
@@ -65,6 +81,9 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
     """Numbers of an update, and the health of what it works with."""
     metrics = update_metrics(run.policy, result)
     metrics["replay/age"] = windows.age.float().mean().item()
+    saturated = saturation_metrics(run.policy, result)
+    _warn_of_saturation(run, saturated)
+    metrics |= saturated
     metrics |= health_metrics(run.policy, windows)
     sums = run.dist.all_gather_array(run.health.take().stack())  # of acting since the last call
     metrics |= HealthSums(*np.sum(sums, axis=0)).metrics(run.config.env.games)
@@ -73,6 +92,20 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
         metrics |= open_loop_errors(run.policy, windows)
     metrics |= run.rates.pop(run.env_steps * run.config.num_tasks, run.policy.train_iter)
     log(run, metrics)
+
+
+def _warn_of_saturation(run: "Run", saturated: dict[str, float]) -> None:
+    """Say it once for each game."""
+    for tag, share in saturated.items():
+        if share > MUCH_SATURATED and tag not in run.warned and run.dist.is_main:
+            run.warned.add(tag)
+            logger.warning(
+                "%.0f %% of %s's returns are at the limit of what values can say, %s: use --policy.scale-returns, clip its "
+                "rewards (env.clip_reward), or raise model.support_limit in a new run",
+                100 * share,
+                tag.rpartition("/")[2],
+                f"{run.policy.support.largest:,.0f}",
+            )
 
 
 def log_progress(run: "Run") -> None:

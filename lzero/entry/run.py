@@ -18,9 +18,12 @@ from lzero.entry.metrics import log
 from lzero.entry.profiled import watch
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress
 from lzero.policy.metrics import LearnResult
+from lzero.replay.augmentation import with_random_shifts
+from lzero.replay.buffer import ReplayWindows
 from lzero.worker.actor import Actor
-from lzero.worker.collector import Collector
+from lzero.worker.collector import Collected, Collector
 from lzero.worker.health import HealthMonitor
+from lzero.worker.return_scale import ReturnScale
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
 
@@ -52,7 +55,12 @@ class Run:
         self.env_steps = 0  # per game
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
+        self.warned: set[str] = set()  # tags of what has been warned of
         self.reward_rate = RewardRate(config.env.games)
+        self.return_scale = None
+        discount = config.policy.discount
+        if config.policy.scale_returns:
+            self.return_scale = ReturnScale(self.env.task_id, config.num_tasks, discount)
 
         is_main = self.dist.is_main
         self.checkpoints = CheckpointManager(
@@ -69,7 +77,7 @@ class Run:
         self.timer = PhaseTimer()
         self.rates = RateMeter(self.env_steps * config.num_tasks, self.policy.train_iter)
         self.drawing = {name: DrawingBudget(DRAWING_SHARE) for name in ("conflict", "experts")}
-        self.health = HealthMonitor(self.env.task_id, config.num_tasks, config.policy.discount)
+        self.health = HealthMonitor(self.env.task_id, config.num_tasks, discount)
         self.collector = Collector(
             self.env,
             Actor(self.policy, self.env.task_id, self.env.legal_actions, self.rngs["act"]),
@@ -77,6 +85,7 @@ class Run:
             env_seed(seed, self.env_steps),
             self.timer,
             self.health,
+            self.return_scale,
         )
         self.profilers = parts.profilers
         watch(self.profilers, self.policy, self.collector)
@@ -120,6 +129,23 @@ class Run:
     def any_rank(self, answer: bool) -> bool:
         """Whether any rank says yes, the same on all; collective."""
         return bool(np.any(self.dist.all_gather_array(np.array([answer]))))
+
+    def collect(self) -> Collected:
+        """Play one round in all environments; collective."""
+        collected = self.collector.collect(
+            self.config.train.collect_steps, random=self.is_warming_up
+        )
+        self.env_steps += self.config.train.collect_steps * self.config.env.num_envs
+        if self.return_scale is not None:
+            sums = self.dist.all_gather_array(self.return_scale.take())
+            self.return_scale.take_in(np.sum(sums, axis=0))
+        return collected
+
+    def sample(self) -> ReplayWindows:
+        """Windows to learn from, changed as the config asks."""
+        windows = self.replay.sample(self.batch_sizes, self.rngs["replay"])
+        windows = with_random_shifts(windows, self.config.policy.shift_pixels, self.rngs["replay"])
+        return windows if self.return_scale is None else self.return_scale.applied_to(windows)
 
     def updates_due(self) -> int:
         """Updates that the replay ratio asks for by now: a function of env steps alone."""

@@ -11,7 +11,6 @@ from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
 from lzero.entry.stopping import StoppedError, StopRequest
 from lzero.envs.domain import with_domain_settings
-from lzero.replay.augmentation import with_random_shifts
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +63,13 @@ def train_unizero_multitask_segment_ddp(
             while run.env_steps < limit:
                 before = run.env_steps
                 with timer("collect"):
-                    collected = run.collector.collect(train.collect_steps, random=run.is_warming_up)
-                run.env_steps += train.collect_steps * config.env.num_envs
+                    collected = run.collect()
                 log_collected(run, collected)
 
                 result = None
                 for _ in range(run.updates_due()):
                     with timer("sample"):
-                        drawn = run.replay.sample(run.batch_sizes, run.rngs["replay"])
-                        shift = config.policy.shift_pixels
-                        windows = with_random_shifts(drawn, shift, run.rngs["replay"])
+                        windows = run.sample()
                     with timer("learn"):
                         result = run.policy.learn(windows)
                     if config.policy.replay.prioritised:

@@ -78,6 +78,19 @@ class ScalarSupport:
                 f"label_smoothing={self.label_smoothing}: allowed is 0 <= label_smoothing < 1"
             )
 
+    def saturates(self, x: Tensor) -> Tensor:
+        """Which raw scalars lie in the outermost bin or beyond, bool of the same shape: what bootstraps from a value at
+        the limit is discounted, so its return stops a little below.
+        """
+        bin_width = (self.high - self.low) / (self.num_bins - 1)
+        transformed = scalar_transform(x)
+        return (transformed > self.high - bin_width) | (transformed < self.low + bin_width)
+
+    @property
+    def largest(self) -> float:
+        """The largest raw scalar that a prediction can stand for."""
+        return inverse_scalar_transform(torch.tensor(self.high)).item()
+
     def two_hot(self, x: Tensor) -> Tensor:
         """Target distribution of raw scalars; scalars beyond the support fall on its outermost bin.
 

@@ -41,6 +41,7 @@ class LearnResult:
         task_losses: weighted loss of each task ``(T,)``.
         grad_norm: gradient norm before clipping, a scalar.
         gradient_norms: that of every trained parameter ``(P,)``, in the order of ``model.parameters()``.
+        saturated: acting steps whose return is larger than values can say, and acting steps, of this rank ``(2, T)``.
         value_error: |predicted − target| value, mean over the acting steps of each window ``(B,)``.
         grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if the update measured none.
     """
@@ -51,6 +52,7 @@ class LearnResult:
     task_losses: Tensor
     grad_norm: Tensor
     gradient_norms: Tensor
+    saturated: Tensor
     value_error: Tensor
     grams: Mapping[str, Tensor]
 
@@ -86,6 +88,16 @@ def update_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, 
             metrics[f"learn_{name}/{game}"] = means[index, task].item()
         if config.policy.loss.adaptive_entropy:
             metrics[f"learn_entropy_weight/{game}"] = entropy_weight[task].item()
+    return metrics
+
+
+def saturation_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, float]:
+    """By game, the share of an update's returns that are larger than values can say; collective, waits for the device."""
+    saturated, number = policy.dist.all_reduce_sum_(result.saturated).cpu().numpy()
+    metrics = {}
+    for task in np.flatnonzero(number):
+        game = policy.config.env.games[task]
+        metrics[tags.of_game(tags.SATURATED, game)] = float(saturated[task] / number[task])
     return metrics
 
 

@@ -148,12 +148,17 @@ class UniZeroMTPolicy:
         self.entropy_weight.update_(task_means[TERMS.index("entropy")], self.train_iter)
         value = self.support.expectation(torch.cat([part.output.value.detach() for part in passes]))
         value_error = torch.where(batch.acting, (value - batch.value).abs(), 0.0).sum(dim=1)
+        counts = torch.stack([batch.acting & self.support.saturates(batch.value), batch.acting])
+        counts = counts.sum(dim=2, dtype=torch.float32)  # (2, B)
         return LearnResult(
             task_means=task_means,
             open_means=open_means,
             spread=spreads[0],  # the same number in every part
             task_losses=weighted_total(
                 task_means, spreads[0], loss_config, entropy_weight, open_means
+            ),
+            saturated=counts.new_zeros(2, self.num_tasks).index_add(
+                1, batch.groups.task_id, counts
             ),
             grad_norm=gradient_norms.norm(),
             gradient_norms=gradient_norms,

@@ -13,6 +13,7 @@ from lzero.logging import PhaseTimer
 from lzero.replay.buffer import ReplayBuffer
 from lzero.worker.actor import Actor, Decision
 from lzero.worker.health import HealthMonitor
+from lzero.worker.return_scale import ReturnScale
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Collector:
         seed: of the environments.
         timer: takes the phase times ``search`` and ``env``.
         health: watches the steps that are searched; None watches nothing.
+        return_scale: watches rewards, and is what the network's are divided by; None where they are not.
     """
 
     def __init__(
@@ -103,14 +105,10 @@ class Collector:
         seed: int,
         timer: PhaseTimer,
         health: HealthMonitor | None = None,
+        return_scale: ReturnScale | None = None,
     ) -> None:
-        self.env, self.actor, self.replay, self.timer, self.health = (
-            env,
-            actor,
-            replay,
-            timer,
-            health,
-        )
+        self.env, self.actor, self.replay, self.timer = env, actor, replay, timer
+        self.health, self.return_scale = health, return_scale
         self.counter = EpisodeCounter(env.task_id)
         self.observation = env.reset(seed).observation
 
@@ -133,7 +131,10 @@ class Collector:
             step = self.env.step(decision.action)
         self._store(decision, step)
         if self.health is not None and not random:
-            self.health.add(decision, step)
+            scale = None if self.return_scale is None else self.return_scale.by_env()
+            self.health.add(decision, step, scale)
+        if self.return_scale is not None:
+            self.return_scale.add(step)
         # A cleared context is the start of an episode: after an end, and after the row that only
         # reset.
         self.actor.forget(step.terminated | step.episode_over | step.reset)

@@ -156,11 +156,16 @@ class HealthMonitor:
         # of the segment that each environment is in
         self._segment = SegmentSums(*np.zeros((len(fields(SegmentSums)), len(task_id))))
 
-    def add(self, decision: Decision, step: EnvStep) -> None:
-        """Count the step that ``decision`` led to; rows that only reset do not count."""
+    def add(self, decision: Decision, step: EnvStep, scale: np.ndarray | None = None) -> None:
+        """Count the step that ``decision`` led to; rows that only reset do not count.
+
+        ``scale (N,)`` is what the network's rewards and values were divided by, if they were.
+        """
         acted = ~step.reset
+        if scale is None:
+            scale = np.ones(len(acted))
         sums, log_prior = self.sums, _log(decision.prior)
-        predicted, realised = decision.reward, step.reward
+        predicted, realised = decision.reward * scale, step.reward
         foretold = np.sign(predicted) * (np.abs(predicted) > HALF_A_POINT)
         for total, values in (
             (sums.steps, np.ones(len(acted))),
@@ -178,7 +183,7 @@ class HealthMonitor:
             (sums.rightly_foretold, foretold * realised > 0),
         ):
             self._add_per_task(total, values, acted)
-        self._follow_segments(decision.network_value, step, acted)
+        self._follow_segments(decision.network_value * scale, step, acted)
 
     def take(self) -> HealthSums:
         """The sums since the last call."""

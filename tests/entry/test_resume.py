@@ -64,7 +64,12 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "save", remembering_save)
     config = ExperimentConfig.model_validate(
         settings(
-            tmp_path, {"policy.loss": {"adaptive_entropy": True}, "model.moe": {"balance": "bias"}}
+            tmp_path,
+            {
+                "policy.loss": {"adaptive_entropy": True},
+                "policy.scale_returns": True,
+                "model.moe": {"balance": "bias"},
+            },
         )
     )
     train_unizero_multitask_segment_ddp(config, seed=3)
@@ -74,6 +79,10 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
         assert (run.env_steps, run.policy.train_iter) == (old.env_steps, old.policy.train_iter)
         assert (run.learning_since, run.last_returns) == (old.learning_since, old.last_returns)
         assert run.reward_rate.state() == old.reward_rate.state() and run.reward_rate.by_game()
+        assert (
+            run.return_scale.state() == old.return_scale.state()
+            and run.return_scale.by_task()[0] > 1
+        )
         assert kept["state"]["optimizer"] and kept["state"]["expert_selection"]
         on_file = load_policy_state(kept["path"], run.policy.device)
         for group, tensors in kept["state"].items():

@@ -130,6 +130,7 @@ OPTIONS = {
         "policy.reanalyse_fraction": 0.5,
         "model.residual_latent": True,
     },
+    "scaled returns": {"policy.scale_returns": True},
 }
 
 
@@ -145,6 +146,34 @@ def test_options_train_too(tmp_path, name):
         if "learn/loss" in row["metrics"]
     ]
     assert len(losses) == result.train_iter and all(np.isfinite(losses))
+
+
+def test_returns_beyond_the_support_are_told_of_once_and_scaling_mends_them(tmp_path, caplog):
+    """CartPole pays one a step: a support that ends at 0.74, says at most 2."""
+    shares = {}
+    for scaled in (False, True):
+        caplog.clear()
+        config = settings(
+            tmp_path,
+            {
+                "exp_name": f"scaled_{scaled}",
+                "policy.scale_returns": scaled,
+                "policy.discount": 0.9,
+                "model.support_limit": 0.74,
+            },
+        )
+        with caplog.at_level("WARNING", "lzero"):
+            train_unizero_multitask_segment_ddp(config)
+        logged = curves(tmp_path / f"scaled_{scaled}")
+        told = [record for record in caplog.records if "--policy.scale-returns" in record.message]
+        metrics = [row["metrics"] for row in logged]
+        shares[scaled] = [m["learn_saturated/CartPole-v1"] for m in metrics if "learn/loss" in m]
+        scales = [
+            m["collect_return_scale/CartPole-v1"] for m in metrics if any("scale" in k for k in m)
+        ]
+        assert len(told) == (not scaled) and all("say, 2" in record.message for record in told)
+        assert (min(scales) >= 1 and scales[-1] > 1) if scaled else not scales
+    assert shares[False][-1] > shares[True][-1]
 
 
 def test_updates_see_shifted_pictures_with_their_past(tmp_path, monkeypatch):

@@ -97,6 +97,15 @@ def test_results_stay_fp32_under_autocast():
     torch.testing.assert_close(loss, torch.full((3,), math.log(101)))
 
 
+def test_scalars_at_the_limit_and_beyond_saturate():
+    support = ScalarSupport()
+    assert support.largest == pytest.approx(2364, abs=1)
+    x = torch.tensor([2200.0, 2330.0, 1e9, -2200.0, -2400.0, 0.0])
+    assert support.saturates(x).tolist() == [False, True, True, False, True, False]
+    # what bootstraps from the largest value, five steps ahead
+    assert support.saturates(torch.tensor([0.997**5 * support.largest])).all()
+
+
 def test_nan_target_shows_as_nan_loss():
     loss = ScalarSupport().cross_entropy(torch.zeros(2, 101), torch.tensor([float("nan"), 1.0]))
     assert loss.isnan().tolist() == [True, False]

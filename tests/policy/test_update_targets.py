@@ -10,6 +10,7 @@ import torch
 from lzero.config import ExperimentConfig
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
+from lzero.policy.metrics import saturation_metrics
 from lzero.replay.buffer import ReplayWindows
 from lzero.worker.actor import Actor
 from tests.policy.unizero_cases import (
@@ -174,6 +175,22 @@ def test_value_errors_are_means_over_the_acting_steps(seen_targets):
         expected = (predicted[row] - targets.value[row])[acting].abs().mean()
         assert error[row].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
     assert not targets.acting.all()
+
+
+def test_returns_beyond_the_support_are_counted(seen_targets):
+    config = make_config()
+    policy, windows = make_policy(config), make_windows(config)
+    result = policy.learn(replace(windows, reward=20 * windows.reward))
+    [targets] = seen_targets
+    expected = np.zeros((2, config.num_tasks))
+    for row, task in enumerate(windows.task_id.tolist()):
+        returns = targets.value[row][targets.acting[row]]
+        expected[:, task] += (policy.support.saturates(returns).sum(), len(returns))
+    np.testing.assert_array_equal(result.saturated, expected)
+    assert (0 < expected[0]).all() and (expected[0] < expected[1]).all()
+    shares = saturation_metrics(policy, result)
+    share = expected[0, 1] / expected[1, 1]
+    assert shares[f"learn_saturated/{GAMES[1]}"] == pytest.approx(share)
 
 
 def test_windows_in_which_nothing_acts_teach_nothing():

@@ -150,6 +150,18 @@ def test_sums_add_up_over_ranks_and_start_again_when_taken():
     assert whole.take().metrics(GAMES) == {}
 
 
+def test_predictions_in_units_of_a_scale_are_compared_in_the_games_own():
+    plain, scaled = (HealthMonitor(TASK_ID, len(GAMES), DISCOUNT) for _ in range(2))
+    scale = np.array([2.0, 2.0, 8.0])
+    for decision, step in play(np.random.default_rng(5)):
+        plain.add(decision, step)
+        small = replace(
+            decision, reward=decision.reward / scale, network_value=decision.network_value / scale
+        )
+        scaled.add(small, step, scale)
+    np.testing.assert_allclose(scaled.take().stack(), plain.take().stack(), rtol=1e-6)
+
+
 def test_a_prior_that_has_become_zero_gives_a_finite_number():
     decision, step = play(np.random.default_rng(3))[5]
     prior = np.tile(np.array([0.0, 0.0, 0.0, 1.0], np.float32), (len(TASK_ID), 1))
