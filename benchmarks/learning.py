@@ -130,6 +130,11 @@ CHANGES = {
     "burn-in 3": "--policy.burn-in-steps 3",
     "open loop": "--policy.loss.open-loop 0.5",
     "twice the updates": "--policy.replay-ratio 0.5",
+    "online labels": "--policy.loss.online-labels",
+    "clip 50": "--policy.optimiser.max-grad-norm 50",
+    "entropy 0.005": "--policy.loss.entropy 5e-3",
+    "prioritised": "--policy.replay.prioritised",
+    "reanalysis 0.2": "--policy.reanalyse-fraction 0.2",
 }
 """What may make an agent learn more from an env step."""
 
@@ -158,7 +163,12 @@ SUITES = {
         f"{ATARI}.py",
         "afternoon",
         "--env.games Krull --train.max-env-steps 50000",
-        {"shifts of 4 pixels": "--policy.shift-pixels 4", "gray": "--env.grayscale"},
+        {
+            "shifts of 4 pixels": "--policy.shift-pixels 4",
+            "gray": "--env.grayscale",
+            "nature 16 32 32": "--model.encoder.kind nature --model.encoder.widths 16 32 32",
+            "nature 32 64 64": "--model.encoder.kind nature --model.encoder.widths 32 64 64",
+        },
     ),
     "sharpen_minatar": changed(
         f"{MINATAR}.py", "breakout", "--train.max-env-steps 20000 --train.eval-interval 10000"

@@ -164,6 +164,9 @@ class LossConfig(Section):
     """Policy."""
     open_loop: float = Field(0.0, ge=0.0)
     """All of these once more, at steps whose latent is predicted as in a search; 0 spares the second run."""
+    online_labels: bool = False
+    """The next latent's label is what the online encoder makes of the next frame, without gradient,
+    instead of the target encoder."""
     spread: float = Field(5.0, ge=0.0)
     """Shortfall of the latents' spread: keeps frames that look alike from becoming one latent."""
     spread_target: float = Field(0.5, gt=0.0, le=1.0)

@@ -172,13 +172,17 @@ class MoELayer(nn.Module):
 
     @torch.no_grad()
     def update_selection_bias(self, load_E: Tensor) -> None:
-        """Move the selection bias against the load ``(E,)`` of the last update (summed over ranks by the caller)."""
+        """Move the selection bias against the load ``(E,)`` of the last update (summed over ranks by the caller).
+
+        Its mean stays 0: what all experts have in common chooses nothing, but would grow from update to update.
+        """
         if self.router is None:
             raise ValueError(
                 "only a learned router has a selection bias; set moe.routing=topk, or moe.balance=none"
             )
         load_E = load_E.float()
-        self.router.selection_bias += self.config.bias_rate * (load_E.mean() - load_E).sign()
+        step_E = (load_E.mean() - load_E).sign()
+        self.router.selection_bias += self.config.bias_rate * (step_E - step_E.mean())
 
 
 def hardcoded_experts(num_tasks: int, config: MoEConfig) -> Tensor:

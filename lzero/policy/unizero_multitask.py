@@ -6,6 +6,7 @@ S = H + 1 steps, T = tasks of the run, A = actions, D = latent width, P = parame
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,8 @@ class UniZeroMTPolicy:
             latent, output = self.model(
                 batch.observation, batch.action, batch.groups, batch.timeline
             )
+            if self.config.policy.loss.online_labels:
+                batch = replace(batch, latent=latent[:, 1:].detach())
             norm = self.model.encoder.norm
             sums = loss_sums(latent, output, batch, self.num_tasks, self.support, norm)
         opened = None

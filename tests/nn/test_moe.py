@@ -169,6 +169,15 @@ def test_parts_of_a_batch_share_the_balance_loss():
     torch.testing.assert_close(sum(part.loss(load, config) for part in parts), expected)
 
 
+def test_the_selection_bias_stays_centred_where_loads_are_uneven():
+    layer = make_layer(balance="bias", bias_rate=0.01)
+    for _ in range(200):  # one expert has nearly everything, as with a router that collapses
+        layer.update_selection_bias(torch.tensor([50.0, *torch.rand(7)]))
+    bias = layer.router.selection_bias
+    assert bias[0] < bias[1:].min() - 1
+    torch.testing.assert_close(bias.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+
+
 def test_selection_bias_moves_the_choice_but_not_the_gate():
     layer = make_layer(balance="bias", bias_rate=10.0)
     x = torch.randn(64, DIM)

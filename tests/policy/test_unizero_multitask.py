@@ -11,8 +11,9 @@ from lzero.checkpoint import CheckpointManager, load_tensors
 from lzero.config import LossConfig
 from lzero.device import torch_threads
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.losses import TERMS
+from lzero.policy.losses import TERMS, loss_sums, masked_means
 from lzero.policy.metrics import plasticity_metrics, update_metrics
+from lzero.policy.targets import make_batch
 from tests.policy.unizero_cases import (
     ACTIONS,
     GAMES,
@@ -233,6 +234,23 @@ def test_no_parameter_is_registered_twice(name):
     assert heads == sets * (2 * 32 + 32 * 32 + 32 + 2 * 32 + 32 * ACTIONS + ACTIONS)
 
 
+def test_labels_of_the_online_encoder_have_no_gradient():
+    """The loss is that of predicting its latents; what reaches the encoder comes through the prediction alone."""
+    config = make_config({"policy": {"loss": {"online_labels": True}}})
+    policy, windows = make_policy(config), make_windows(config)
+    model = copy.deepcopy(policy.model).train()
+    batch = make_batch(windows, policy.target, policy.support, policy.legal, config)
+    latent, output = model(batch.observation, batch.action, batch.groups, batch.timeline)
+    result = policy.learn(windows)
+    labelled = replace(batch, latent=latent[:, 1:].detach())
+    sums = loss_sums(latent, output, labelled, 3, policy.support, model.encoder.norm)
+    expected = masked_means(sums.terms, sums.counts)
+    torch.testing.assert_close(result.task_means, expected.detach())
+    other = make_policy(make_config()).learn(windows).task_means
+    assert not torch.allclose(result.task_means[0], other[0], rtol=1e-2)
+    torch.testing.assert_close(result.task_means[1:], other[1:])
+
+
 def test_expert_bias_moves_against_the_load():
     config = make_config({"model": {"moe": {"balance": "bias", "bias_rate": 0.25}}})
     policy, windows = make_policy(config), make_windows(config)
@@ -251,7 +269,8 @@ def test_expert_bias_moves_against_the_load():
     for layer, load in zip(
         policy.model.world_model.transformer.routed_layers().values(), loads, strict=True
     ):
-        expected = 0.25 * torch.sign(load.float().mean() - load)
+        step = torch.sign(load.float().mean() - load)
+        expected = 0.25 * (step - step.mean())  # centred
         assert torch.equal(layer.router.selection_bias, expected) and expected.any()
         assert not layer.selection_counts.any()
 
