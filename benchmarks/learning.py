@@ -127,6 +127,11 @@ CHANGES = {
     "preset": "",
     "changes of latents": "--model.residual-latent",
     "latent weight 2": "--policy.loss.latent 2",
+    "support 10": "--model.support-limit 10",
+    "latent weight 2, support 10": "--policy.loss.latent 2 --model.support-limit 10",
+    "latent weight 2, support 10, learning rate 1e-3": (
+        "--policy.loss.latent 2 --model.support-limit 10 --policy.optimiser.learning-rate 1e-3"
+    ),
     "burn-in 3": "--policy.burn-in-steps 3",
     "open loop": "--policy.loss.open-loop 0.5",
     "twice the updates": "--policy.replay-ratio 0.5",
