@@ -2,17 +2,23 @@
 
     python benchmarks/world_model.py runs/afternoon/krull_dense_s0/checkpoints/step_024560
     python benchmarks/world_model.py runs/afternoon/krull_dense_s0/checkpoints/step_024560 --changes policy.loss.latent=2
+    python benchmarks/world_model.py runs/afternoon/krull_dense_s0/checkpoints/step_024560 --trained
 
 Trains a fresh policy on a checkpoint's replay, all environments but the last quarter, and prints what it predicts on
 those: correlation of rewards and of values with what came (a value with the discounted rewards to the end of its life or game),
 recall and precision of rewards, and the same of rewards that are imagined ahead. Steps without enough history do not count.
+
+--trained trains nothing: it prints what the checkpoint's own network predicts on its replay, by age. The newest rows have
+hardly been learned from; where older ones are predicted far better, they are known by heart.
 """
 
 import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
 
 import argparse
+import itertools
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +26,13 @@ import torch
 
 from lzero.checkpoint import load_state
 from lzero.config import ExperimentConfig
+from lzero.entry.checkpointing import load_policy_state
 from lzero.envs.domain import with_domain_settings
 from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.replay.augmentation import with_random_shifts
-from lzero.replay.buffer import RESET, TERMINATED, ReplayBuffer
+from lzero.replay.buffer import RESET, TERMINATED, ReplayBuffer, ReplayWindows
 
 HELD_OUT = 4  # one environment of so many
 AHEAD = 5  # imagined steps
@@ -46,8 +53,10 @@ def changed(config: dict, changes: list[str]) -> ExperimentConfig:
     return with_domain_settings(config)
 
 
-def replays(checkpoint: Path, config: ExperimentConfig) -> tuple[ReplayBuffer, ReplayBuffer]:
-    """To learn from and to look at, from a checkpoint of one process."""
+def replays(
+    checkpoint: Path, config: ExperimentConfig
+) -> tuple[ReplayBuffer, ReplayBuffer, ReplayBuffer]:
+    """To learn from, to look at, and all together, from a checkpoint of one process."""
     state = load_state(checkpoint)
     task_id = np.repeat(
         np.arange(config.num_tasks), [config.env.envs_of(game) for game in config.env.games]
@@ -69,7 +78,7 @@ def replays(checkpoint: Path, config: ExperimentConfig) -> tuple[ReplayBuffer, R
         part = empty(task_id[rings], config.policy.window)
         part._frames, part._rows, part._head = whole._frames[rings], whole._rows[rings], whole.head
         parts.append(part)
-    return parts[0], parts[1]
+    return parts[0], parts[1], whole
 
 
 def realised(replay: ReplayBuffer, discount: float) -> np.ndarray:
@@ -95,13 +104,34 @@ class Look:
         self.policy, self.replay, self.batches = policy, replay, batches
         self.returns = realised(replay, policy.config.policy.discount)
 
-    @torch.no_grad()
     def __call__(self) -> dict[str, float]:
-        rng, pairs = np.random.default_rng(0), {}
-        config = self.policy.config
-        sizes = dict.fromkeys(range(config.num_tasks), 32)
-        for _ in range(self.batches):
-            for name, found in self._batch(self.replay.sample(sizes, rng)).items():
+        """Numbers of windows from anywhere."""
+        rng = np.random.default_rng(0)
+        sizes = dict.fromkeys(range(self.policy.config.num_tasks), 32)
+        return self._numbers_of(self.replay.sample(sizes, rng) for _ in range(self.batches))
+
+    def by_age(self) -> dict[str, dict[str, float]]:
+        """Numbers of windows that begin so many rows behind the newest one, by that."""
+        replay, found = self.replay, {}
+        every = np.arange(replay.num_rings)
+        oldest = replay.head - replay.oldest
+        for youngest, eldest in itertools.pairwise((replay.window, 60, 200, 600, 2000, oldest)):
+            if eldest > youngest:
+                ages = np.unique(np.linspace(youngest, eldest - 1, 40).astype(int))
+                windows = (
+                    replay._gather(
+                        every, np.full_like(every, replay.head - age), np.ones(len(every))
+                    )
+                    for age in ages
+                )
+                found[f"{youngest} to {eldest} rows old"] = self._numbers_of(windows)
+        return found
+
+    @torch.no_grad()
+    def _numbers_of(self, batches: Iterable[ReplayWindows]) -> dict[str, float]:
+        pairs: dict[str, list[np.ndarray]] = {}
+        for windows in batches:
+            for name, found in self._batch(windows).items():
                 pairs.setdefault(name, []).append(found)
         return {
             name: value
@@ -163,6 +193,10 @@ def _numbers(name: str, pairs: np.ndarray) -> dict[str, float]:
     return found
 
 
+def _line(numbers: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -174,15 +208,23 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3000, help="of the policy")
     parser.add_argument("--looks", type=int, default=3, help="how often to look")
     parser.add_argument("--batches", type=int, default=30, help="of 32 windows per game to look at")
+    parser.add_argument(
+        "--trained", action="store_true", help="look at the checkpoint's own network"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of parameters and sampling")
     args = parser.parse_args()
     state = load_state(args.checkpoint)
     config = changed(state["config"], args.changes)
-    learning, held_out = replays(args.checkpoint, config)
+    learning, held_out, whole = replays(args.checkpoint, config)
     torch.manual_seed(args.seed)
     policy = UniZeroMTPolicy(
         config, tuple(state["observation_shape"]), np.array(state["legal_actions"])
     )
+    if args.trained:
+        policy.load_state_dict(load_policy_state(args.checkpoint, policy.device))
+        for age, numbers in Look(policy, whole, args.batches).by_age().items():
+            print(f"{age}: {_line(numbers)}", flush=True)
+        return
     look, rng = Look(policy, held_out, args.batches), np.random.default_rng(args.seed)
     sizes = {task: config.batch_size_of(game) for task, game in enumerate(config.env.games)}
     spent = 0.0
@@ -192,8 +234,7 @@ def main() -> None:
         policy.learn(windows)
         spent += time.process_time() - start
         if update % (args.updates // args.looks) == 0:
-            numbers = " ".join(f"{name} {value:.3f}" for name, value in look().items())
-            print(f"{update} updates, {spent:.0f} s CPU: {numbers}", flush=True)
+            print(f"{update} updates, {spent:.0f} s CPU: {_line(look())}", flush=True)
 
 
 if __name__ == "__main__":
