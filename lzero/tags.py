@@ -11,6 +11,9 @@ EVAL_SCORES = "eval_scores"  # an array: the episodes' scores
 COLLECT_RETURN = "collect_return"
 COLLECT_REWARD = "collect_reward"  # per 1,000 env steps
 SATURATED = "learn_saturated"  # share of the returns that are larger than values can say
+REWARD_RECALL = (
+    "learn_reward_recall"  # share of the rewards that are predicted, of what is learned from
+)
 
 EVAL_AGGREGATE = "eval_aggregate/"
 LEARN = "learn/"

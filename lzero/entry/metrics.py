@@ -10,9 +10,9 @@ from lzero.analysis.conflict_log import log_gradient_conflicts
 from lzero.analysis.expert_log import log_expert_selection
 from lzero.policy.metrics import (
     LearnResult,
+    count_metrics,
     health_metrics,
     plasticity_metrics,
-    saturation_metrics,
     update_metrics,
 )
 from lzero.policy.open_loop import open_loop_errors
@@ -81,9 +81,9 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
     """Numbers of an update, and the health of what it works with."""
     metrics = update_metrics(run.policy, result)
     metrics["replay/age"] = windows.age.float().mean().item()
-    saturated = saturation_metrics(run.policy, result)
-    _warn_of_saturation(run, saturated)
-    metrics |= saturated
+    counted = count_metrics(run.policy, result)
+    _warn_of_saturation(run, counted)
+    metrics |= counted
     metrics |= health_metrics(run.policy, windows)
     sums = run.dist.all_gather_array(run.health.take().stack())  # of acting since the last call
     metrics |= HealthSums(*np.sum(sums, axis=0)).metrics(run.config.env.games)
@@ -94,16 +94,17 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
     log(run, metrics)
 
 
-def _warn_of_saturation(run: "Run", saturated: dict[str, float]) -> None:
+def _warn_of_saturation(run: "Run", counted: dict[str, float]) -> None:
     """Say it once for each game."""
-    for tag, share in saturated.items():
-        if share > MUCH_SATURATED and tag not in run.warned and run.dist.is_main:
-            run.warned.add(tag)
+    for game in run.config.env.games:
+        share = counted.get(tags.of_game(tags.SATURATED, game), 0.0)
+        if share > MUCH_SATURATED and game not in run.warned and run.dist.is_main:
+            run.warned.add(game)
             logger.warning(
                 "%.0f %% of %s's returns are at the limit of what values can say, %s: use --policy.scale-returns, clip its "
                 "rewards (env.clip_reward), or raise model.support_limit in a new run",
                 100 * share,
-                tag.rpartition("/")[2],
+                game,
                 f"{run.policy.support.largest:,.0f}",
             )
 

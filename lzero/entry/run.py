@@ -55,7 +55,7 @@ class Run:
         self.env_steps = 0  # per game
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
-        self.warned: set[str] = set()  # tags of what has been warned of
+        self.warned: set[str] = set()  # games whose returns do not fit
         self.reward_rate = RewardRate(config.env.games)
         self.return_scale = None
         discount = config.policy.discount

@@ -21,9 +21,11 @@ from lzero.analysis.plasticity import (
     parameter_norms,
 )
 from lzero.model.unizero_world_models.world_model_multitask import Timeline
+from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups
 from lzero.policy.losses import TERMS
 from lzero.policy.points import module_of
+from lzero.policy.targets import Batch
 
 if TYPE_CHECKING:
     from lzero.policy.unizero_multitask import UniZeroMTPolicy
@@ -41,7 +43,7 @@ class LearnResult:
         task_losses: weighted loss of each task ``(T,)``.
         grad_norm: gradient norm before clipping, a scalar.
         gradient_norms: that of every trained parameter ``(P,)``, in the order of ``model.parameters()``.
-        saturated: acting steps whose return is larger than values can say, and acting steps, of this rank ``(2, T)``.
+        counts: of this rank's steps, see :func:`counts_of` ``(4, T)``.
         value_error: |predicted − target| value, mean over the acting steps of each window ``(B,)``.
         grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if the update measured none.
     """
@@ -52,7 +54,7 @@ class LearnResult:
     task_losses: Tensor
     grad_norm: Tensor
     gradient_norms: Tensor
-    saturated: Tensor
+    counts: Tensor
     value_error: Tensor
     grams: Mapping[str, Tensor]
 
@@ -91,13 +93,41 @@ def update_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, 
     return metrics
 
 
-def saturation_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, float]:
-    """By game, the share of an update's returns that are larger than values can say; collective, waits for the device."""
-    saturated, number = policy.dist.all_reduce_sum_(result.saturated).cpu().numpy()
+def counts_of(batch: Batch, reward: Tensor, support: ScalarSupport, num_tasks: int) -> Tensor:
+    """Steps of a batch by task ``(4, T)``: those whose return is larger than values can say, and all that act; those with a
+    reward that is predicted by half or more, and all with a reward.
+
+    Args:
+        batch: what was learned from.
+        reward: predicted ``(B, H)``.
+        support: of values.
+        num_tasks: T.
+    """
+    rewarded = batch.acting[:, :-1] & (batch.reward != 0)
+    recalled = rewarded & (reward * batch.reward >= 0.5 * batch.reward.square())
+    saturated = batch.acting & support.saturates(batch.value)
+    by_row = torch.stack(
+        [part.sum(dim=1) for part in (saturated, batch.acting, recalled, rewarded)]
+    )
+    counts = torch.zeros(4, num_tasks, device=reward.device)
+    return counts.index_add(1, batch.groups.task_id, by_row.float())
+
+
+def count_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, float]:
+    """By game, the share of an update's returns that are larger than values can say, and of its rewards that are predicted.
+
+    Far more rewards recalled here than in acting (``health/reward_recall``) are known by heart. Collective; waits for the
+    device.
+    """
+    saturated, acting, recalled, rewarded = policy.dist.all_reduce_sum_(result.counts).cpu().numpy()
     metrics = {}
-    for task in np.flatnonzero(number):
-        game = policy.config.env.games[task]
-        metrics[tags.of_game(tags.SATURATED, game)] = float(saturated[task] / number[task])
+    for name, part, whole in (
+        (tags.SATURATED, saturated, acting),
+        (tags.REWARD_RECALL, recalled, rewarded),
+    ):
+        for task in np.flatnonzero(whole):
+            game = policy.config.env.games[task]
+            metrics[tags.of_game(name, game)] = float(part[task] / whole[task])
     return metrics
 
 

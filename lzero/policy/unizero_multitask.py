@@ -38,7 +38,7 @@ from lzero.policy.losses import (
     spread_shortfall,
     weighted_total,
 )
-from lzero.policy.metrics import LearnResult
+from lzero.policy.metrics import LearnResult, counts_of
 from lzero.policy.open_loop import open_loop_sums
 from lzero.policy.points import standard_points, unit_groups
 from lzero.policy.targets import Batch, make_batch
@@ -149,8 +149,7 @@ class UniZeroMTPolicy:
         self.entropy_weight.update_(task_means[TERMS.index("entropy")], self.train_iter)
         value = self.support.expectation(torch.cat([part.output.value.detach() for part in passes]))
         value_error = torch.where(batch.acting, (value - batch.value).abs(), 0.0).sum(dim=1)
-        counts = torch.stack([batch.acting & self.support.saturates(batch.value), batch.acting])
-        counts = counts.sum(dim=2, dtype=torch.float32)  # (2, B)
+        reward = self.support.expectation(torch.cat([p.output.reward.detach() for p in passes]))
         return LearnResult(
             task_means=task_means,
             open_means=open_means,
@@ -158,9 +157,7 @@ class UniZeroMTPolicy:
             task_losses=weighted_total(
                 task_means, spreads[0], loss_config, entropy_weight, open_means
             ),
-            saturated=counts.new_zeros(2, self.num_tasks).index_add(
-                1, batch.groups.task_id, counts
-            ),
+            counts=counts_of(batch, reward, self.support, self.num_tasks),
             grad_norm=gradient_norms.norm(),
             gradient_norms=gradient_norms,
             value_error=value_error / batch.acting.sum(dim=1).clamp_min(1),

@@ -10,7 +10,7 @@ import torch
 from lzero.config import ExperimentConfig
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
-from lzero.policy.metrics import saturation_metrics
+from lzero.policy.metrics import count_metrics
 from lzero.replay.buffer import ReplayWindows
 from lzero.worker.actor import Actor
 from tests.policy.unizero_cases import (
@@ -177,20 +177,35 @@ def test_value_errors_are_means_over_the_acting_steps(seen_targets):
     assert not targets.acting.all()
 
 
-def test_returns_beyond_the_support_are_counted(seen_targets):
+def test_returns_beyond_the_support_and_rewards_that_are_known_are_counted(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
-    result = policy.learn(replace(windows, reward=20 * windows.reward))
+    with torch.no_grad():
+        latent = policy.model.encode(windows.observation[:, :5], groups_of(windows))
+        output = each_episode_alone(policy.model, windows, latent)
+    predicted = policy.support.expectation(output.reward)
+    few = torch.rand(windows.reward.shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    windows = replace(windows, reward=torch.where(few, 20 * windows.reward.sign(), 0.0))
+    # some are known: the prediction itself, and a little more or less than double
+    windows.reward[:, 1:3] = predicted[:, 1:3] * torch.tensor([1.9, 2.1])
+    result = policy.learn(windows)
     [targets] = seen_targets
-    expected = np.zeros((2, config.num_tasks))
+    expected = np.zeros((4, config.num_tasks))
     for row, task in enumerate(windows.task_id.tolist()):
         returns = targets.value[row][targets.acting[row]]
-        expected[:, task] += (policy.support.saturates(returns).sum(), len(returns))
-    np.testing.assert_array_equal(result.saturated, expected)
-    assert (0 < expected[0]).all() and (expected[0] < expected[1]).all()
-    shares = saturation_metrics(policy, result)
-    share = expected[0, 1] / expected[1, 1]
-    assert shares[f"learn_saturated/{GAMES[1]}"] == pytest.approx(share)
+        expected[:2, task] += (policy.support.saturates(returns).sum(), len(returns))
+        for step in range(4):
+            reward, guess = windows.reward[row, step].item(), predicted[row, step].item()
+            if reward != 0 and not windows.reset[row, step]:
+                right = guess / reward >= 0.5
+                assert right == (step == 1)
+                expected[2:, task] += (right, 1)
+    np.testing.assert_array_equal(result.counts, expected)
+    assert (expected[0] > 0).all() and (0 < expected[2]).all()
+    shares = count_metrics(policy, result)
+    for name, part, whole in (("saturated", 0, 1), ("reward_recall", 2, 3)):
+        share = expected[part, 1] / expected[whole, 1]
+        assert shares[f"learn_{name}/{GAMES[1]}"] == pytest.approx(share)
 
 
 def test_windows_in_which_nothing_acts_teach_nothing():
