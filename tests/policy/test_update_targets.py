@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lzero.config import ExperimentConfig
+from lzero.model.unizero_world_models.world_model_multitask import WorldModelOutput
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.metrics import count_metrics
@@ -161,13 +162,17 @@ def test_the_past_of_a_window_is_felt(seen_targets):
     assert not differs[~is_past.any(dim=1)].any() and differs[is_past.all(dim=1)].any()
 
 
+def alone(policy: UniZeroMTPolicy, windows: ReplayWindows) -> WorldModelOutput:
+    """What the online network predicts along the first five steps, every episode by itself."""
+    with torch.no_grad():
+        latent = policy.model.encode(windows.observation[:, :5], groups_of(windows))
+        return each_episode_alone(policy.model, windows, latent)
+
+
 def test_value_errors_are_means_over_the_acting_steps(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
-    with torch.no_grad():
-        latent = policy.model.encode(windows.observation[:, :5], groups_of(windows))
-        output = each_episode_alone(policy.model, windows, latent)
-    predicted = policy.support.expectation(output.value)
+    predicted = policy.support.expectation(alone(policy, windows).value)
     error = policy.learn(windows).value_error
     [targets] = seen_targets
     for row in range(len(error)):
@@ -180,10 +185,7 @@ def test_value_errors_are_means_over_the_acting_steps(seen_targets):
 def test_returns_beyond_the_support_and_rewards_that_are_known_are_counted(seen_targets):
     config = make_config()
     policy, windows = make_policy(config), make_windows(config)
-    with torch.no_grad():
-        latent = policy.model.encode(windows.observation[:, :5], groups_of(windows))
-        output = each_episode_alone(policy.model, windows, latent)
-    predicted = policy.support.expectation(output.reward)
+    predicted = policy.support.expectation(alone(policy, windows).reward)
     few = torch.rand(windows.reward.shape, generator=torch.Generator().manual_seed(0)) < 0.7
     windows = replace(windows, reward=torch.where(few, 20 * windows.reward.sign(), 0.0))
     # some are known: the prediction itself, and a little more or less than double

@@ -7,7 +7,7 @@ import torch
 
 from lzero.config import ExperimentConfig
 from lzero.envs.domain import with_domain_settings
-from lzero.nn.encoder import ViTTrunk
+from lzero.nn.trunks import ViTTrunk
 from zoo.atari.config.presets import presets
 from zoo.atari.envs import ATARI8, ATARI26
 from zoo.catch.config.presets import presets as catch_presets
