@@ -123,8 +123,16 @@ def afternoon(games: str, blocks: str = "dense", more: str = "") -> Variant:
     return Variant(f"{games.lower()} {blocks}", script, "afternoon", f"--env.games {games} {more}")
 
 
+SHARP = (
+    "--policy.loss.latent 2 --model.support-limit 20 --model.support-bins 201 "
+    "--policy.optimiser.learning-rate 1e-3"
+)
+NATURE = "--model.encoder.kind nature --model.encoder.widths 16 32 32"
+MORE = "--policy.replay-ratio 0.5"
+SHIFTS = "--policy.shift-pixels 4"
 CHANGES = {
     "preset": "",
+    "sharp": SHARP,
     "changes of latents": "--model.residual-latent",
     "latent weight 2": "--policy.loss.latent 2",
     "support 10": "--model.support-limit 10",
@@ -171,6 +179,13 @@ SUITES = {
         {
             "shifts of 4 pixels": "--policy.shift-pixels 4",
             "gray": "--env.grayscale",
+            "sharp, shifts": f"{SHARP} {SHIFTS}",
+            "sharp, nature, shifts": f"{SHARP} {NATURE} {SHIFTS}",
+            "sharp, nature, shifts, twice the updates": f"{SHARP} {NATURE} {SHIFTS} {MORE}",
+            "sharp, nature, twice the updates": f"{SHARP} {NATURE} {MORE}",
+            "sharp, nature, shifts, four times the updates": (
+                f"{SHARP} {NATURE} {SHIFTS} --policy.replay-ratio 1"
+            ),
             "nature 16 32 32": "--model.encoder.kind nature --model.encoder.widths 16 32 32",
             "nature 32 64 64": "--model.encoder.kind nature --model.encoder.widths 32 64 64",
         },

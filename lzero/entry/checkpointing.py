@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from lzero.checkpoint import load_state, load_tensors, rng_state, set_rng_state
@@ -19,6 +21,7 @@ from lzero.config_fields import (
     flatten,
     is_one_of,
 )
+from lzero.envs.multitask import NotTheSameError
 
 if TYPE_CHECKING:
     from lzero.entry.run import Run
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Files of a policy's state.
 POLICY_GROUPS = ("model", "target", "optimizer", "entropy", "expert_selection")
+PLAYING_FILE = "playing.safetensors"
+"""Of a rank: where its environments are, and what is known of their episodes."""
 FIXED = (
     "model",
     "env.domain",
@@ -110,9 +115,13 @@ def save(run: "Run") -> Path:
     state = run.policy.state_dict()
     counters = state.pop("counters")
 
-    def write_replay(directory: Path, previous: Path | None) -> None:
+    def write_rank_files(directory: Path, previous: Path | None) -> None:
         before = None if previous is None else previous / directory.name
         run.replay.save(directory, suffix="rank", previous=before)
+        playing = run.collector.state()
+        if playing is not None:
+            arrays = {name: np.ascontiguousarray(array) for name, array in playing.items()}
+            save_file(arrays, directory / PLAYING_FILE)
 
     return run.checkpoints.save(
         run.policy.train_iter,
@@ -123,7 +132,7 @@ def save(run: "Run") -> Path:
             "learning_since": run.learning_since,
             "last_returns": run.last_returns,
             "reward_rate": run.reward_rate.state(),
-            "return_scale": None if run.return_scale is None else run.return_scale.state(),
+            "return_scale": None if run.return_scale is None else run.return_scale.totals(),
             "world_size": run.dist.world_size,
             "seed": run.seed,
             "config": run.config.model_dump(mode="json"),
@@ -131,7 +140,7 @@ def save(run: "Run") -> Path:
             "legal_actions": run.legal_actions.tolist(),
         },
         rank_state={"rng": rng_state(run.rngs)},
-        write_rank_files=write_replay,
+        write_rank_files=write_rank_files,
     )
 
 
@@ -177,14 +186,35 @@ def restore_newest(run: "Run", *, resume: bool) -> bool:
     if "reward_rate" in state:  # not in checkpoints of earlier versions
         run.reward_rate.load(state["reward_rate"])
     if run.return_scale is not None and state.get("return_scale") is not None:
-        run.return_scale.load(state["return_scale"])
+        run.return_scale.set_totals(state["return_scale"])
     run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
     set_rng_state(load_state(checkpoint, run.dist.rank)["rng"], run.rngs)
-    run.replay.load(checkpoint / f"rank_{run.dist.rank}", suffix="rank")
-    run.replay.cut()  # environments start anew: what they played last does not go on
+    own_files = checkpoint / f"rank_{run.dist.rank}"
+    run.replay.load(own_files, suffix="rank")
     if run.dist.is_main:
         _say_where(run, checkpoint, state, changed)
+    if not _play_on(run, own_files / PLAYING_FILE):
+        run.replay.cut()  # what was played last does not go on
+        run.collector.begin(env_seed(run.seed, run.env_steps))
     return True
+
+
+def _play_on(run: "Run", file: Path) -> bool:
+    """Bring environments, episodes and contexts back to where they were; whether that is possible."""
+    if not file.is_file():
+        logger.warning("the environments cannot say where they were: their episodes begin anew")
+        return False
+    try:
+        run.collector.restore(load_file(file))
+    except NotTheSameError as error:
+        logger.warning("%s: episodes begin anew", error)
+        return False
+    return True
+
+
+def env_seed(seed: int, env_steps: int) -> int:
+    """Seed of training environments that begin at ``env_steps``; none plays the run's first episodes again."""
+    return int(np.random.SeedSequence((seed, env_steps)).generate_state(1)[0])
 
 
 def _say_where(run: "Run", checkpoint: Path, state: Mapping[str, Any], changed: Changes) -> None:

@@ -12,7 +12,7 @@ from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.checkpoint import CheckpointManager
 from lzero.config import ExperimentConfig
 from lzero.entry.build import build
-from lzero.entry.checkpointing import restore_newest, save
+from lzero.entry.checkpointing import env_seed, restore_newest, save
 from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.metrics import log
 from lzero.entry.profiled import watch
@@ -62,11 +62,24 @@ class Run:
         if config.policy.scale_returns:
             self.return_scale = ReturnScale(self.env.task_id, config.num_tasks, discount)
 
+        self.timer = PhaseTimer()
+        self.health = HealthMonitor(self.env.task_id, config.num_tasks, discount)
+        self.collector = Collector(
+            self.env,
+            Actor(self.policy, self.env.task_id, self.env.legal_actions, self.rngs["act"]),
+            self.replay,
+            self.timer,
+            self.health,
+            self.return_scale,
+        )
+
         is_main = self.dist.is_main
         self.checkpoints = CheckpointManager(
             config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist
         )
         resumed = restore_newest(self, resume=resume)
+        if not resumed:
+            self.collector.begin(env_seed(seed, self.env_steps))
         self.logger = RunLogger(config.run_dir, is_main=is_main)
         # what an attempt logged after its last checkpoint, or before its first, did not happen
         last = (self.policy.train_iter, self.env_steps) if resumed else (-1, -1)
@@ -74,19 +87,8 @@ class Run:
         if is_main:  # only now: a run that is refused stays as it was
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
 
-        self.timer = PhaseTimer()
         self.rates = RateMeter(self.env_steps * config.num_tasks, self.policy.train_iter)
         self.drawing = {name: DrawingBudget(DRAWING_SHARE) for name in ("conflict", "experts")}
-        self.health = HealthMonitor(self.env.task_id, config.num_tasks, discount)
-        self.collector = Collector(
-            self.env,
-            Actor(self.policy, self.env.task_id, self.env.legal_actions, self.rngs["act"]),
-            self.replay,
-            env_seed(seed, self.env_steps),
-            self.timer,
-            self.health,
-            self.return_scale,
-        )
         self.profilers = parts.profilers
         watch(self.profilers, self.policy, self.collector)
         self.evaluator = GameEvaluator(config, self.policy, self.dist, parts.share)
@@ -189,8 +191,3 @@ class Run:
     def save(self) -> Path:
         """Write a checkpoint."""
         return save(self)
-
-
-def env_seed(seed: int, env_steps: int) -> int:
-    """Seed of the training environments; a resumed run does not play its first episodes again."""
-    return int(np.random.SeedSequence((seed, env_steps)).generate_state(1)[0])

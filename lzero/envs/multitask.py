@@ -11,13 +11,13 @@ a time limit needs. This is gymnasium's ``AutoresetMode.NEXT_STEP``, the only mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 
+from lzero.envs.port import MAX_SEED, Port, ReplayablePort, VectorAnswer
 from lzero.envs.task import (
     Layout,
     TaskEnv,
@@ -28,11 +28,6 @@ from lzero.envs.task import (
     num_actions_of,
     padded_size,
 )
-
-VectorAnswer = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
-"""What a gymnasium vector env answers: observations, rewards, terminated, truncated, and infos,
-which may be anything.
-"""
 
 
 @dataclass(frozen=True)
@@ -69,8 +64,11 @@ def task_seed(seed: int, task_id: int) -> int:
     Raises:
         ValueError: if ``seed`` or ``task_id`` is negative.
     """
-    # the part below 2³¹ that is left free takes the numbers of a task's environments
-    return int(np.random.SeedSequence((seed, task_id)).generate_state(1)[0]) % (2**31 - 2**20)
+    return int(np.random.SeedSequence((seed, task_id)).generate_state(1)[0]) % MAX_SEED
+
+
+class NotTheSameError(RuntimeError):
+    """Environments that were played again did not end where they were."""
 
 
 class MultiTaskVectorEnv:
@@ -105,7 +103,7 @@ class MultiTaskVectorEnv:
     ) -> None:
         check_tasks(tasks)
         self._tasks = tuple(tasks)
-        self._ports = [_port(task.env) for task in tasks]
+        self._ports = [_port(task) for task in tasks]
         self.num_envs_per_task = tuple(task.env.num_envs for task in tasks)
         self.num_envs = sum(self.num_envs_per_task)
         borders = np.cumsum((0, *self.num_envs_per_task)).tolist()
@@ -128,17 +126,18 @@ class MultiTaskVectorEnv:
         self.observation_shape = common_observation_shape(tasks, observation_shape)
         self._lives = np.zeros(self.num_envs, np.int64)
         self._episode_over = np.ones(self.num_envs, np.bool_)
+        self._observation = np.zeros((self.num_envs, *self.observation_shape))
 
     def reset(self, seed: int) -> EnvStep:
         """Begin a new episode everywhere; all rows of the answer are reset rows.
 
         Environment j of a task is seeded with ``task_seed(seed, task_id) + env_offset + j``. Later
-        episodes continue from there, so the same seed and the same actions give the same stream.
+        episodes follow from there, so the same seed and the same actions give the same stream.
         """
         self._check_open()
         answers = []
-        for task in self._tasks:
-            observation, info = task.env.reset(seed=task_seed(seed, task.task_id) + task.env_offset)
+        for task, port in zip(self._tasks, self._ports, strict=True):
+            observation, info = port.reset(task_seed(seed, task.task_id) + task.env_offset)
             nothing = np.zeros(task.env.num_envs)
             answers.append((observation, nothing, nothing, nothing, info))
         # What ran before is forgotten: an all-over predecessor makes every row a reset row.
@@ -158,9 +157,56 @@ class MultiTaskVectorEnv:
         self._check_actions(actions)
         # All tasks start before the first one is awaited, so that thread pools and worker processes
         # overlap.
-        for (send, _), rows in zip(self._ports, self.rows, strict=True):
-            send(actions[rows])
-        return self._join([receive() for _, receive in self._ports])
+        for port, rows in zip(self._ports, self.rows, strict=True):
+            port.send(actions[rows])
+        return self._join([port.receive() for port in self._ports])
+
+    def state(self) -> dict[str, np.ndarray] | None:
+        """What brings another such env to where this one is; None if a task has no ``reseed_after``."""
+        self._check_open()
+        state = {
+            "lives": self._lives,
+            "episode_over": self._episode_over,
+            "observation": self._observation,
+        }
+        for task, port in zip(self._tasks, self._ports, strict=True):
+            remembered = port.state()
+            if remembered is None:
+                return None
+            state |= {f"{task.task_id}/{name}": values for name, values in remembered.items()}
+        return state
+
+    def restore(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        """Go to where the env was whose :meth:`state` this is, by playing its last steps again.
+
+        Returns:
+            Its last observation ``(N, *observation_shape)``; the next step answers what it would have answered.
+
+        Raises:
+            NotTheSameError: if another observation is seen at the end: the games, their versions or settings differ, or are
+                not deterministic. Reset the env then.
+        """
+        self._check_open()
+        stored = self._blank_observations()
+        for task, port, rows in zip(self._tasks, self._ports, self.rows, strict=True):
+            prefix = f"{task.task_id}/"
+            own = {
+                name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)
+            }
+            _write(stored[rows], port.restore(own), task.layout)
+        observation = _channels_first(stored)
+        same = (observation == state["observation"]).reshape(self.num_envs, -1).all(axis=1)
+        if not same.all():
+            names = {
+                self._tasks[i].name for i, rows in enumerate(self.rows) if not same[rows].all()
+            }
+            raise NotTheSameError(
+                f"{int((~same).sum())} of {self.num_envs} environments ({', '.join(sorted(names))}) were played again "
+                "and ended elsewhere"
+            )
+        self._lives, self._episode_over = state["lives"].copy(), state["episode_over"].copy()
+        self._observation = observation
+        return observation
 
     def close(self) -> None:
         """Close the environments and let go of them, which ends their threads. Calling it twice is
@@ -190,8 +236,9 @@ class MultiTaskVectorEnv:
         terminated = ended | life_lost
         self._episode_over = ended | timed_out
         self._lives = lives
+        self._observation = _channels_first(observation)
         return EnvStep(
-            observation=observation if observation.ndim == 2 else observation.transpose(0, 3, 1, 2),
+            observation=self._observation,
             reward=np.where(self._clip_reward, np.sign(raw_reward), raw_reward),
             raw_reward=raw_reward,
             terminated=terminated,
@@ -230,17 +277,15 @@ class MultiTaskVectorEnv:
             )
 
 
-def _port(env: VectorEnv) -> tuple[Callable[[np.ndarray], object], Callable[[], VectorAnswer]]:
-    """``send(actions)`` and ``receive()`` of an env.
+def _port(task: TaskEnv) -> Port:
+    if task.reseed_after is None:
+        return Port(task.env)
+    return ReplayablePort(task.env, task.reseed_after)
 
-    Looked up on the class, not the instance: a wrapper that forwards unknown attributes must not be
-    bypassed.
-    """
-    for send, receive in (("send", "recv"), ("step_async", "step_wait")):
-        if hasattr(type(env), send) and hasattr(type(env), receive):
-            return getattr(env, send), getattr(env, receive)
-    waiting: list[np.ndarray] = []
-    return waiting.append, lambda: env.step(waiting.pop())
+
+def _channels_first(stored: np.ndarray) -> np.ndarray:
+    """Observations as callers see them, a view: ``(N, C, H, W)`` or ``(N, F)``."""
+    return stored if stored.ndim == 2 else stored.transpose(0, 3, 1, 2)
 
 
 def _write(target: np.ndarray, native: np.ndarray, layout: Layout) -> None:

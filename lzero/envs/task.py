@@ -39,6 +39,10 @@ class TaskEnv:
     that no two of them play the same episodes."""
     legal_actions: tuple[int, ...] | None = None
     """Actions that may be chosen; None for all of its environments' actions."""
+    reseed_after: int | None = None
+    """States that its environments are deterministic, each by its seed and the actions since, and can be seeded one by one
+    (:class:`~lzero.envs.port.ReplayablePort`): an episode that begins so many env steps after the last seed, or later, gets
+    a seed of its own. None: no such promise; a run that continues starts them anew."""
 
 
 def channels_last(native: np.ndarray, layout: Layout) -> np.ndarray:

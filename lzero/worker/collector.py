@@ -73,6 +73,14 @@ class EpisodeCounter:
         self.score = np.zeros(len(task_id))
         self.length = np.zeros(len(task_id), np.int64)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What :meth:`load` goes on from."""
+        return {"score": self.score, "length": self.length}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Go on in the episodes of :meth:`state`."""
+        self.score[:], self.length[:] = state["score"], state["length"]
+
     def add(self, step: EnvStep) -> Episodes:
         """Count a step; the episodes that ended with it."""
         self.score += step.raw_reward
@@ -85,13 +93,12 @@ class EpisodeCounter:
 
 
 class Collector:
-    """Plays all training environments of a rank.
+    """Plays all training environments of a rank, once it was told where to :meth:`begin` or :meth:`restore`.
 
     Args:
         env: the environments.
         actor: chooses actions for all of them.
         replay: receives every step.
-        seed: of the environments.
         timer: takes the phase times ``search`` and ``env``.
         health: watches the steps that are searched; None watches nothing.
         return_scale: watches rewards, and is what the network's are divided by; None where they are not.
@@ -102,7 +109,6 @@ class Collector:
         env: MultiTaskVectorEnv,
         actor: Actor,
         replay: ReplayBuffer,
-        seed: int,
         timer: PhaseTimer,
         health: HealthMonitor | None = None,
         return_scale: ReturnScale | None = None,
@@ -110,7 +116,43 @@ class Collector:
         self.env, self.actor, self.replay, self.timer = env, actor, replay, timer
         self.health, self.return_scale = health, return_scale
         self.counter = EpisodeCounter(env.task_id)
-        self.observation = env.reset(seed).observation
+        self.observation = np.zeros((env.num_envs, *env.observation_shape))
+
+    def begin(self, seed: int) -> None:
+        """Begin an episode in every environment."""
+        self.observation = self.env.reset(seed).observation
+
+    def state(self) -> dict[str, np.ndarray] | None:
+        """Where environments, episodes, contexts and sums are; None if an environment cannot say it."""
+        env = self.env.state()
+        if env is None:
+            return None
+        parts = {"env": env, "episode": self.counter.state(), "context": self.actor.context.state()}
+        if self.health is not None:
+            parts["health"] = self.health.state()
+        if self.return_scale is not None:
+            parts["return_scale"] = self.return_scale.state()
+        return {
+            f"{part}/{name}": array for part, held in parts.items() for name, array in held.items()
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Be where :meth:`state` was taken; the replay and the generators are not part of it.
+
+        Raises:
+            NotTheSameError: if the environments do not come back to where they were; they must begin anew then.
+        """
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        for full_name, array in state.items():
+            part, _, name = full_name.partition("/")
+            parts.setdefault(part, {})[name] = array
+        self.observation = self.env.restore(parts["env"])
+        self.counter.load(parts["episode"])
+        self.actor.context.load(parts["context"])
+        if self.health is not None:
+            self.health.load(parts["health"])
+        if self.return_scale is not None:
+            self.return_scale.load(parts["return_scale"])
 
     def collect(self, num_steps: int, *, random: bool = False) -> Collected:
         """Play ``num_steps`` steps in every environment, at random or by search."""

@@ -30,6 +30,18 @@ class EnvContext:
         self.action = torch.cat([self.action, action[:, None]], dim=1)[:, 1:]
         self.num_valid = (self.num_valid + 1).clamp_max(self.action.shape[1])
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What :meth:`load` goes on from."""
+        held = {"latent": self.latent, "action": self.action, "num_valid": self.num_valid}
+        return {name: tensor.cpu().numpy() for name, tensor in held.items()}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Remember what :meth:`state` did."""
+        device = self.latent.device
+        self.latent, self.action, self.num_valid = (
+            torch.tensor(state[name], device=device) for name in ("latent", "action", "num_valid")
+        )
+
     def clear(self, ended: np.ndarray) -> None:
         """Forget the past of the environments whose episode ``ended (N,)``."""
         self.num_valid = self.num_valid.masked_fill(

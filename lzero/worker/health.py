@@ -190,6 +190,16 @@ class HealthMonitor:
         taken, self.sums = self.sums, HealthSums.zeros(self.num_tasks)
         return taken
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What :meth:`load` goes on from."""
+        segment = [getattr(self._segment, field.name) for field in fields(SegmentSums)]
+        return {"sums": self.sums.stack(), "segment": np.stack(segment)}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from :meth:`state`."""
+        self.sums = HealthSums(*state["sums"].copy())
+        self._segment = SegmentSums(*state["segment"].copy())
+
     def _follow_segments(self, value: np.ndarray, step: EnvStep, acted: np.ndarray) -> None:
         """Add up a segment's values and returns as its rewards come; no step needs to be kept.
 

@@ -68,10 +68,18 @@ class ReturnScale:
         scale = torch.from_numpy(self.by_task().astype(np.float32))
         return replace(windows, reward=windows.reward / scale[windows.task_id][:, None])
 
-    def state(self) -> list[list[float]]:
-        """What a checkpoint keeps, for JSON."""
+    def totals(self) -> list[list[float]]:
+        """What a checkpoint keeps of all ranks, for JSON."""
         return self._sums.tolist()
 
-    def load(self, state: Sequence[Sequence[float]]) -> None:
-        """Go on from :meth:`state`; environments begin anew."""
-        self._sums[:] = state
+    def set_totals(self, totals: Sequence[Sequence[float]]) -> None:
+        """Go on from :meth:`totals`."""
+        self._sums[:] = totals
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What :meth:`load` goes on from, of this rank's environments."""
+        return {"new": self._new, "faded": self._faded}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Go on in the episodes of :meth:`state`."""
+        self._new, self._faded = state["new"].copy(), state["faded"].copy()

@@ -80,7 +80,7 @@ def test_everything_is_restored_as_it_was_saved(tmp_path, monkeypatch):
         assert (run.learning_since, run.last_returns) == (old.learning_since, old.last_returns)
         assert run.reward_rate.state() == old.reward_rate.state() and run.reward_rate.by_game()
         assert (
-            run.return_scale.state() == old.return_scale.state()
+            run.return_scale.totals() == old.return_scale.totals()
             and run.return_scale.by_task()[0] > 1
         )
         assert kept["state"]["optimizer"] and kept["state"]["expert_selection"]

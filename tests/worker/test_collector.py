@@ -133,7 +133,8 @@ class Recorded:
         self._spy(self.env, "step", self.answers.append, self.actions.append)
         self._spy(self.actor, "act", self.decisions.append)
         self._spy(self.actor, "act_randomly", self.decisions.append)
-        self.collector = Collector(self.env, self.actor, self.replay, seed, self.timer)
+        self.collector = Collector(self.env, self.actor, self.replay, self.timer)
+        self.collector.begin(seed)
 
     @staticmethod
     def _spy(target: object, name: str, note_answer, note_argument=None) -> None:

@@ -240,7 +240,8 @@ class Training:
         self.rngs = {"act": np.random.default_rng(1), "replay": np.random.default_rng(2)}
         self.replay = ReplayBuffer(self.env.task_id, 300, (4,), np.float32, 3, CONFIG.policy.window)
         actor = Actor(self.policy, self.env.task_id, self.env.legal_actions, self.rngs["act"])
-        self.collector = Collector(self.env, actor, self.replay, 9, PhaseTimer())
+        self.collector = Collector(self.env, actor, self.replay, PhaseTimer())
+        self.collector.begin(9)
 
     def go_on(self) -> torch.Tensor:
         self.collector.collect(12)

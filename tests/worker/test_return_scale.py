@@ -72,7 +72,13 @@ def test_what_ranks_have_counted_adds_up():
 def test_a_checkpoint_keeps_every_bit():
     scale, restored = counted(play(50)), ReturnScale(TASK_ID, NUM_TASKS, DISCOUNT)
     scale.take_in(scale.take())
-    restored.load(json.loads(json.dumps(scale.state())))
+    restored.set_totals(json.loads(json.dumps(scale.totals())))
+    restored.load(scale.state())
+    for step in play(9, seed=7):
+        scale.add(step)
+        restored.add(step)
+    for each in (scale, restored):
+        each.take_in(each.take())
     np.testing.assert_array_equal(restored.by_task(), scale.by_task())
 
 

@@ -31,7 +31,7 @@ class CatchDomain:
     ) -> MultiTaskVectorEnv:
         """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads``
         is not used."""
-        from zoo.catch.envs import CatchVectorEnv
+        from zoo.catch.envs import RESEED_AFTER, CatchVectorEnv
 
         return MultiTaskVectorEnv(
             [
@@ -41,6 +41,7 @@ class CatchDomain:
                     name=games[task],
                     layout="hwc",
                     env_offset=offset,
+                    reseed_after=RESEED_AFTER,
                 )
                 for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True)
             ]

@@ -7,6 +7,7 @@ starts anywhere, or its place would show which way the first moves went.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -15,9 +16,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from lzero.envs.port import ReplayablePort
+
 ROWS, COLUMNS = 8, 5
 ACTIONS = ("left", "stay", "right")
 BALL, PADDLE = 0, 1  # channels
+RESEED_AFTER = 0
+"""Every episode has a seed of its own (:class:`~lzero.envs.port.ReplayablePort`): a seed costs nothing."""
 CATCH_COLOURS = np.array([[235, 235, 235], [80, 160, 240]], np.uint8)
 
 
@@ -51,14 +56,21 @@ class CatchVectorEnv(VectorEnv):
         self._over = np.ones(num_envs, bool)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a new episode everywhere; environment j takes ``seed + j``, None continues the
-        seeds' episodes."""
+        """Begin a new episode everywhere, or where the option ``reset_mask (n,)`` says.
+
+        Args:
+            seed: one for each environment, or a number: environment j takes ``seed + j``; None continues the seeds'
+                episodes.
+            options: see above.
+        """
+        where = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         if seed is not None:
-            self._seed = np.uint64(seed) + np.arange(self.num_envs, dtype=np.uint64)
-            self._episode[:] = 0
-        self._begin(np.ones(self.num_envs, bool))
+            seeds = seed + np.arange(self.num_envs) if isinstance(seed, int) else np.array(seed)
+            self._seed[where] = seeds[where].astype(np.uint64)
+            self._episode[where] = 0
+        self._begin(where)
         return self._observe(), {}
 
     def step(
@@ -108,15 +120,15 @@ class CatchScreen:
     SCALE = 24
 
     def __init__(self, *, mirrored: bool) -> None:
-        self._env = CatchVectorEnv(1, mirrored=mirrored)
+        self._port = ReplayablePort(CatchVectorEnv(1, mirrored=mirrored), RESEED_AFTER)
 
     def reset(self, seed: int) -> np.ndarray:
         """First picture of the episode that ``seed`` starts."""
-        return self._picture(self._env.reset(seed=seed)[0])
+        return self._picture(self._port.reset(seed)[0])
 
     def step(self, action: int) -> np.ndarray:
         """Picture after ``action``."""
-        return self._picture(self._env.step(np.array([action]))[0])
+        return self._picture(self._port.step(np.array([action]))[0])
 
     def close(self) -> None:
         """Nothing to free."""

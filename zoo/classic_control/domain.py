@@ -51,6 +51,8 @@ class ClassicControlDomain:
                 layout="vector",
                 clip_reward=training and config.clips_reward_of(games[task]),
                 env_offset=offset,
+                # CartPole's poles share one random stream: none of them can be seeded alone
+                reseed_after=None if games[task] == "CartPole-v1" else 0,
             )
             for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True)
         ]

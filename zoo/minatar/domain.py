@@ -8,7 +8,14 @@ from pydantic import Field
 from lzero.config import EnvConfig
 from lzero.envs.domain import Domain
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
-from zoo.minatar.envs import GAMES, SIDE, MinAtarScreen, MinAtarVectorEnv, game_shape
+from zoo.minatar.envs import (
+    GAMES,
+    RESEED_AFTER,
+    SIDE,
+    MinAtarScreen,
+    MinAtarVectorEnv,
+    game_shape,
+)
 
 
 class MinAtarEnvConfig(EnvConfig):
@@ -65,6 +72,7 @@ class MinAtarDomain:
                     clip_reward=training and minatar.clips_reward_of(game),
                     env_offset=offset,
                     legal_actions=legal,
+                    reseed_after=RESEED_AFTER,
                 )
             )
         # Over all games, not this rank's alone: every rank holds the same model.

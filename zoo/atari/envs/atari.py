@@ -20,6 +20,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
 from lzero.envs import MultiTaskVectorEnv, TaskEnv
+from lzero.envs.port import ReplayablePort
 
 ATARI8 = ("Pong", "MsPacman", "Seaquest", "Boxing", "Alien", "ChopperCommand", "Hero", "RoadRunner")
 """The 8 games of the ScaleZero study (arXiv 2509.07945)."""
@@ -37,6 +38,10 @@ SCREEN_HEIGHT, SCREEN_WIDTH = 210, 160
 CONSOLE_FRAMES_PER_SECOND = 60
 MAX_EPISODE_STEPS = 27_000
 """Default time limit in env steps: 108,000 frames, half an hour of play."""
+
+RESEED_AFTER = 2000
+"""Env steps after which the next episode gets a new seed. Seeding loads the ROM again, which takes as long as 200 env steps; a
+run that continues plays again what came since: so many steps and an episode, at some thousand steps a second."""
 
 
 @functools.cache
@@ -85,6 +90,24 @@ def minimal_actions(game: str) -> tuple[int, ...]:
     return tuple(sorted(action.value for action in emulator.getMinimalActionSet()))
 
 
+class SeedableAtariVectorEnv(AtariVectorEnv):
+    """ALE's vector env with gymnasium's way of seeding single environments: a seed for each of them, also for those that the
+    option ``reset_mask`` leaves alone."""
+
+    def reset(
+        self,
+        *,
+        seed: int | np.ndarray | Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, np.ndarray]]:
+        """Begin an episode in every environment, or where ``options["reset_mask"] (n,)`` says."""
+        if seed is None or isinstance(seed, int):
+            return super().reset(seed=seed, options=options)
+        everywhere = np.ones(self.num_envs, np.bool_)
+        where = (options or {}).get("reset_mask", everywhere)
+        return super().reset(seed=np.array(seed)[where], options=options)
+
+
 def make_atari_vector_env(
     game: str,
     num_envs: int,
@@ -97,7 +120,7 @@ def make_atari_vector_env(
     frame_skip: int = 4,
     grayscale: bool = False,
     frame_stack: int = 1,
-) -> AtariVectorEnv:
+) -> SeedableAtariVectorEnv:
     """Environments of one game, true rewards, one life or many as the game has them.
 
     Args:
@@ -131,7 +154,7 @@ def make_atari_vector_env(
     _check_at_least(1, num_threads=num_threads)
     _check_at_least(0, noop_max=noop_max, sticky=sticky)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return AtariVectorEnv(
+    return SeedableAtariVectorEnv(
         rom_name(game),
         num_envs,
         num_threads=num_threads,
@@ -227,6 +250,7 @@ def make_atari_multitask_env(
                 end_on_life_loss=cuts[i],
                 env_offset=offsets[i],
                 legal_actions=minimal_actions(game) if only_minimal_actions else None,
+                reseed_after=RESEED_AFTER,
             )
             for i, game in enumerate(games)
         ]
@@ -276,7 +300,7 @@ class NativeScreenTwin:
         sticky: float = 0.0,
         frame_skip: int = 4,
     ) -> None:
-        self._env = make_atari_vector_env(
+        env = make_atari_vector_env(
             game,
             1,
             max_episode_steps=max_episode_steps,
@@ -285,6 +309,7 @@ class NativeScreenTwin:
             image_size=(SCREEN_HEIGHT, SCREEN_WIDTH),
             frame_skip=frame_skip,
         )
+        self._port = ReplayablePort(env, RESEED_AFTER)
         self.frames_per_second = round(CONSOLE_FRAMES_PER_SECOND / frame_skip)
         self.raw_reward = 0.0
         self.episode_over = False
@@ -296,7 +321,7 @@ class NativeScreenTwin:
             seed: of the shadowed environment; number j of a task has
                 ``task_seed(seed, task_id) + j``.
         """
-        observation, _ = self._env.reset(seed=seed)
+        observation, _ = self._port.reset(seed)
         self.raw_reward, self.episode_over = 0.0, False
         return observation[0, 0]
 
@@ -308,10 +333,12 @@ class NativeScreenTwin:
         """
         if not 0 <= action < NUM_ACTIONS:
             raise ValueError(f"action={action}; allowed are 0 to {NUM_ACTIONS - 1}")
-        observation, reward, terminated, truncated, _ = self._env.step(np.array([action], np.int64))
+        observation, reward, terminated, truncated, _ = self._port.step(
+            np.array([action], np.int64)
+        )
         self.raw_reward, self.episode_over = float(reward[0]), bool(terminated[0] | truncated[0])
         return observation[0, 0]
 
     def close(self) -> None:
         """Release the emulator."""
-        self._env.close()
+        self._port.env.close()

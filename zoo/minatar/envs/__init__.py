@@ -3,6 +3,7 @@
 from zoo.minatar.envs.minatar import (
     GAMES,
     NUM_ACTIONS,
+    RESEED_AFTER,
     SIDE,
     GameShape,
     MinAtarScreen,
@@ -13,6 +14,7 @@ from zoo.minatar.envs.minatar import (
 __all__ = [
     "GAMES",
     "NUM_ACTIONS",
+    "RESEED_AFTER",
     "SIDE",
     "GameShape",
     "MinAtarScreen",

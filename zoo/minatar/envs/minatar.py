@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from lzero.config import nearest
+from lzero.envs.port import ReplayablePort
 
 GAMES = {
     "Breakout": "breakout",
@@ -39,6 +41,8 @@ MAX_EPISODE_STEPS = 2500
 """Default time limit in env steps. Freeway ends itself, as a death, one step later and no
 observation shows that clock; with this limit its episodes are truncated instead."""
 CELL_PIXELS = 16
+RESEED_AFTER = 0
+"""Every episode has a seed of its own (:class:`~lzero.envs.port.ReplayablePort`): a seed costs microseconds."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +117,23 @@ class MinAtarVectorEnv(VectorEnv):
         self._steps = np.zeros(num_envs, np.int64)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode in every environment.
 
         Args:
-            seed: environment j is seeded with ``seed + j``; None continues the random streams.
-            options: not used.
+            seed: one for each environment, or a number: environment j is seeded with ``seed + j``; None continues the
+                random streams.
+            options: ``reset_mask (n,)`` bool: begin in these environments alone.
         """
-        super().reset(seed=seed, options=options)
-        for j, game in enumerate(self._games):
-            if seed is not None:
-                game.seed(seed + j)
-            _begin_episode(game)
-        self._over[:] = False
-        self._steps[:] = 0
+        where = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
+        seeds = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
+        for j in np.flatnonzero(where).tolist():
+            if seeds is not None:
+                self._games[j].seed(seeds[j])
+            _begin_episode(self._games[j])
+        self._over[where] = False
+        self._steps[where] = 0
         return self._observe(), {}
 
     def step(
@@ -180,25 +186,27 @@ class MinAtarScreen:
     frames_per_second = 15
 
     def __init__(self, name: str, **settings: Any) -> None:
-        self._env = MinAtarVectorEnv(name, 1, **settings)
+        self._port = ReplayablePort(MinAtarVectorEnv(name, 1, **settings), RESEED_AFTER)
         self._colours = _colours(game_shape(name).channels)
         self.raw_reward, self.episode_over = 0.0, False
 
     def reset(self, seed: int) -> np.ndarray:
         """First picture ``(160, 160, 3)`` uint8 RGB of the episode that ``seed`` starts."""
-        observation, _ = self._env.reset(seed=seed)
+        observation, _ = self._port.reset(seed)
         self.raw_reward, self.episode_over = 0.0, False
         return self._picture(observation[0])
 
     def step(self, action: int) -> np.ndarray:
         """Picture after ``action``, which is what the shadowed environment got."""
-        observation, reward, terminated, truncated, _ = self._env.step(np.array([action], np.int64))
+        observation, reward, terminated, truncated, _ = self._port.step(
+            np.array([action], np.int64)
+        )
         self.raw_reward, self.episode_over = float(reward[0]), bool(terminated[0] | truncated[0])
         return self._picture(observation[0])
 
     def close(self) -> None:
         """Close the environment."""
-        self._env.close()
+        self._port.env.close()
 
     def _picture(self, observation: np.ndarray) -> np.ndarray:
         """Every channel in its own colour; objects in one cell mix theirs, so that none hides

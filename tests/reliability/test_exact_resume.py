@@ -1,0 +1,87 @@
+"""A run that was interrupted ends as if nothing had happened, bit for bit."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from lzero.checkpoint import list_checkpoints
+from lzero.distributed import Distributed
+from lzero.entry import train_unizero_multitask_segment_ddp
+from lzero.policy import UniZeroMTPolicy
+from tests.entry.run_cases import curves, settings
+from tests.ranks import run_ranks
+from tests.reliability.runs import ENVS, assert_same_future, future, run_settings
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distributed, "threads", 1)
+        yield
+
+
+def dying(directory: Path, domain: str, end: int) -> None:
+    """Train until ``end`` updates are done, then die."""
+    learn: Callable = UniZeroMTPolicy.learn
+
+    def failing_learn(policy, windows):
+        if policy.train_iter == end:
+            raise KeyboardInterrupt
+        return learn(policy, windows)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(UniZeroMTPolicy, "learn", failing_learn)
+        train_unizero_multitask_segment_ddp(run_settings(directory, domain), seed=3)
+
+
+def finishing(directory: Path, domain: str, **changes) -> None:
+    """Train to the end, from where the run is."""
+    torch.manual_seed(77)  # what the process drew before does not matter
+    train_unizero_multitask_segment_ddp(run_settings(directory, domain, changes), seed=3)
+
+
+@pytest.mark.parametrize("domain", ENVS)
+def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path, domain):
+    finishing(tmp_path / "undisturbed", domain)
+    for end in (13, 14, 25):
+        dying(tmp_path / "disturbed", domain, end)
+    finishing(tmp_path / "disturbed", domain)
+    assert_same_future(tmp_path / "disturbed" / "tiny", tmp_path / "undisturbed" / "tiny")
+    assert curves(tmp_path / "disturbed" / "tiny") == curves(tmp_path / "undisturbed" / "tiny")
+
+
+def test_on_two_ranks(tmp_path):
+    run_ranks(partial(finishing, tmp_path / "undisturbed", "catch"), 2, tmp_path)
+    run_ranks(partial(dying, tmp_path / "disturbed", "catch", 13), 2, tmp_path)
+    run_ranks(partial(finishing, tmp_path / "disturbed", "catch"), 2, tmp_path)
+    assert_same_future(tmp_path / "disturbed" / "tiny", tmp_path / "undisturbed" / "tiny")
+    assert "rank 1" in future(tmp_path / "disturbed" / "tiny")
+    assert curves(tmp_path / "disturbed" / "tiny") == curves(tmp_path / "undisturbed" / "tiny")
+
+
+def test_environments_that_ended_elsewhere_begin_anew(tmp_path, caplog):
+    """As after an update of the emulator: said in the log, and no window runs over the seam."""
+    finishing(tmp_path, "minatar", **{"train.max_env_steps": 80})
+    newest = list_checkpoints(tmp_path / "tiny" / "checkpoints")[-1]
+    file = newest / "rank_0" / "playing.safetensors"
+    state = load_file(file)
+    state["env/0/actions"] = np.roll(state["env/0/actions"], 1, axis=1)
+    save_file(state, file)
+    with caplog.at_level(logging.WARNING):
+        finishing(tmp_path, "minatar")
+    assert "ended elsewhere: episodes begin anew" in caplog.text
+    assert len(list_checkpoints(tmp_path / "tiny" / "checkpoints")) == 2
+
+
+def test_environments_that_cannot_say_where_they_are_begin_anew(tmp_path, caplog):
+    """CartPole's poles share one random stream."""
+    train_unizero_multitask_segment_ddp(settings(tmp_path), max_env_step=60)
+    with caplog.at_level(logging.WARNING):
+        train_unizero_multitask_segment_ddp(settings(tmp_path), max_env_step=80)
+    assert "cannot say where they were: their episodes begin anew" in caplog.text
