@@ -16,6 +16,7 @@ NOT_LEARNING = (
     "train.eval_episodes",
     "train.checkpoint_interval",
     "train.keep_checkpoints",
+    "train.keep_checkpoint_hours",
     "train.log_interval",
     "train.moe_log_interval",
     "train.video",

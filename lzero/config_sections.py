@@ -320,7 +320,9 @@ class TrainConfig(Section):
     checkpoint_interval: PositiveInt = 10_000
     """Env steps per game between two checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Newest checkpoints kept on disk."""
+    """Newest checkpoints kept on disk; the one with the best evaluation stays too."""
+    keep_checkpoint_hours: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    """Of older checkpoints one is kept for so many hours of training; 0 keeps none."""
     log_interval: PositiveInt = 50
     """Updates between two rows of metrics."""
     moe_log_interval: int = Field(100, ge=0)

@@ -149,6 +149,15 @@ class RunLogger:
         kept.replace(path)
         self._open_metrics()
 
+    def flush(self) -> None:
+        """Force what was logged onto the disk: a checkpoint counts on it."""
+        if not self._is_main:
+            return
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        if "_tensorboard" in self.__dict__:
+            self._tensorboard.flush()
+
     def close(self) -> None:
         """Write out what is buffered and close the files."""
         if not self._is_main:

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
-from lzero.checkpoint import load_state, load_tensors, rng_state, set_rng_state
+from lzero.checkpoint import (
+    CheckpointError,
+    damaged_files,
+    list_checkpoints,
+    load_arrays,
+    load_state,
+    load_tensors,
+    read_manifest,
+    rng_state,
+    set_rng_state,
+)
 from lzero.config import ExperimentConfig
 from lzero.config_fields import (
     EARLIER_CONFIG,
@@ -22,6 +32,7 @@ from lzero.config_fields import (
     is_one_of,
 )
 from lzero.envs.multitask import NotTheSameError
+from lzero.replay.frame_chunks import CHUNK_NAME
 
 if TYPE_CHECKING:
     from lzero.entry.run import Run
@@ -111,14 +122,14 @@ def described(changes: Changes) -> str:
 
 
 def save(run: "Run") -> Path:
-    """Write a checkpoint of ``run``: policy, counters, generators and replay; collective."""
+    """Write a checkpoint of ``run``: policy, counters, generators, replay, and where the environments are; collective."""
     state = run.policy.state_dict()
     counters = state.pop("counters")
+    playing = run.collector.state()
 
     def write_rank_files(directory: Path, previous: Path | None) -> None:
         before = None if previous is None else previous / directory.name
         run.replay.save(directory, suffix="rank", previous=before)
-        playing = run.collector.state()
         if playing is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in playing.items()}
             save_file(arrays, directory / PLAYING_FILE)
@@ -141,6 +152,8 @@ def save(run: "Run") -> Path:
         },
         rank_state={"rng": rng_state(run.rngs)},
         write_rank_files=write_rank_files,
+        exact=not run.any_rank(playing is None),
+        score=run.score_at(run.env_steps),
     )
 
 
@@ -158,57 +171,109 @@ def load_policy_state(checkpoint: Path, device: torch.device) -> dict[str, Mappi
 
 
 def restore_newest(run: "Run", *, resume: bool) -> bool:
-    """Continue ``run`` where its newest checkpoint was written; whether there is one.
+    """Continue ``run`` where its newest checkpoint was written that can be read; whether there is one.
 
     Raises:
-        CheckpointError: if it is damaged.
+        CheckpointError: if there are some and none can be read.
         RunError: if it belongs to another experiment, or ``resume`` forbids to continue.
     """
-    checkpoint = run.checkpoints.latest()
-    if checkpoint is None:
+    checkpoints = list_checkpoints(run.checkpoints.directory)
+    if not checkpoints:
         return False
     if not resume:
         raise RunError(
             f"{run.config.run_dir} holds checkpoints of an earlier run and resume=False; choose "
             "another exp_name, delete the folder, or resume"
         )
+    passed_over: dict[Path, str] = {}
+    for checkpoint in reversed(checkpoints):
+        problem, lost = _what_is_damaged(checkpoint, run.dist.rank)
+        if not run.any_rank(problem is not None):
+            break
+        passed_over[checkpoint] = problem or "it is damaged on another rank"
+    else:
+        problems = "; ".join(f"{path.name}: {problem}" for path, problem in passed_over.items())
+        raise CheckpointError(
+            f"no checkpoint of {run.config.run_dir} can be read ({problems}); bring one back from a copy, or choose another "
+            "exp_name to start anew"
+        )
     state = load_state(checkpoint)
-    changed = check_resumable(
-        state,
-        run.config,
-        seed=run.seed,
-        world_size=run.dist.world_size,
-        max_env_steps=run.max_env_steps,
-        checkpoint=checkpoint,
-    )
-    run.env_steps, run.learning_since = state["env_steps"], state["learning_since"]
-    run.last_returns = state["last_returns"]
-    if "reward_rate" in state:  # not in checkpoints of earlier versions
-        run.reward_rate.load(state["reward_rate"])
-    if run.return_scale is not None and state.get("return_scale") is not None:
-        run.return_scale.set_totals(state["return_scale"])
-    run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
-    set_rng_state(load_state(checkpoint, run.dist.rank)["rng"], run.rngs)
-    own_files = checkpoint / f"rank_{run.dist.rank}"
-    run.replay.load(own_files, suffix="rank")
+    try:
+        changed = check_resumable(
+            state,
+            run.config,
+            seed=run.seed,
+            world_size=run.dist.world_size,
+            max_env_steps=run.max_env_steps,
+            checkpoint=checkpoint,
+        )
+        _load(run, checkpoint, state, lost)
+    except (CheckpointError, RunError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} was not written by this program, or for another experiment ({error!r})"
+        ) from error
+    for damaged, problem in passed_over.items():
+        logger.warning("%s is passed over and renamed: %s", damaged, problem)
+        run.checkpoints.put_aside(damaged)
     if run.dist.is_main:
         _say_where(run, checkpoint, state, changed)
-    if not _play_on(run, own_files / PLAYING_FILE):
+    if not _play_on(run, checkpoint, exact=not lost):
         run.replay.cut()  # what was played last does not go on
         run.collector.begin(env_seed(run.seed, run.env_steps))
     return True
 
 
-def _play_on(run: "Run", file: Path) -> bool:
+def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]:
+    """Why ``checkpoint`` cannot be used, if so, and the names of this rank's frame files that are lost."""
+    try:
+        damaged = damaged_files(checkpoint, rank)
+    except CheckpointError as error:
+        return str(error), set()
+    lost = set()
+    for name, problem in damaged.items():
+        folder, _, file = name.rpartition("/")
+        if folder and CHUNK_NAME.fullmatch(file):
+            lost.add(file)
+        else:
+            return f"{name} {problem}", set()
+    return None, lost
+
+
+def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]) -> None:
+    """Take over all but the environments."""
+    run.env_steps, run.learning_since = state["env_steps"], state["learning_since"]
+    run.last_returns = state["last_returns"]
+    run.reward_rate.load(state["reward_rate"])
+    if run.return_scale is not None and state["return_scale"] is not None:
+        run.return_scale.set_totals(state["return_scale"])
+    run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
+    set_rng_state(load_state(checkpoint, run.dist.rank)["rng"], run.rngs)
+    run.replay.load(checkpoint / f"rank_{run.dist.rank}", suffix="rank", lost=lost)
+    for file in sorted(lost):
+        logger.warning(
+            "rank %d: frames %s of %s are damaged; windows with them are not learned from, and the run does not go on bit "
+            "for bit",
+            run.dist.rank,
+            file,
+            checkpoint,
+        )
+
+
+def _play_on(run: "Run", checkpoint: Path, *, exact: bool) -> bool:
     """Bring environments, episodes and contexts back to where they were; whether that is possible."""
-    if not file.is_file():
+    name = f"rank_{run.dist.rank}/{PLAYING_FILE}"
+    if name not in read_manifest(checkpoint).files:
         logger.warning("the environments cannot say where they were: their episodes begin anew")
         return False
     try:
-        run.collector.restore(load_file(file))
+        run.collector.restore(load_arrays(checkpoint, name))
     except NotTheSameError as error:
         logger.warning("%s: episodes begin anew", error)
         return False
+    if exact and run.dist.is_main:
+        logger.info("episodes go on where they were: the run continues bit for bit")
     return True
 
 

@@ -112,7 +112,8 @@ def _warn_of_saturation(run: "Run", counted: dict[str, float]) -> None:
 def log_progress(run: "Run") -> None:
     """Log phase times and refresh the progress display."""
     times = run.timer.pop()
-    log(run, times)
+    log(run, times | run.checkpoint_size)
+    run.checkpoint_size = {}
     run.progress.update(
         run.env_steps * run.config.num_tasks,
         run.policy.train_iter,

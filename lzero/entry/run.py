@@ -9,7 +9,7 @@ import numpy as np
 
 from lzero import tags
 from lzero.analysis.drawing_budget import DrawingBudget
-from lzero.checkpoint import CheckpointManager
+from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import ExperimentConfig
 from lzero.entry.build import build
 from lzero.entry.checkpointing import env_seed, restore_newest, save
@@ -56,6 +56,8 @@ class Run:
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
         self.warned: set[str] = set()  # games whose returns do not fit
+        self.checkpoint_size: dict[str, float] = {}  # of the newest one, until it is logged
+        self._score: tuple[int, float] | None = None  # env steps and score of the last evaluation
         self.reward_rate = RewardRate(config.env.games)
         self.return_scale = None
         discount = config.policy.discount
@@ -75,7 +77,10 @@ class Run:
 
         is_main = self.dist.is_main
         self.checkpoints = CheckpointManager(
-            config.run_dir / "checkpoints", config.train.keep_checkpoints, self.dist
+            config.run_dir / "checkpoints",
+            config.train.keep_checkpoints,
+            config.train.keep_checkpoint_hours,
+            self.dist,
         )
         resumed = restore_newest(self, resume=resume)
         if not resumed:
@@ -180,6 +185,7 @@ class Run:
             [self.seed, self.env_steps], self.config.train.eval_episodes, directory
         )
         log(self, table.metrics())
+        self._score = (self.env_steps, table.score())
         scores = {
             tags.of_game(tags.EVAL_SCORES, game): scores for game, scores in table.scores.items()
         }
@@ -188,6 +194,16 @@ class Run:
             self.progress.show(table.render(f"evaluation at {self.env_steps:,} env steps per game"))
         return table
 
+    def score_at(self, env_steps: int) -> float | None:
+        """Score of the evaluation at ``env_steps``; None if there was none."""
+        if self._score is None or self._score[0] != env_steps:
+            return None
+        return self._score[1]
+
     def save(self) -> Path:
         """Write a checkpoint."""
-        return save(self)
+        self.logger.flush()
+        path = save(self)
+        files = read_manifest(path).files.values()
+        self.checkpoint_size = {"checkpoint/mebibytes": sum(file.bytes for file in files) / 2**20}
+        return path

@@ -17,7 +17,7 @@ death the reset row stands alone.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class ReplayWindows:
     """int64 ``(B,)``: env steps taken in the ring since (and with) the first row."""
     episode: Tensor
     """int64 ``(B, P+K)``: number of the episode that a row belongs to, counted along the window; −1 for
-    a row that was overwritten and means nothing."""
+    a row that was overwritten or lost and means nothing."""
 
 
 class ReplayBuffer:
@@ -119,6 +119,9 @@ class ReplayBuffer:
         self.past = past
         self.observation_shape = tuple(map(int, observation_shape))
         self._head = 0
+        self._holes: list[
+            tuple[int, int]
+        ] = []  # (first, stop) of absolute steps whose frames are lost
         self._is_image = len(self.observation_shape) == 3
         stored_shape = self.observation_shape
         if self._is_image:
@@ -157,6 +160,8 @@ class ReplayBuffer:
     @property
     def can_sample(self) -> bool:
         """Whether there is a window."""
+        if self._holes:
+            return bool(self._starts().size)
         return self._head >= self.window
 
     @property
@@ -207,8 +212,9 @@ class ReplayBuffer:
         for name, values in row.items():
             self._rows[name][:, slot] = values
         self._head += 1
-        if self._priorities and self.can_sample:  # enough rows follow this one now
-            self._priorities.admit(self._leaves(self._head - self.window))
+        start = self._head - self.window
+        if self._priorities and start >= 0 and self._is_whole(np.array(start)):
+            self._priorities.admit(self._leaves(start))  # enough rows follow this one now
 
     def cut(self) -> None:
         """Seal the rings after environments were restarted in mid-episode: no episode runs across
@@ -288,19 +294,25 @@ class ReplayBuffer:
         if self._priorities:
             arrays["priority_mass"] = self._priorities.tree.mass(self._live_leaves())
             arrays["max_priority"] = self._priorities.max_priority
-        header = {"head": self._head, "chunks": chunks, "layout": self._layout()}
+        holes = [hole for hole in self._holes if hole[1] > self.oldest]
+        header = {"head": self._head, "chunks": chunks, "holes": holes, "layout": self._layout()}
         save_file(
             arrays,
             directory / f"replay-{suffix}.safetensors",
             metadata={"header": json.dumps(header)},
         )
 
-    def load(self, directory: Path, *, suffix: str) -> None:
+    def load(self, directory: Path, *, suffix: str, lost: Collection[str] = ()) -> None:
         """Replace the content by that of a checkpoint, bit for bit.
+
+        Args:
+            directory: what :meth:`save` wrote.
+            suffix: as when it was written.
+            lost: names of frame files that cannot be read; windows with their frames are not sampled.
 
         Raises:
             FileNotFoundError: if a file of the checkpoint is missing.
-            ValueError: if the checkpoint's buffer was built with other arguments.
+            ValueError: if the checkpoint's buffer was built with other arguments, or its files do not fit together.
         """
         path = directory / f"replay-{suffix}.safetensors"
         with safe_open(path, framework="numpy") as file:
@@ -312,17 +324,25 @@ class ReplayBuffer:
                         f"{name} is {value}, but {path} was saved with {saved}; use that one"
                     )
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-        self._head = header["head"]
+        self._head = int(header["head"])
         slots = self._live_slots()
         for name in self._columns:
+            if arrays[name].shape != self._rows[name][:, slots].shape:
+                raise ValueError(f"{name} of {path} has shape {arrays[name].shape}")
             self._rows[name][:, slots] = arrays[name]
+        holes = self._chunks.load(
+            self._frames, self.oldest, self._head, directory, header["chunks"], lost
+        )
+        self._holes = [(int(first), int(stop)) for first, stop in [*header["holes"], *holes]]
         if self._priorities:
             self._priorities.tree.clear()
             self._priorities.tree.update(
                 self._live_leaves().ravel(), arrays["priority_mass"].ravel()
             )
             self._priorities.max_priority[:] = arrays["max_priority"]
-        self._chunks.load(self._frames, self.oldest, self._head, directory, header["chunks"])
+            steps = np.arange(self.oldest, self._head)
+            for step in steps[~self._is_whole(steps)].tolist():
+                self._priorities.remove(self._leaves(step))
 
     def _check_row(self, observation: np.ndarray, row: dict[str, np.ndarray]) -> None:
         shape, dtype = (self.num_rings, *self.observation_shape), self._frames.dtype
@@ -364,7 +384,21 @@ class ReplayBuffer:
         self, task: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         ring = rng.integers(self._ring_bounds[task], self._ring_bounds[task + 1])
+        if self._holes:
+            return ring, rng.choice(self._starts(), task.size)
         return ring, rng.integers(self.oldest, self._head - self.window + 1, task.size)
+
+    def _starts(self) -> np.ndarray:
+        """Absolute steps at which windows may start."""
+        steps = np.arange(self.oldest, self._head - self.window + 1)
+        return steps[self._is_whole(steps)]
+
+    def _is_whole(self, step: np.ndarray) -> np.ndarray:
+        """Whether no frame of the windows at ``step`` is lost."""
+        whole = np.ones(step.shape, np.bool_)
+        for first, stop in self._holes:
+            whole &= (step + self.window <= first) | (step >= stop)
+        return whole
 
     def _gather(self, ring: np.ndarray, step: np.ndarray, weight: np.ndarray) -> ReplayWindows:
         slots = (step[:, None] + np.arange(-self.past, self.window)) % self.ring_length
@@ -397,8 +431,11 @@ class ReplayBuffer:
         is_last = (flags & (TERMINATED | RESET)) > 0
         episode = np.zeros(flags.shape, np.int64)
         np.cumsum(is_last[:, :-1], axis=1, out=episode[:, 1:])
-        overwritten = step[:, None] + np.arange(-self.past, self.window) < self.oldest
-        return np.where(overwritten, -1, episode)
+        steps = step[:, None] + np.arange(-self.past, self.window)
+        gone = steps < self.oldest
+        for first, stop in self._holes:
+            gone |= (steps >= first) & (steps < stop)
+        return np.where(gone, -1, episode)
 
     def _live_slots(self) -> np.ndarray:
         """Slots of the live rows, oldest first."""

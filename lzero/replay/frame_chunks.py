@@ -4,13 +4,17 @@ instead of writing them again.
 Shape legend: R = rings, L = ring length; the frame of absolute step t stands in slot ``t % L``.
 """
 
+import re
 import secrets
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
+
+CHUNK_NAME = re.compile(r"frames-(\d{12})-[0-9a-f]{8}-\w+\.safetensors")
 
 
 class FrameChunks:
@@ -60,17 +64,51 @@ class FrameChunks:
         return names
 
     def load(
-        self, frames: np.ndarray, oldest: int, head: int, directory: Path, names: list[str]
-    ) -> None:
-        """Read the live frames of ``names`` into the ring ``frames (R, L, …)``; the other arguments
-        as in :meth:`save`.
+        self,
+        frames: np.ndarray,
+        oldest: int,
+        head: int,
+        directory: Path,
+        names: list[str],
+        lost: Collection[str] = (),
+    ) -> list[tuple[int, int]]:
+        """Read the live frames of ``names`` into the ring ``frames (R, L, …)``.
+
+        Args:
+            frames, oldest, head, directory: as in :meth:`save`.
+            names: files, oldest first.
+            lost: those of them that cannot be read.
+
+        Returns:
+            Spans (first, stop) of absolute steps whose frames are lost.
+
+        Raises:
+            ValueError: if the files are not those of these steps.
         """
-        for name in names:
+        matches = [CHUNK_NAME.fullmatch(name) for name in names]
+        starts = [int(match[1]) for match in matches if match is not None]
+        bounds = [*starts, head]
+        fits = len(starts) == len(names) and sorted(set(bounds)) == bounds
+        if not fits or min(bounds) > oldest:
+            raise ValueError(f"frames of steps {oldest} to {head} are not in files {names}")
+        holes = []
+        for name, first, stop in zip(names, starts, bounds[1:], strict=True):
+            if name in lost:
+                holes.append((first, stop))
+                continue
             with safe_open(directory / name, framework="numpy") as file:
-                first, rows = int(file.metadata()["first_step"]), file.get_tensor("frames")
-            steps = np.arange(max(first, oldest), first + rows.shape[1])
-            frames[:, steps % frames.shape[1]] = rows[:, steps - first]
-        self._remember(names, oldest, head)
+                rows = file.get_tensor("frames")
+            expected = (frames.shape[0], stop - first, *frames.shape[2:])
+            if rows.shape != expected or rows.dtype != frames.dtype:
+                raise ValueError(
+                    f"{name} holds {rows.dtype} {rows.shape}, expected {frames.dtype} {expected}"
+                )
+            frames[:, np.arange(first, stop) % frames.shape[1]] = rows
+        if holes:  # linked files of these must not be taken over
+            self._full = {}
+        else:
+            self._remember(names, oldest, head)
+        return holes
 
     def _remember(self, names: list[str], oldest: int, head: int) -> None:
         first_chunk, full = oldest // self.chunk_steps, head // self.chunk_steps

@@ -86,6 +86,14 @@ class ScoreTable:
         """:func:`aggregate` of the normalised scores; empty where there are none."""
         return aggregate(self.normalised) if self.normalised else {}
 
+    def score(self) -> float:
+        """One number that is higher for better play: the mean over games of the normalised scores; where no game has one, of
+        the raw ones.
+        """
+        if self.normalised:
+            return self.aggregates()["mean"]
+        return float(np.mean([values.mean() for values in self.scores.values()]))
+
     def metrics(self) -> dict[str, float]:
         """Numbers for the log."""
         metrics = {

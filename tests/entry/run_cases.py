@@ -70,7 +70,7 @@ def curves(run_dir: Path) -> list[dict[str, Any]]:
         metrics = {
             name: value
             for name, value in line["metrics"].items()
-            if not name.startswith(("time/", "rate/"))
+            if not name.startswith(("time/", "rate/", "checkpoint/"))
         }
         rows.append(
             {"env_step": line["env_step"], "train_iter": line["train_iter"], "metrics": metrics}

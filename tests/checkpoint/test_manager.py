@@ -5,6 +5,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,11 +13,13 @@ from torch import nn
 from lzero.checkpoint import (
     CheckpointError,
     CheckpointManager,
+    damaged_files,
     list_checkpoints,
     load_optimizer_state_,
     load_state,
     load_tensors,
     optimizer_state_to_tensors,
+    read_manifest,
     rng_state,
     set_rng_state,
 )
@@ -33,8 +36,19 @@ class ThreadRank(Distributed):
 
     meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
 
+    gathered: list = field(default_factory=list)
+
     def barrier(self) -> None:
         self.meeting.wait(timeout=10)
+
+    def all_gather_array(self, array: np.ndarray) -> list[np.ndarray]:
+        if self.world_size == 1:
+            return [array]
+        self.gathered[self.rank] = array
+        self.barrier()
+        answers = list(self.gathered)
+        self.barrier()
+        return answers
 
 
 def kill(*_: object) -> None:
@@ -158,13 +172,73 @@ def test_a_checkpoint_is_never_lost_while_it_is_replaced(directory, monkeypatch,
 def test_a_killed_deletion_leaves_nothing_that_looks_like_a_checkpoint(directory, monkeypatch):
     manager = CheckpointManager(directory, keep=1)
     save(manager, 1)
-    monkeypatch.setattr("lzero.checkpoint.shutil.rmtree", kill)
+    monkeypatch.setattr("lzero.checkpoint.manager.shutil.rmtree", kill)
     with pytest.raises(KilledError):
         save(manager, 2)
     assert list_checkpoints(directory) == [directory / "step_000002"]
     monkeypatch.undo()
     CheckpointManager(directory)
     assert os.listdir(directory) == ["step_000002"]
+
+
+def test_the_best_and_one_in_some_hours_are_kept(directory, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("lzero.checkpoint.manager.time.time", lambda: now[0])
+    manager = CheckpointManager(directory, keep=1, keep_every_hours=2)
+    kept = []
+    for train_iter, score in enumerate((None, 1.0, 5.0, None, 4.0, 3.0, None)):
+        now[0] = train_iter * 3600 * 0.75
+        save(manager, train_iter, score=score)
+        kept.append([path.name[-1] for path in list_checkpoints(directory)])
+    # 0 and 3 (2.25 hours later), the best one, and the newest
+    assert kept[:4] == [["0"], ["0", "1"], ["0", "2"], ["0", "2", "3"]]
+    assert kept[-1] == ["0", "2", "3", "6"]
+    with pytest.raises(ValueError, match="keep_every_hours=-1"):
+        CheckpointManager(directory, keep_every_hours=-1)
+
+
+def test_a_folder_that_cannot_be_written_is_said_on_all_ranks(directory):
+    """A full disk, for one: nothing of it looks like a checkpoint, and earlier ones stay."""
+    first = save(CheckpointManager(directory), 1)
+
+    def fail(own: Path, previous: Path | None) -> None:
+        raise OSError(28, "No space left on device")
+
+    outcomes = run_ranks(directory, [None, fail])
+    for outcome, said in zip(outcomes, ("rank 1 could not write", "No space left"), strict=True):
+        assert isinstance(outcome, CheckpointError)
+        assert said in str(outcome) and f"newest whole checkpoint is {first}" in str(outcome)
+        assert "MiB are free there" in str(outcome)
+    assert list_checkpoints(directory) == [first]
+
+
+def test_a_linked_file_keeps_the_hash_it_was_written_with(directory):
+    """Damage between two checkpoints is not taken for content."""
+    manager = CheckpointManager(directory, keep=2)
+
+    def write(own: Path, previous: Path | None) -> None:
+        if previous is None:
+            (own / "frames.bin").write_bytes(b"frames")
+        else:
+            os.link(previous / own.name / "frames.bin", own / "frames.bin")
+
+    first = save(manager, 1, write_rank_files=write)
+    flip(first / "rank_0" / "frames.bin")
+    second = save(manager, 2, write_rank_files=write)
+    for path in (first, second):
+        assert damaged_files(path, 0) == {"rank_0/frames.bin": "is damaged (its SHA-256 differs)"}
+        assert damaged_files(path, 1) == {}, "another rank's"
+
+
+def test_the_manifest_says_what_a_checkpoint_is(directory):
+    path = save(CheckpointManager(directory), 1, exact=True, score=2.5)
+    manifest = read_manifest(path)
+    assert (manifest.train_iter, manifest.world_size, manifest.exact) == (1, 1, True)
+    assert manifest.score == 2.5 and {"python", "torch", "numpy"} <= manifest.versions.keys()
+    on_disk = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert manifest.files.keys() == on_disk - {"manifest.json"}
+    for name, entry in manifest.files.items():
+        assert entry.bytes == (path / name).stat().st_size
 
 
 def test_callback_can_take_over_files_of_the_previous_checkpoint(directory):
@@ -196,15 +270,17 @@ def run_ranks(directory: Path, write_rank_files: list) -> list[BaseException | P
     world_size = len(write_rank_files)
     meeting = threading.Barrier(world_size)
     outcomes: list = [None] * world_size
+    gathered: list = [None] * world_size
 
     def run(rank: int) -> None:
         try:
-            manager = CheckpointManager(
-                directory, distributed=ThreadRank(rank, world_size, meeting=meeting)
-            )
+            place = ThreadRank(rank, world_size, meeting=meeting, gathered=gathered)
+            manager = CheckpointManager(directory, distributed=place)
             outcomes[rank] = save(
                 manager, 2, rank_state={"rank": rank}, write_rank_files=write_rank_files[rank]
             )
+        except CheckpointError as error:
+            outcomes[rank] = error
         except (KilledError, threading.BrokenBarrierError) as error:
             meeting.abort()
             outcomes[rank] = error
@@ -241,6 +317,21 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def link(path: Path) -> None:
+    path.rename(path.with_suffix(".moved"))
+    path.symlink_to(path.with_suffix(".moved"))
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("damage", "load", "message"),
     [
@@ -250,7 +341,7 @@ def truncate(path: Path) -> None:
             "step_000009: no such directory",
         ),
         (lambda p: None, lambda p: load_state(p / "state.json"), "no such directory"),
-        (lambda p: None, lambda p: load_state(p.parents[1]), "state.json is missing"),
+        (lambda p: None, lambda p: load_state(p.parents[1]), "manifest.json is missing"),
         (lambda p: None, lambda p: load_state(p, rank=1), "rank_1/state.json is missing"),
         (
             lambda p: (p / "model.safetensors").unlink(),
@@ -262,13 +353,22 @@ def truncate(path: Path) -> None:
             lambda p: load_tensors(p, "model"),
             "model.* is damaged",
         ),
-        (lambda p: truncate(p / "state.json"), load_state, "state.json is damaged"),
-        (lambda p: (p / "state.json").write_text("[]"), load_state, "format version None"),
-        (lambda p: (p / "state.json").write_text("{}"), load_state, "format version None"),
+        (lambda p: truncate(p / "state.json"), load_state, "state.json is damaged .*were written"),
+        (lambda p: flip(p / "state.json"), load_state, "state.json is damaged .*SHA-256"),
+        (lambda p: link(p / "state.json"), load_state, "state.json is no plain file"),
+        (lambda p: truncate(p / "manifest.json"), load_state, "manifest.json is damaged"),
+        (lambda p: (p / "manifest.json").unlink(), load_state, "is missing: .*earlier version"),
+        (lambda p: (p / "manifest.json").write_text("[]"), load_state, "format version None"),
+        (lambda p: (p / "manifest.json").write_text("[" * 10**5), load_state, "is damaged"),
         (
-            lambda p: (p / "state.json").write_text('{"format_version": 9}'),
+            lambda p: (p / "manifest.json").write_text('{"format_version": 9}'),
             load_state,
-            "format version 9.*reads 1",
+            "format version 9.*reads 2",
+        ),
+        (
+            lambda p: replace_in(p / "manifest.json", "state.json", "../state.json"),
+            load_state,
+            "manifest.json is damaged .files",
         ),
     ],
 )

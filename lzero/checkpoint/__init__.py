@@ -1,0 +1,34 @@
+"""Checkpoints: written whole or not at all, and read only if they still are what was written."""
+
+from lzero.checkpoint.manager import CheckpointManager
+from lzero.checkpoint.manifest import (
+    CheckpointError,
+    Manifest,
+    damaged_files,
+    list_checkpoints,
+    read_manifest,
+)
+from lzero.checkpoint.random_state import rng_state, set_rng_state
+from lzero.checkpoint.tensors import (
+    load_arrays,
+    load_optimizer_state_,
+    load_state,
+    load_tensors,
+    optimizer_state_to_tensors,
+)
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointManager",
+    "Manifest",
+    "damaged_files",
+    "list_checkpoints",
+    "load_arrays",
+    "load_optimizer_state_",
+    "load_state",
+    "load_tensors",
+    "optimizer_state_to_tensors",
+    "read_manifest",
+    "rng_state",
+    "set_rng_state",
+]
