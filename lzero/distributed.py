@@ -7,7 +7,7 @@ group: the collectives then return at once.
 import datetime
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -32,6 +32,7 @@ class Distributed:
         local_rank: number of this process on its machine.
         local_world_size: number of processes on this machine.
         backend: ``gloo`` or ``nccl``; ``None`` where there is one process and no process group.
+        cpu_group: for numbers of the CPU; ``None`` where the one group is good for them.
     """
 
     rank: int = 0
@@ -39,6 +40,7 @@ class Distributed:
     local_rank: int = 0
     local_world_size: int = 1
     backend: str | None = None
+    cpu_group: distributed.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -129,6 +131,14 @@ class Distributed:
         distributed.all_gather(gathered, local)
         return [tensor.cpu().numpy().view(array.dtype).reshape(array.shape) for tensor in gathered]
 
+    def any(self, answer: bool) -> bool:
+        """Whether any rank says yes, the same on all; a matter of CPUs alone, so that no accelerator is waited for."""
+        if self.world_size == 1:
+            return answer
+        flag = torch.tensor([int(answer)])
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX, group=self.cpu_group)
+        return bool(flag.item())
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
@@ -186,6 +196,8 @@ def init_distributed(
         distributed.init_process_group(
             backend, timeout=timeout, device_id=device if device.type == "cuda" else None
         )
+        if backend != "gloo":
+            place = replace(place, cpu_group=distributed.new_group(backend="gloo", timeout=timeout))
     torch.set_num_threads(place.threads)
     return place
 

@@ -140,6 +140,9 @@ def save(run: "Run") -> Path:
         {
             **{name: int(value) for name, value in counters.items()},
             "env_steps": run.env_steps,
+            "before": run.before,
+            "stage": run.stage,
+            "collected_steps": run.collected_steps,
             "learning_since": run.learning_since,
             "last_returns": run.last_returns,
             "reward_rate": run.reward_rate.state(),
@@ -150,9 +153,9 @@ def save(run: "Run") -> Path:
             "observation_shape": run.env.observation_shape,
             "legal_actions": run.legal_actions.tolist(),
         },
-        rank_state={"rng": rng_state(run.rngs)},
+        rank_state={"rng": rng_state(run.rngs), "collected": run.collected.tolist()},
         write_rank_files=write_rank_files,
-        exact=not run.any_rank(playing is None),
+        exact=not run.dist.any(playing is None),
         score=run.score_at(run.env_steps),
     )
 
@@ -188,7 +191,7 @@ def restore_newest(run: "Run", *, resume: bool) -> bool:
     passed_over: dict[Path, str] = {}
     for checkpoint in reversed(checkpoints):
         problem, lost = _what_is_damaged(checkpoint, run.dist.rank)
-        if not run.any_rank(problem is not None):
+        if not run.dist.any(problem is not None):
             break
         passed_over[checkpoint] = problem or "it is damaged on another rank"
     else:
@@ -243,13 +246,16 @@ def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]
 
 def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]) -> None:
     """Take over all but the environments."""
-    run.env_steps, run.learning_since = state["env_steps"], state["learning_since"]
+    own = load_state(checkpoint, run.dist.rank)
+    run.env_steps, run.before, run.stage = state["env_steps"], state["before"], state["stage"]
+    run.collected_steps, run.collected[:] = state["collected_steps"], own["collected"]
+    run.learning_since = state["learning_since"]
     run.last_returns = state["last_returns"]
     run.reward_rate.load(state["reward_rate"])
     if run.return_scale is not None and state["return_scale"] is not None:
         run.return_scale.set_totals(state["return_scale"])
     run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
-    set_rng_state(load_state(checkpoint, run.dist.rank)["rng"], run.rngs)
+    set_rng_state(own["rng"], run.rngs)
     run.replay.load(checkpoint / f"rank_{run.dist.rank}", suffix="rank", lost=lost)
     for file in sorted(lost):
         logger.warning(

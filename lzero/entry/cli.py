@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, nearest
 from lzero.entry.checkpointing import RunError
+from lzero.entry.stopping import StoppedError
 from lzero.entry.train_unizero_multitask_segment_ddp import (
     TrainResult,
     train_unizero_multitask_segment_ddp,
@@ -24,8 +25,6 @@ from lzero.entry.train_unizero_multitask_segment_ddp import (
 from lzero.envs.domain import with_domain_settings
 
 logger = logging.getLogger(__name__)
-
-INTERRUPTED = 130  # exit status by which shells know Ctrl-C
 
 Presets = Mapping[str, tuple[str, ExperimentConfig]]
 
@@ -60,12 +59,9 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
         )
     except (RunError, CheckpointError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stopped:
-        logger.info(
-            "%s; the same command continues from the newest checkpoint",
-            stopped or "stopped at once",
-        )
-        sys.exit(INTERRUPTED)
+    except StoppedError as stopped:
+        logger.info("%s; the same command continues from the newest checkpoint", stopped)
+        sys.exit(stopped.status)
     logger.info("finished: %s", result.run_dir)
     tensorboard = "tensorboard"
     if not shutil.which(tensorboard):

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed, RankShare
+from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
@@ -29,12 +30,19 @@ class GameEvaluator:
         policy: what is evaluated; neither its parameters nor any training generator change.
         dist: process group.
         share: tasks of this rank.
+        stop: who may ask for an end before all episodes are played; None for nobody.
     """
 
     def __init__(
-        self, config: ExperimentConfig, policy: UniZeroMTPolicy, dist: Distributed, share: RankShare
+        self,
+        config: ExperimentConfig,
+        policy: UniZeroMTPolicy,
+        dist: Distributed,
+        share: RankShare,
+        stop: StopRequest | None = None,
     ) -> None:
         self.config, self.policy, self.dist = config, policy, dist
+        self._stop = stop or StopRequest()
         pairs = zip(share.task_ids, share.env_offset, strict=True)
         self.tasks = tuple(task for task, offset in pairs if offset == 0)
         self.domain = load_domain(config.env.domain)
@@ -55,14 +63,25 @@ class GameEvaluator:
 
         Returns:
             The same table on every rank.
+
+        Raises:
+            AskedToStopError: on all ranks, if one was asked to stop meanwhile. It ends at its next move, the others with
+                their episodes: launchers tell all of them.
         """
         scores = np.full((self.config.num_tasks, num_episodes), np.nan)
+        stopped = False
         if self.env is not None:
-            result = self._evaluate(self.env, seed, num_episodes, filming=video_dir is not None)
-            scores[list(self.tasks)] = result.score
-            if video_dir is not None:
-                for task, recording in result.recordings.items():
-                    write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
+            try:
+                result = self._evaluate(self.env, seed, num_episodes, filming=video_dir is not None)
+            except AskedToStopError:
+                stopped = True
+            else:
+                scores[list(self.tasks)] = result.score
+                if video_dir is not None:
+                    for task, recording in result.recordings.items():
+                        write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
+        if self.dist.any(stopped):
+            raise AskedToStopError
         gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
         by_game = dict(zip(self.config.env.games, gathered, strict=True))
         domain = self.domain
@@ -96,13 +115,19 @@ class GameEvaluator:
         )
         with Progress(*columns, disable=not self.dist.is_main, transient=True) as progress:
             bar = progress.add_task("", total=None)
+
+            def after_a_step(done: int, wanted: int) -> None:
+                progress.update(bar, completed=done, total=wanted)
+                if self._stop.asked:
+                    raise AskedToStopError
+
             return evaluate(
                 env,
                 actor,
                 num_episodes,
                 env_seed,
                 screens=screens,
-                on_step=lambda done, wanted: progress.update(bar, completed=done, total=wanted),
+                on_step=after_a_step,
             )
 
 

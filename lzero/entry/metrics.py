@@ -16,7 +16,6 @@ from lzero.policy.metrics import (
     update_metrics,
 )
 from lzero.policy.open_loop import open_loop_errors
-from lzero.worker.collector import Collected
 from lzero.worker.health import HealthSums
 
 if TYPE_CHECKING:
@@ -36,11 +35,15 @@ def log(run: "Run", metrics: dict[str, float]) -> None:
         run.logger.scalars(metrics, run.env_steps, run.policy.train_iter)
 
 
-def log_collected(run: "Run", collected: Collected) -> None:
-    """Log the reward of one round of collecting and the episodes that ended in it; collective."""
+def log_collected(run: "Run", collected: np.ndarray) -> None:
+    """Log the reward of one round of collecting and the episodes that ended in it; collective.
+
+    Args:
+        run: the run.
+        collected: sums of this rank, as :meth:`~lzero.worker.collector.Collected.sums` has them.
+    """
     games = run.config.env.games
-    sums = collected.sums(run.env.task_id, run.config.num_tasks)
-    reward, steps, score, length, count = np.sum(run.dist.all_gather_array(sums), axis=0)
+    reward, steps, score, length, count = np.sum(run.dist.all_gather_array(collected), axis=0)
     run.reward_rate.add(reward, steps)
     metrics = {}
     for game, rate in run.reward_rate.by_game().items():

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from lzero.entry.checkpointing import env_seed, restore_newest, save
 from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.metrics import log
 from lzero.entry.profiled import watch
+from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress
 from lzero.policy.metrics import LearnResult
 from lzero.replay.augmentation import with_random_shifts
 from lzero.replay.buffer import ReplayWindows
 from lzero.worker.actor import Actor
-from lzero.worker.collector import Collected, Collector
+from lzero.worker.collector import NUM_SUMS, Collector
 from lzero.worker.health import HealthMonitor
 from lzero.worker.return_scale import ReturnScale
 from lzero.worker.reward_rate import RewardRate
@@ -29,6 +30,8 @@ from lzero.worker.score_table import ScoreTable
 
 # Of a run's time that the pictures of one subject may take; numbers are always logged.
 DRAWING_SHARE = 0.02
+
+Stage = Literal["collect", "learn", "evaluate"]
 
 
 class Run:
@@ -39,20 +42,36 @@ class Run:
         seed: of everything random.
         max_env_steps: env steps per game at which training ends, for the progress display.
         resume: continue from the newest checkpoint.
+        stop: who may ask the run to stop; None for nobody.
+
+    Attributes:
+        stage: of the round under way: ``collect``, ``learn`` or ``evaluate``.
+        before: env steps per game when the round began.
 
     Raises:
         RunError: if the folder holds another experiment, one that must not be resumed, or the machine lacks something.
     """
 
     def __init__(
-        self, config: ExperimentConfig, *, seed: int, max_env_steps: int, resume: bool
+        self,
+        config: ExperimentConfig,
+        *,
+        seed: int,
+        max_env_steps: int,
+        resume: bool,
+        stop: StopRequest | None = None,
     ) -> None:
         self.config, self.seed, self.max_env_steps = config, seed, max_env_steps
+        self._stop = stop or StopRequest()
         parts = build(config, seed)
         self.dist, self.env, self.legal_actions = parts.dist, parts.env, parts.legal_actions
         self.policy, self.replay, self.rngs = parts.policy, parts.replay, parts.rngs
         self.batch_sizes = dict(zip(parts.share.task_ids, parts.share.batch_sizes, strict=True))
         self.env_steps = 0  # per game
+        self.before = 0
+        self.stage: Stage = "collect"
+        self.collected_steps = 0  # of each environment in this round
+        self.collected = np.zeros((NUM_SUMS, config.num_tasks))
         self.learning_since: int | None = None
         self.last_returns: dict[str, float] = {}
         self.warned: set[str] = set()  # games whose returns do not fit
@@ -96,7 +115,7 @@ class Run:
         self.drawing = {name: DrawingBudget(DRAWING_SHARE) for name in ("conflict", "experts")}
         self.profilers = parts.profilers
         watch(self.profilers, self.policy, self.collector)
-        self.evaluator = GameEvaluator(config, self.policy, self.dist, parts.share)
+        self.evaluator = GameEvaluator(config, self.policy, self.dist, parts.share, self._stop)
         self.progress = TrainingProgress(
             max_env_steps * config.num_tasks,
             is_main=is_main,
@@ -129,23 +148,38 @@ class Run:
         """Whether environments still act at random."""
         return self.env_steps < self.config.train.random_steps
 
-    def crossed(self, interval: int, before: int) -> bool:
-        """Whether the env steps have passed a multiple of ``interval`` since they were ``before``."""
-        return self.env_steps // interval > before // interval
+    def crossed(self, interval: int) -> bool:
+        """Whether this round has passed a multiple of ``interval`` env steps."""
+        return self.env_steps // interval > self.before // interval
 
-    def any_rank(self, answer: bool) -> bool:
-        """Whether any rank says yes, the same on all; collective."""
-        return bool(np.any(self.dist.all_gather_array(np.array([answer]))))
+    def stop_if_asked(self) -> None:
+        """Leave the round if any rank was asked to; collective.
 
-    def collect(self) -> Collected:
-        """Play one round in all environments; collective."""
-        collected = self.collector.collect(
-            self.config.train.collect_steps, random=self.is_warming_up
-        )
-        self.env_steps += self.config.train.collect_steps * self.config.env.num_envs
+        Raises:
+            AskedToStopError: if so.
+        """
+        if self.dist.any(self._stop.asked):
+            raise AskedToStopError
+
+    def collect(self) -> np.ndarray:
+        """Play what is left of the round in all environments; collective.
+
+        Returns:
+            Sums of the round over the environments of this rank, as :meth:`Collected.sums` has them.
+        """
+        config = self.config
+        while self.collected_steps < config.train.collect_steps:
+            self.stop_if_asked()
+            step = self.collector.collect(1, random=self.is_warming_up)
+            self.collected += step.sums(self.env.task_id, config.num_tasks)
+            self.collected_steps += 1
+        self.before = self.env_steps
+        self.env_steps += config.train.collect_steps * config.env.num_envs
         if self.return_scale is not None:
             sums = self.dist.all_gather_array(self.return_scale.take())
             self.return_scale.take_in(np.sum(sums, axis=0))
+        collected, self.collected = self.collected, np.zeros_like(self.collected)
+        self.collected_steps = 0
         return collected
 
     def sample(self) -> ReplayWindows:
@@ -156,7 +190,7 @@ class Run:
 
     def updates_due(self) -> int:
         """Updates that the replay ratio asks for by now: a function of env steps alone."""
-        if self.any_rank(self.is_warming_up or not self.replay.can_sample):
+        if self.dist.any(self.is_warming_up or not self.replay.can_sample):
             return 0
         if self.learning_since is None:
             self.learning_since = (

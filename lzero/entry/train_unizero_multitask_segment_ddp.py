@@ -9,7 +9,7 @@ from typing import Any
 from lzero.config import ExperimentConfig
 from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
-from lzero.entry.stopping import StoppedError, StopRequest
+from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.envs.domain import with_domain_settings
 
 logger = logging.getLogger(__name__)
@@ -57,47 +57,23 @@ def train_unizero_multitask_segment_ddp(
     """
     config = with_domain_settings(config)
     limit = max_env_step or config.train.max_env_steps
-    with Run(config, seed=seed, max_env_steps=limit, resume=resume) as run:
-        timer, train = run.timer, config.train
-        with StopRequest() as stop:
-            while run.env_steps < limit:
-                before = run.env_steps
-                with timer("collect"):
-                    collected = run.collect()
-                log_collected(run, collected)
-
-                result = None
-                for _ in range(run.updates_due()):
-                    with timer("sample"):
-                        windows = run.sample()
-                    with timer("learn"):
-                        result = run.policy.learn(windows)
-                    if config.policy.replay.prioritised:
-                        run.replay.update_priorities(
-                            windows.index, result.value_error.cpu().numpy()
-                        )
-                    with timer("log"):
-                        log_update(run, result, windows)
-                if result is not None:
-                    run.check_finite(result)
-
-                log_progress(run)
-                if run.crossed(train.eval_interval, before) and run.env_steps < limit:
-                    with timer("evaluate"):
-                        run.evaluate()
-                stopping = run.any_rank(stop.asked)
-                if (
-                    stopping
-                    or run.crossed(train.checkpoint_interval, before)
-                    or run.env_steps >= limit
-                ):
-                    with timer("checkpoint"):
-                        run.save()
-                if stopping:
-                    raise StoppedError(
-                        f"stopped at {run.env_steps:,} of {limit:,} env steps per game"
-                    )
-        table = run.evaluate(video=train.video)
+    with (
+        StopRequest() as stop,
+        Run(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
+    ):
+        stop.training_begins()
+        try:
+            while run.env_steps < limit or run.stage != "collect":
+                _one_round(run, limit)
+        except AskedToStopError:
+            run.save()
+            raise stop.stopped(
+                f"stopped at {run.env_steps:,} of {limit:,} env steps per game"
+            ) from None
+        try:
+            table = run.evaluate(video=config.train.video)
+        except AskedToStopError:
+            raise stop.stopped("stopped in the last evaluation") from None
         return TrainResult(
             run_dir=config.run_dir,
             env_steps=run.env_steps,
@@ -105,3 +81,43 @@ def train_unizero_multitask_segment_ddp(
             scores={game: float(values.mean()) for game, values in table.scores.items()},
             aggregates=table.aggregates(),
         )
+
+
+def _one_round(run: Run, limit: int) -> None:
+    """Collect, learn, evaluate; a round that was left before its end goes on where it stood.
+
+    Raises:
+        AskedToStopError: where the round can be left.
+    """
+    timer, train = run.timer, run.config.train
+    if run.stage == "collect":
+        with timer("collect"):
+            collected = run.collect()
+        log_collected(run, collected)
+        run.stage = "learn"
+
+    if run.stage == "learn":
+        result = None
+        for _ in range(run.updates_due()):
+            run.stop_if_asked()
+            with timer("sample"):
+                windows = run.sample()
+            with timer("learn"):
+                result = run.policy.learn(windows)
+            if run.config.policy.replay.prioritised:
+                run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
+            with timer("log"):
+                log_update(run, result, windows)
+        if result is not None:
+            run.check_finite(result)
+        log_progress(run)
+        run.stage = "evaluate"
+
+    evaluated = run.crossed(train.eval_interval) and run.env_steps < limit
+    if evaluated:
+        with timer("evaluate"):
+            run.evaluate()
+    run.stage = "collect"
+    if evaluated or run.crossed(train.checkpoint_interval) or run.env_steps >= limit:
+        with timer("checkpoint"):
+            run.save()

@@ -15,6 +15,8 @@ from lzero.worker.actor import Actor, Decision
 from lzero.worker.health import HealthMonitor
 from lzero.worker.return_scale import ReturnScale
 
+NUM_SUMS = 5  # that a round is summed up in
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -55,7 +57,7 @@ class Collected:
             task_id: of the N environments.
             num_tasks: T.
         """
-        sums = np.zeros((5, num_tasks))
+        sums = np.zeros((NUM_SUMS, num_tasks))
         np.add.at(sums[0], task_id, self.reward)
         np.add.at(sums[1], task_id, self.steps)
         for ended in self.episodes:

@@ -18,6 +18,7 @@ from lzero.entry.run import Run
 from lzero.policy import UniZeroMTPolicy
 from lzero.report.study import build_study
 from tests.entry.run_cases import RATIO, STEPS, curves, settings, updates_by_step
+from tests.reliability.damage import resign
 
 
 def test_stopping_and_continuing_keeps_the_counters_and_the_curves(copied, finished):
@@ -218,6 +219,7 @@ def test_another_seed_is_another_run(copied):
 def test_a_run_of_another_number_of_processes_is_not_continued(copied):
     file = list_checkpoints(copied / "tiny" / "checkpoints")[-1] / "state.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"world_size": 2}))
+    resign(file.parent, file)
     before = contents(copied / "tiny")
     with pytest.raises(RunError, match=r"2 process.*this run has 1.*--nproc_per_node=2"):
         train_unizero_multitask_segment_ddp(settings(copied), max_env_step=STEPS + 20)

@@ -12,10 +12,15 @@ import pytest
 
 import lzero
 from lzero.checkpoint import list_checkpoints, load_state
-from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.run import Run
-from lzero.entry.stopping import ONE_KEY_PRESS, StoppedError, StopRequest
+from lzero.entry.stopping import (
+    LAUNCHER,
+    ONE_KEY_PRESS,
+    SIGNALS,
+    StoppedError,
+    StopRequest,
+)
 from tests.entry.run_cases import settings
 from tests.ranks import run_ranks
 
@@ -95,26 +100,40 @@ def test_all_ranks_stop_where_one_is_asked_to(tmp_path):
     assert first[1] == f"stopped at {first[0]} of 120 env steps per game"
 
 
-def test_a_second_ctrl_c_stops_at_once():
-    before, now = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)), [10.0]
+def test_a_second_signal_ends_the_process_at_once(monkeypatch):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    killed: list[int] = []
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
+    for first, second in ((signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)):
+        with StopRequest() as stop:
+            stop.training_begins()
+            assert not stop.asked
+            signal.raise_signal(first)
+            assert stop.asked and not killed
+            signal.raise_signal(second)
+            assert killed.pop() == second and signal.getsignal(second) == signal.SIG_DFL
+            assert stop.stopped("").status == 128 + first
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_what_a_launcher_passes_on_is_no_second_signal(monkeypatch):
+    """A terminal sends Ctrl-C to all processes; torchrun then sends its own what it got."""
+    killed: list[int] = []
+    monkeypatch.setenv(LAUNCHER, "none")
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
+    now = [10.0]
     with StopRequest(lambda: now[0]) as stop:
-        assert not stop.asked
-        signal.raise_signal(signal.SIGINT)
-        assert stop.asked
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):  # a launcher passes on what the terminal has sent already
+        stop.training_begins()
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
+        assert stop.asked and not killed
         now[0] += ONE_KEY_PRESS + 1
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        assert killed == [signal.SIGTERM]
 
 
-def test_any_rank_alone_is_this_one():
-    class Alone:
-        dist = Distributed()
-
-    assert Run.any_rank(Alone, True) and not Run.any_rank(Alone, False)
+def test_before_training_a_signal_ends_it_where_it_stands():
+    with StopRequest(), pytest.raises(StoppedError, match="before training began") as stopped:
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.status == 143

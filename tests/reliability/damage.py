@@ -28,6 +28,16 @@ def pick(checkpoint: Path, rng: np.random.Generator) -> Path:
     return file
 
 
+def resign(checkpoint: Path, file: Path) -> None:
+    """Let the manifest say what a file now is."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"][str(file.relative_to(checkpoint))] = {
+        "bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
 def truncated(checkpoint: Path, older: Path, rng: np.random.Generator) -> None:
     file = pick(checkpoint, rng)
     content = file.read_bytes()
@@ -161,12 +171,7 @@ def forged(checkpoint: Path, older: Path, rng: np.random.Generator) -> None:
             content[:8] + bytes(len(content) - 8),
         )
         file.write_bytes(headers[rng.integers(len(headers))])
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"][str(file.relative_to(checkpoint))] = {
-        "bytes": file.stat().st_size,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-    }
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    resign(checkpoint, file)
 
 
 DAMAGES: dict[str, Damage] = {
