@@ -292,6 +292,8 @@ class OptimiserConfig(Section):
     """Decay of the second moment."""
     max_grad_norm: PositiveFloat = 5.0
     """The gradient is clipped to this norm after it was summed over ranks."""
+    max_skipped_updates: PositiveInt = 20
+    """An update whose loss or gradient is no number changes nothing; after so many in a row the run stops."""
 
 
 class ProfileConfig(Section):

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 # Files of a policy's state.
 POLICY_GROUPS = ("model", "target", "optimizer", "entropy", "expert_selection")
+COUNTERS = ("train_iter", "skipped", "skipped_in_a_row")
 PLAYING_FILE = "playing.safetensors"
 """Of a rank: where its environments are, and what is known of their episodes."""
 FIXED = (
@@ -138,7 +139,7 @@ def save(run: "Run") -> Path:
         run.policy.train_iter,
         state,
         {
-            **{name: int(value) for name, value in counters.items()},
+            **{name: int(counters[name]) for name in COUNTERS},
             "env_steps": run.env_steps,
             "before": run.before,
             "stage": run.stage,
@@ -169,7 +170,8 @@ def load_policy_state(checkpoint: Path, device: torch.device) -> dict[str, Mappi
     state: dict[str, Mapping[str, Tensor]] = {}
     for name in POLICY_GROUPS:
         state[name] = load_tensors(checkpoint, name, device)
-    state["counters"] = {"train_iter": torch.tensor(load_state(checkpoint)["train_iter"])}
+    counters = load_state(checkpoint)
+    state["counters"] = {name: torch.tensor(counters[name]) for name in COUNTERS}
     return state
 
 

@@ -23,6 +23,7 @@ from lzero.entry.train_unizero_multitask_segment_ddp import (
     train_unizero_multitask_segment_ddp,
 )
 from lzero.envs.domain import with_domain_settings
+from lzero.envs.multitask import EnvironmentFaultError
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
         result = train_unizero_multitask_segment_ddp(
             command.config, seed=command.seed, resume=command.resume
         )
-    except (RunError, CheckpointError) as error:
+    except (RunError, CheckpointError, EnvironmentFaultError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except StoppedError as stopped:
         logger.info("%s; the same command continues from the newest checkpoint", stopped)

@@ -1,5 +1,6 @@
 """A run's life on one rank: what it works with, its counters, when it learns, evaluates, saves, and how it closes."""
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from lzero import tags
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import ExperimentConfig
+from lzero.entry import faults
 from lzero.entry.build import build
 from lzero.entry.checkpointing import env_seed, restore_newest, save
 from lzero.entry.evaluation import GameEvaluator
@@ -27,6 +29,8 @@ from lzero.worker.health import HealthMonitor
 from lzero.worker.return_scale import ReturnScale
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
+
+logger = logging.getLogger(__name__)
 
 # Of a run's time that the pictures of one subject may take; numbers are always logged.
 DRAWING_SHARE = 0.02
@@ -199,18 +203,39 @@ class Run:
         due = self.config.policy.replay_ratio * (self.env_steps - self.learning_since)
         return max(0, int(due) - self.policy.train_iter)
 
-    def check_finite(self, result: LearnResult) -> None:
-        """Stop before a broken network acts or reaches a checkpoint; for the last update of a round.
+    def prioritise(self, windows: ReplayWindows, result: LearnResult) -> None:
+        """Let windows be drawn again by how wrong their values were, where that is the way of sampling."""
+        if not self.config.policy.replay.prioritised:
+            return
+        error = result.value_error.cpu().numpy()
+        known = np.isfinite(error)
+        self.replay.update_priorities(windows.index[known], error[known])
+
+    def check_finite(self, result: LearnResult, windows: ReplayWindows) -> None:
+        """Say if the last update of a round was skipped, and stop where too many were.
 
         Raises:
-            FloatingPointError: if its loss or gradient norm is not a number; both are the same on all ranks.
+            FloatingPointError: if ``optimiser.max_skipped_updates`` in a row were; the same on all ranks. The windows are
+                saved beside the checkpoints.
         """
-        loss, grad_norm = result.task_losses.mean().item(), result.grad_norm.item()
-        if not np.isfinite([loss, grad_norm]).all():
-            raise FloatingPointError(
-                f"the loss is {loss} and the gradient norm {grad_norm} after {self.policy.train_iter} updates; lower "
-                "policy.optimiser.learning_rate or use precision=fp32, then resume from the last checkpoint"
+        in_a_row = int(self.policy.skipped_in_a_row.item())
+        if in_a_row == 0:
+            return
+        what = faults.described(self.policy, result, self.config.env.games)
+        if in_a_row < self.config.policy.optimiser.max_skipped_updates:
+            logger.warning(
+                "%d update(s) skipped, the last one at %d: %s",
+                in_a_row,
+                self.policy.train_iter,
+                what,
             )
+            return
+        name = f"update_{self.policy.train_iter:06d}_rank_{self.dist.rank}.safetensors"
+        file = faults.save_windows(windows, self.config.run_dir / "faults" / name)
+        raise FloatingPointError(
+            f"{in_a_row} updates in a row were no numbers, the last one at {self.policy.train_iter}: {what}; its windows are "
+            f"in {file}. Lower policy.optimiser.learning_rate or use precision=fp32, then resume from the last checkpoint"
+        )
 
     def evaluate(self, *, video: bool = False) -> ScoreTable:
         """Evaluate all games and log the table; with ``video`` also film one episode of each."""
@@ -235,7 +260,22 @@ class Run:
         return self._score[1]
 
     def save(self) -> Path:
-        """Write a checkpoint."""
+        """Write a checkpoint, unless the last update was no number: what it would hold may be of no use.
+
+        Raises:
+            FloatingPointError: if parameters are no numbers; the checkpoints before stay.
+        """
+        newest = self.checkpoints.latest()
+        if newest is not None and self.policy.skipped_in_a_row.item() > 0:
+            logger.warning(
+                "no checkpoint is written while updates are no numbers; the newest is %s", newest
+            )
+            return newest
+        if not self.policy.is_finite():
+            raise FloatingPointError(
+                f"parameters are no numbers after {self.policy.train_iter} updates and are not saved; the newest checkpoint is "
+                f"{newest or 'none'}: lower policy.optimiser.learning_rate or use precision=fp32"
+            )
         self.logger.flush()
         path = save(self)
         files = read_manifest(path).files.values()

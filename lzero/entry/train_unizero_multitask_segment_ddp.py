@@ -104,12 +104,11 @@ def _one_round(run: Run, limit: int) -> None:
                 windows = run.sample()
             with timer("learn"):
                 result = run.policy.learn(windows)
-            if run.config.policy.replay.prioritised:
-                run.replay.update_priorities(windows.index, result.value_error.cpu().numpy())
+            run.prioritise(windows, result)
             with timer("log"):
                 log_update(run, result, windows)
         if result is not None:
-            run.check_finite(result)
+            run.check_finite(result, windows)
         log_progress(run)
         run.stage = "evaluate"
 

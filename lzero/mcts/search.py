@@ -242,9 +242,17 @@ def search(
             of them.
         noise: root noise of pUCT; None searches with the plain prior, as Gumbel search must.
 
+    Raises:
+        FloatingPointError: if the network's answers at the roots are no numbers.
+
     Source: MuZero (arXiv 1911.08265), with all roots in one batch.
     """
     prior, network_value = model.begin(root, legal)
+    if not (np.isfinite(prior).all() and np.isfinite(network_value).all()):
+        raise FloatingPointError(
+            "the network predicts no numbers: lower policy.optimiser.learning_rate or use precision=fp32, then resume from the "
+            "last checkpoint"
+        )
     tree.reset(prior if noise is None else add_noise(prior, legal, noise), legal, network_value)
     while tree.simulation < tree.num_simulations:
         edges = tree.select_round()

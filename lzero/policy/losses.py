@@ -241,9 +241,9 @@ class EntropyWeight:
         share = config.entropy_target_start + done * (
             config.entropy_target_end - config.entropy_target_start
         )
-        self.log_weight = (
-            self.log_weight + self.RATE * (share * self.max_entropy - entropy)
-        ).clamp(*self.LOG_LIMITS)
+        # an entropy that is no number steers nowhere
+        drift = (share * self.max_entropy - entropy).nan_to_num(0.0, 0.0, 0.0)
+        self.log_weight = (self.log_weight + self.RATE * drift).clamp(*self.LOG_LIMITS)
 
 
 def masked_means(sums: Tensor, counts: Tensor) -> Tensor:

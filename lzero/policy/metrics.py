@@ -77,6 +77,7 @@ def update_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, 
         f"{tags.LEARN}grad_norm_clipped": min(grad_norm, config.policy.optimiser.max_grad_norm),
         f"{tags.LEARN}loss": losses.mean().item(),
         f"{tags.LEARN}spread": spread.mean().item(),
+        f"{tags.LEARN}skipped_updates": float(policy.skipped.item()),
     }
     for index, name in enumerate(TERMS):
         metrics[f"{tags.LEARN}{name}"] = means[index].mean().item()

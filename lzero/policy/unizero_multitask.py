@@ -90,6 +90,10 @@ class UniZeroMTPolicy:
         self.enough_spread = config.policy.loss.spread_target * self.model.encoder.norm.full_spread
         self.optimizer = adamw(self.model, config.policy.optimiser)
         self.train_iter = 0
+        # updates whose loss or gradient was no number: all of them, and in a row until now
+        self.skipped, self.skipped_in_a_row = torch.zeros(
+            2, dtype=torch.int64, device=self.device
+        ).unbind()
         self.routed_layers = self.model.world_model.transformer.routed_layers()
         self.expert_statistics = ExpertSelectionRecorder(self.routed_layers)
         self._points = standard_points(self.model)
@@ -98,6 +102,9 @@ class UniZeroMTPolicy:
 
     def learn(self, windows: "ReplayWindows") -> LearnResult:
         """One update: targets, loss of all tasks, gradient summed over ranks, clipped, applied.
+
+        If the loss or the gradient is no number, parameters and optimizer stay as they are, on all ranks, and the update is
+        counted in ``skipped``. Nothing waits for the device for it.
 
         Args:
             windows: this rank's share of the batch, from its replay ring.
@@ -142,7 +149,9 @@ class UniZeroMTPolicy:
         else:
             losses[0].backward()
         self.model.eval()
-        gradient_norms = self._step(present=totals.moments[:, 0] > 0)
+        gradient_norms = self._step(
+            present=totals.moments[:, 0] > 0, finite_loss=totals.terms.isfinite().all()
+        )
 
         task_means = masked_means(totals.terms, totals.counts)
         open_means = means_of(open_totals, open_totals)
@@ -211,11 +220,12 @@ class UniZeroMTPolicy:
         found.combine_(weights)
         return found.layout.component_grams(grams * self.num_tasks**2)
 
-    def _step(self, present: Tensor) -> Tensor:
+    def _step(self, present: Tensor, finite_loss: Tensor) -> Tensor:
         """Sum gradients over ranks, clip, step, and let the target follow; norms ``(P,)`` before clipping.
 
         Args:
             present: ``(T,)`` bool, tasks with windows on any rank.
+            finite_loss: bool, the same on all ranks.
         """
         parameters = trained(list(self.model.parameters()))
         self.dist.all_reduce_gradients_(parameters)
@@ -223,7 +233,13 @@ class UniZeroMTPolicy:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
         limit = self.config.policy.optimiser.max_grad_norm
-        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norms.norm())
+        norm = norms.norm()
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        finite = finite_loss & norm.isfinite()
+        self.skipped = self.skipped + ~finite
+        self.skipped_in_a_row = torch.where(finite, 0, self.skipped_in_a_row + 1)
+        # what gradient scalers tell an optimizer: with 1 a fused step leaves everything as it was
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.config.model.moe.balance == "bias":
@@ -260,7 +276,11 @@ class UniZeroMTPolicy:
             "optimizer": optimizer_state_to_tensors(self.optimizer, self.model.named_parameters()),
             "entropy": {"log_weight": self.entropy_weight.log_weight},
             "expert_selection": self.expert_statistics.state(),
-            "counters": {"train_iter": torch.tensor(self.train_iter)},
+            "counters": {
+                "train_iter": torch.tensor(self.train_iter),
+                "skipped": self.skipped.cpu(),
+                "skipped_in_a_row": self.skipped_in_a_row.cpu(),
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -275,4 +295,13 @@ class UniZeroMTPolicy:
         load_optimizer_state_(self.optimizer, self.model.named_parameters(), state["optimizer"])
         self.entropy_weight.log_weight = state["entropy"]["log_weight"]
         self.expert_statistics.load_state(state["expert_selection"], is_main=self.dist.is_main)
-        self.train_iter = int(state["counters"]["train_iter"])
+        counters = state["counters"]
+        self.train_iter = int(counters["train_iter"])
+        self.skipped = counters["skipped"].to(self.device)
+        self.skipped_in_a_row = counters["skipped_in_a_row"].to(self.device)
+
+    def is_finite(self) -> bool:
+        """Whether all parameters are numbers; waits for the device."""
+        return bool(
+            torch.stack(torch._foreach_norm(list(self.model.parameters()))).isfinite().all()
+        )

@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from lzero.envs import MultiTaskVectorEnv, TaskEnv, task_seed
+from lzero.envs.multitask import EnvironmentFaultError
 
 
 @dataclass
@@ -368,3 +369,80 @@ def test_close_releases_the_environments() -> None:
     for use in (lambda: env.reset(0), lambda: env.step(np.zeros(2, np.int64))):
         with pytest.raises(ValueError, match="closed"):
             use()
+
+
+def answered(monkeypatch: pytest.MonkeyPatch, place: int, answer: object) -> MultiTaskVectorEnv:
+    """An env whose second step has ``answer`` at a place of (observation, reward, terminated, truncated, info)."""
+    task = scripted()
+    env = MultiTaskVectorEnv([task])
+    env.reset(0)
+    env.step(np.zeros(task.env.num_envs, np.int64))
+    step = type(task.env).step
+
+    def broken(self, actions):
+        good = list(step(self, actions))
+        good[place] = answer(good[place]) if callable(answer) else answer
+        return tuple(good)
+
+    monkeypatch.setattr(type(task.env), "step", broken)
+    return env
+
+
+def at(index: int, value: float):
+    def changed(values: np.ndarray) -> np.ndarray:
+        values = np.array(values, copy=True)
+        values[index] = value
+        return values
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("place", "answer", "message"),
+    [
+        (1, at(1, np.nan), r"environment 1 of game '.*' answered reward nan; .*neither stored"),
+        (1, at(0, -np.inf), r"environment 0 of game '.*' answered reward -inf"),
+        (1, lambda values: values[:1], r"reward of shape \(1,\); expected is"),
+        (1, lambda values: values[0], r"reward of shape \(\)"),
+        (2, lambda values: values[:, None], r"terminated of shape"),
+        (3, lambda values: values + 2, r"truncated .*expected are booleans"),
+        (0, lambda values: values[:1], r"answered observations .* announces"),
+        (0, lambda values: values.astype(np.float64), r"answered observations float64"),
+    ],
+)
+def test_what_an_environment_must_not_answer_is_refused(monkeypatch, place, answer, message):
+    env = answered(monkeypatch, place, answer)
+    with pytest.raises(EnvironmentFaultError, match=message):
+        env.step(np.zeros(env.num_envs, np.int64))
+
+
+def test_observations_that_are_no_numbers_are_refused():
+    class Broken(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            return np.array([0, np.nan, 0], np.float32), 0.0, False, False, {}
+
+    envs = SyncVectorEnv([Broken] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
+    env = MultiTaskVectorEnv([TaskEnv(envs, 0, "Broken", "vector", env_offset=4)])
+    env.reset(0)
+    with pytest.raises(
+        EnvironmentFaultError, match="environment 4 of game 'Broken' answered observation nan"
+    ):
+        env.step(np.zeros(3, np.int64))
+
+
+def test_errors_of_an_environment_name_the_game_and_the_place(monkeypatch):
+    def fail(values):
+        raise ZeroDivisionError("in the game")
+
+    env = answered(monkeypatch, 1, fail)
+    with pytest.raises(
+        EnvironmentFaultError,
+        match=r"game '.*' failed: ZeroDivisionError: in the game \(.*test_multitask.py:\d+\)",
+    ):
+        env.step(np.zeros(env.num_envs, np.int64))

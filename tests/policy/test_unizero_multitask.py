@@ -367,3 +367,32 @@ def test_frozen_parameters_stay_and_are_not_measured():
         policy.model.world_model.action_embedding.weight,
         before["model/world_model.action_embedding.weight"],
     )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_update_that_is_no_number_changes_no_parameter(name):
+    """Nor the optimizer: the next one is the one that would have been."""
+    config = make_config(MODELS[name])
+    policy, undisturbed = make_policy(config), make_policy(config)
+    windows = make_windows(config)
+    broken = replace(windows, reward=windows.reward * torch.nan)
+    for each in (policy, undisturbed):
+        each.learn(windows)
+    before = [p.clone() for p in policy.model.parameters()]
+    state = copy.deepcopy(policy.optimizer.state_dict()["state"])
+    assert not policy.learn(broken).task_losses.isfinite().all()
+    for parameter, old in zip(policy.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+    for index, kept in policy.optimizer.state_dict()["state"].items():
+        for key, value in kept.items():
+            assert torch.equal(value, state[index][key]), key
+    assert (int(policy.skipped), int(policy.skipped_in_a_row)) == (1, 1)
+    policy.target.load_state_dict(undisturbed.target.state_dict())  # it follows all the same
+    for each in (policy, undisturbed):
+        each.learn(windows)
+    assert (int(policy.skipped), int(policy.skipped_in_a_row)) == (1, 0)
+    assert policy.is_finite()
+    for (path, one), two in zip(
+        policy.model.named_parameters(), undisturbed.model.parameters(), strict=True
+    ):
+        assert torch.equal(one, two), path
