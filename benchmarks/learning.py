@@ -57,6 +57,8 @@ PONG = (
 
 # What preset ``cpu`` was until 2026-11: 18 actions, pUCT, 16 trained steps per env step.
 FORMER = (
+    "--model.encoder.kind resnet --model.support-limit 50 --model.support-bins 101 --policy.loss.latent 10 "
+    "--policy.optimiser.learning-rate 3e-4 --policy.shift-pixels 0 "
     "--env.no-minimal-actions --env.num-envs 8 --model.encoder.widths 32 64 --policy.search.kind puct "
     "--policy.search.num-eval-simulations 8 --policy.batch-size 16 --policy.replay-ratio 0.1 --policy.replay.capacity 40000 "
     "--train.random-steps 0"
@@ -130,6 +132,11 @@ SHARP = (
 NATURE = "--model.encoder.kind nature --model.encoder.widths 16 32 32"
 MORE = "--policy.replay-ratio 0.5"
 SHIFTS = "--policy.shift-pixels 4"
+# What preset ``afternoon`` was in November 2026, before it was sharpened: what its changes are compared with.
+BEFORE = (
+    "--model.encoder.kind resnet --model.encoder.widths 16 32 --model.support-limit 50 --model.support-bins 101 "
+    "--policy.loss.latent 10 --policy.optimiser.learning-rate 3e-4 --policy.shift-pixels 0 --policy.replay-ratio 0.25"
+)
 CHANGES = {
     "preset": "",
     "sharp": SHARP,
@@ -164,7 +171,8 @@ def changed(
 
 SUITES = {
     "afternoon": (
-        *(afternoon(game) for game in ("KungFuMaster", "Krull", "DemonAttack", "BankHeist")),
+        *(afternoon(game) for game in ("KungFuMaster", "Krull", "RoadRunner", "UpNDown")),
+        *(afternoon(game) for game in ("DemonAttack", "BankHeist")),
         *(afternoon(game, "moe") for game in ("KungFuMaster", "Krull")),
         *(
             afternoon("Krull KungFuMaster", blocks, "--train.max-env-steps 50000")
@@ -175,7 +183,7 @@ SUITES = {
     "sharpen": changed(
         f"{ATARI}.py",
         "afternoon",
-        "--env.games Krull --train.max-env-steps 50000",
+        f"--env.games Krull --train.max-env-steps 50000 {BEFORE}",
         {
             "shifts of 4 pixels": "--policy.shift-pixels 4",
             "gray": "--env.grayscale",

@@ -13,9 +13,10 @@ from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import ExperimentConfig
 from lzero.entry import faults
-from lzero.entry.build import build
-from lzero.entry.checkpointing import env_seed, restore_newest, save
+from lzero.entry.build import Parts, build
+from lzero.entry.checkpointing import RunError, env_seed, restore_newest, save
 from lzero.entry.evaluation import GameEvaluator
+from lzero.entry.lock import FolderLock, LockedError
 from lzero.entry.metrics import log
 from lzero.entry.profiled import watch
 from lzero.entry.stopping import AskedToStopError, StopRequest
@@ -98,7 +99,17 @@ class Run:
             self.return_scale,
         )
 
-        is_main = self.dist.is_main
+        self._lock = FolderLock(config.run_dir)
+        self._take_lock()
+        try:
+            self._open_folder(parts, resume=resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open_folder(self, parts: Parts, *, resume: bool) -> None:
+        """Go on from what the folder holds, or begin; from here on it is written."""
+        config, is_main = self.config, self.dist.is_main
         self.checkpoints = CheckpointManager(
             config.run_dir / "checkpoints",
             config.train.keep_checkpoints,
@@ -107,7 +118,7 @@ class Run:
         )
         resumed = restore_newest(self, resume=resume)
         if not resumed:
-            self.collector.begin(env_seed(seed, self.env_steps))
+            self.collector.begin(env_seed(self.seed, self.env_steps))
         self.logger = RunLogger(config.run_dir, is_main=is_main)
         # what an attempt logged after its last checkpoint, or before its first, did not happen
         last = (self.policy.train_iter, self.env_steps) if resumed else (-1, -1)
@@ -121,7 +132,7 @@ class Run:
         watch(self.profilers, self.policy, self.collector)
         self.evaluator = GameEvaluator(config, self.policy, self.dist, parts.share, self._stop)
         self.progress = TrainingProgress(
-            max_env_steps * config.num_tasks,
+            self.max_env_steps * config.num_tasks,
             is_main=is_main,
             initial_env_step=self.env_steps * config.num_tasks,
         )
@@ -138,6 +149,7 @@ class Run:
     ) -> None:
         with ExitStack() as closing:  # the last first, and all of them even if one fails
             for close in (
+                self._lock.release,
                 self.dist.shutdown,
                 self.evaluator.close,
                 self.env.close,
@@ -146,6 +158,21 @@ class Run:
                 closing.callback(close)
             closing.callback(self.profilers.__exit__, kind, error, traceback)
             closing.callback(self.progress.__exit__, kind, error, traceback)
+
+    def _take_lock(self) -> None:
+        """Be the only run that writes the folder; collective.
+
+        Raises:
+            RunError: on all ranks, if another process writes it.
+        """
+        problem = None
+        if self.dist.is_main:
+            try:
+                self._lock.acquire()
+            except LockedError as error:
+                problem = str(error)
+        if self.dist.any(problem is not None):
+            raise RunError(problem or f"{self.config.run_dir} is being written by another run")
 
     @property
     def is_warming_up(self) -> bool:
