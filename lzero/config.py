@@ -234,6 +234,9 @@ class PolicyConfig(Section):
         return self.unroll_steps + self.td_steps + 1
 
 
+LONGEST_NAME = 200  # bytes; file systems take 255, and names are made longer
+
+
 class ExperimentConfig(Section):
     """An experiment, whole."""
 
@@ -281,6 +284,27 @@ class ExperimentConfig(Section):
 
     def _most_envs(self) -> int:
         return max(self.env.envs_of(game) for game in self.env.games)
+
+    @field_validator("exp_name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        problem = None
+        if not name.isprintable() or not name.strip():
+            problem = "it needs letters that can be seen"
+        elif "/" in name or name in (".", ".."):
+            problem = "it is one folder's name; the place goes into output_dir"
+        elif len(name.encode()) > LONGEST_NAME:
+            problem = f"it has {len(name.encode())} bytes, more than {LONGEST_NAME}"
+        if problem:
+            raise ValueError(f"exp_name={name!r}: {problem}")
+        return name
+
+    @field_validator("output_dir")
+    @classmethod
+    def _check_place(cls, place: Path) -> Path:
+        if "\0" in str(place):
+            raise ValueError(f"output_dir={str(place)!r}: no folder can have this name")
+        return place
 
     @field_validator("env")
     @classmethod

@@ -29,7 +29,11 @@ class Section(BaseModel):
     """A group of fields that refuses unknown keys and accepts any mapping, EasyDict included."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     @model_validator(mode="before")
@@ -323,7 +327,7 @@ class TrainConfig(Section):
     """Env steps per game between two checkpoints."""
     keep_checkpoints: PositiveInt = 2
     """Newest checkpoints kept on disk; the one with the best evaluation stays too."""
-    keep_checkpoint_hours: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    keep_checkpoint_hours: float = Field(0.0, ge=0.0)
     """Of older checkpoints one is kept for so many hours of training; 0 keeps none."""
     log_interval: PositiveInt = 50
     """Updates between two rows of metrics."""

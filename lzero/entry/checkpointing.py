@@ -294,9 +294,7 @@ def _say_where(run: "Run", checkpoint: Path, state: Mapping[str, Any], changed: 
     """Tell the user what is continued, and keep settings on record that are changed from here on."""
     logger.info("resuming from %s at %s env steps per game", checkpoint, f"{run.env_steps:,}")
     if run.env_steps >= run.max_env_steps:
-        logger.info(
-            "nothing is left to train: the run is evaluated again; more train.max_env_steps continue it"
-        )
+        logger.info("nothing is left to train; more train.max_env_steps continue the run")
     record = run.config.run_dir / f"{EARLIER_CONFIG}{run.env_steps}.json"
     record.unlink(missing_ok=True)  # of an attempt that died before its first checkpoint
     if changed:

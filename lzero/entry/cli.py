@@ -19,6 +19,7 @@ from lzero.config import ExperimentConfig, nearest
 from lzero.entry.checkpointing import RunError
 from lzero.entry.stopping import StoppedError
 from lzero.entry.train_unizero_multitask_segment_ddp import (
+    SEEDS,
     TrainResult,
     train_unizero_multitask_segment_ddp,
 )
@@ -85,6 +86,8 @@ def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
         config = with_domain_settings(command.config)
     except ValidationError as error:
         sys.exit(f"error: {_in_one_line(error, presets)}")
+    if not 0 <= command.seed < SEEDS:
+        sys.exit(f"error: --seed {command.seed}: use a number from 0 to 2^63 - 1")
     if command.game_overrides:
         try:
             config = with_overrides(config, command.game_overrides)

@@ -7,6 +7,7 @@ python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe/checkpoints/step
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from lzero.device import resolve_device
 from lzero.distributed import RankShare, init_distributed
 from lzero.entry.checkpointing import load_policy_state
 from lzero.entry.evaluation import GameEvaluator
+from lzero.envs.domain import check_trusted
 from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.score_table import ScoreTable
@@ -46,6 +48,8 @@ class EvalCommand:
     """Film the first episode of each game."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; may differ from where the checkpoint was trained."""
+    allow_domain: tuple[str, ...] = ()
+    """Domains outside of lzero and zoo, as ``module:ATTRIBUTE``, whose code may run because the checkpoint names them."""
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -106,6 +110,7 @@ def eval_unizero_multitask(
     seed: int = 0,
     video: bool = True,
     device: str = "auto",
+    allow_domains: Sequence[str] = (),
 ) -> ScoreTable:
     """Play ``episodes`` episodes of every game with the policy of a checkpoint.
 
@@ -113,6 +118,8 @@ def eval_unizero_multitask(
 
     Raises:
         CheckpointError: if ``path`` holds no checkpoint, or a damaged one.
+        ValueError: for numbers out of range, or if the checkpoint's domain is neither of this project nor among
+            ``allow_domains``.
     """
     for name, value in (("episodes", episodes), ("simulations", simulations)):
         if value is not None and value < 1:
@@ -121,6 +128,7 @@ def eval_unizero_multitask(
     checkpoint = find_checkpoint(Path(path))
     policy = load_policy(checkpoint, device=device, simulations=simulations)
     config = policy.config
+    check_trusted(config.env.domain, allow_domains)
     everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
     evaluator = GameEvaluator(config, policy, dist, everything)
     run_dir = checkpoint.parent.parent
@@ -157,6 +165,7 @@ def main() -> None:
             seed=command.seed,
             video=command.video,
             device=command.device,
+            allow_domains=command.allow_domain,
         )
     except (CheckpointError, ImportError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -1,8 +1,9 @@
 """The training loop: collect, learn, log, evaluate, checkpoint, until the env steps are used up."""
 
+import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.envs.domain import with_domain_settings
 
 logger = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+SEEDS = 2**63  # torch's generators take more, but each rank adds its number
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,35 @@ class TrainResult:
     aggregates: dict[str, float]
 
 
+def write_result(result: TrainResult) -> None:
+    """Keep the result in the run's folder: the run is finished."""
+    content = asdict(result)
+    del content["run_dir"]  # the folder may be moved
+    file = result.run_dir / RESULT_FILE
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(file)
+
+
+def read_result(run: Run) -> TrainResult | None:
+    """The result of a run that has nothing left to do; collective.
+
+    None if there is something to train, to evaluate or to film, or the result cannot be read.
+    """
+    result = None
+    try:
+        content = json.loads((run.config.run_dir / RESULT_FILE).read_text(encoding="utf-8"))
+        result = TrainResult(run_dir=run.config.run_dir, **content)
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    here = (run.env_steps, run.policy.train_iter)
+    is_known = result is not None and (result.env_steps, result.train_iter) == here
+    if run.env_steps < run.max_env_steps or run.stage != "collect" or run.dist.any(not is_known):
+        return None
+    logger.info("the run is finished: nothing is left to train or to evaluate")
+    return result
+
+
 def train_unizero_multitask_segment_ddp(
     config: ExperimentConfig | Mapping[str, Any],
     *,
@@ -51,17 +84,25 @@ def train_unizero_multitask_segment_ddp(
 
     Raises:
         pydantic.ValidationError: if the config is not valid.
+        ValueError: if the seed or ``max_env_step`` is out of range.
         RunError: if the run's folder holds another experiment, or cannot be resumed as asked.
         FloatingPointError: if the loss or its gradient stops being a number.
         StoppedError: after Ctrl-C or SIGTERM, a KeyboardInterrupt with a checkpoint behind it.
     """
     config = with_domain_settings(config)
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed={seed}: use a number from 0 to 2^63 - 1")
+    if max_env_step is not None and max_env_step < 1:
+        raise ValueError(f"max_env_step={max_env_step}: use at least 1, or None for the config's")
     limit = max_env_step or config.train.max_env_steps
     with (
         StopRequest() as stop,
         Run(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
     ):
         stop.training_begins()
+        finished = read_result(run)
+        if finished is not None:
+            return finished
         try:
             while run.env_steps < limit or run.stage != "collect":
                 _one_round(run, limit)
@@ -74,13 +115,16 @@ def train_unizero_multitask_segment_ddp(
             table = run.evaluate(video=config.train.video)
         except AskedToStopError:
             raise stop.stopped("stopped in the last evaluation") from None
-        return TrainResult(
+        result = TrainResult(
             run_dir=config.run_dir,
             env_steps=run.env_steps,
             train_iter=run.policy.train_iter,
             scores={game: float(values.mean()) for game, values in table.scores.items()},
             aggregates=table.aggregates(),
         )
+        if run.dist.is_main:
+            write_result(result)
+        return result
 
 
 def _one_round(run: Run, limit: int) -> None:

@@ -4,7 +4,7 @@ Experiments name a domain by its import path. Nothing of it is imported before i
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,6 +79,23 @@ class Domain(Protocol):
 
     def make_screen(self, config: EnvConfig, game: str) -> Screen | None:
         """The screen of ``game`` for videos; None where the domain shows nothing."""
+
+
+TRUSTED = ("lzero.", "zoo.")
+"""Packages whose domains are loaded because a run that somebody else has written names them."""
+
+
+def check_trusted(path: str, allowed: Collection[str] = ()) -> None:
+    """Refuse a domain that a run's folder names, unless it is of this project or ``allowed`` by name: importing it would run
+    code that whoever wrote the folder has chosen.
+
+    Raises:
+        ValueError: with what to type to allow it.
+    """
+    if not path.startswith(TRUSTED) and path not in allowed:
+        raise ValueError(
+            f"env.domain={path!r} is not part of lzero; if you trust its code, allow it with --allow-domain {path}"
+        )
 
 
 def load_domain(path: str) -> Domain:

@@ -19,8 +19,8 @@ Source: Danihelka et al., "Policy improvement by planning with Gumbel" (ICLR 202
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from lzero.jit import compiled
 from lzero.mcts.tree import BatchTree
 
 TINY = float(np.finfo(np.float32).tiny)  # stands for a prior that underflowed to zero
@@ -99,7 +99,7 @@ def halving_schedule(max_considered: int, num_simulations: int) -> Schedule:
     return Schedule(kept, rank, round_end)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _complete_q(tree, n, node, q_A):
     """Write Q of every visited action and, for the others, the mixed value; returns (all visits,
     most visits).
@@ -125,7 +125,7 @@ def _complete_q(tree, n, node, q_A):
     return all_visits, most_visits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sigma_slope(legal_A, q_A, most_visits, constants):
     """Change of σ per unit of completed Q: σ rescales the completed Q of a node's legal actions to
     [0, 1].
@@ -142,7 +142,7 @@ def _sigma_slope(legal_A, q_A, most_visits, constants):
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _improve(tree, n, node, constants, q_A, policy_A):
     """Write the completed Q and softmax(logits + σ(completed Q)) of a node; returns the visits of
     its children.
@@ -163,7 +163,7 @@ def _improve(tree, n, node, constants, q_A, policy_A):
     return all_visits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _score_root(tree, n, halving, constants, score_A):
     """Write noise + logit + σ(completed Q) of a root's actions; returns the most visits of one."""
     _, most_visits = _complete_q(tree, n, 0, score_A)
@@ -173,7 +173,7 @@ def _score_root(tree, n, halving, constants, score_A):
     return most_visits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sort(actions, score_A):
     """Put the actions of highest score first; ties keep their order."""
     for position in range(1, actions.shape[0]):
@@ -184,7 +184,7 @@ def _sort(actions, score_A):
         actions[place] = action
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _select(tree, root_R, node_R, halving, schedule, root_action_R, constants):
     """Walk a tree per row down to an edge without child.
 
@@ -218,7 +218,7 @@ def _select(tree, root_R, node_R, halving, schedule, root_action_R, constants):
     return parent_R, action_R
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _improve_roots(tree, constants, policy_NA):
     """Write the improved policy of every root; returns its value ``(N,)``, the mean of the
     completed Q.
@@ -230,7 +230,7 @@ def _improve_roots(tree, constants, policy_NA):
     return value_N
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _winners(tree, halving, constants):
     """``(N,)``: of every root's most visited actions, the one with the best noise + logit +
     σ(completed Q).

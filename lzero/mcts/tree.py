@@ -17,7 +17,8 @@ children.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from lzero.jit import compiled
 
 SCORE_TIE = 1e-6  # scores that differ by less differ by rounding: priors are float32
 PRIOR_SUM_TOLERANCE = 1e-2  # admits a softmax computed in bfloat16, refuses logits
@@ -78,7 +79,7 @@ class ScoreConstants(NamedTuple):
     deterministic: bool
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _q_range(q_M, num_nodes):
     """Smallest and largest r + γV of the visited nodes; (inf, -inf) when there is none."""
     low, high = np.inf, -np.inf
@@ -88,7 +89,7 @@ def _q_range(q_M, num_nodes):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _mean_q(children_A, q_M, node, parent_mean_q):
     """Q of unvisited children: mean Q of the visited and, below the root, the parent's mean_q."""
     total, count = 0.0, 0
@@ -101,14 +102,14 @@ def _mean_q(children_A, q_M, node, parent_mean_q):
     return total / count if count > 0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _normalised(q, low, high, epsilon):
     if high <= low:
         return q
     return min(max((q - low) / max(high - low, epsilon), 0.0), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _score_actions(tree, n, node, mean_q, low, high, constants, scores_A):
     """Write the pUCT score of every action of a node; -inf for illegal ones."""
     own_evaluation = 1 if node == 0 else 0  # below the root it is already among the visits
@@ -126,7 +127,7 @@ def _score_actions(tree, n, node, mean_q, low, high, constants, scores_A):
         scores_A[action] = _normalised(q, low, high, constants.min_max_epsilon) + bonus
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _pick_best(scores_A, deterministic, rng):
     """Index of the highest score; among ties the lowest, or a uniformly drawn one."""
     threshold = scores_A.max() - SCORE_TIE
@@ -140,7 +141,7 @@ def _pick_best(scores_A, deterministic, rng):
     return 0  # not reached: the highest score is its own tie
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _select(tree, root_R, node_R, root_action_R, constants, rng):
     """Walk a tree per row down to an edge without child.
 
@@ -164,7 +165,7 @@ def _select(tree, root_R, node_R, root_action_R, constants, rng):
     return parent_R, action_R
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _write_prior(tree, root_R, node_R, prior_RA):
     """Store priors over legal actions; returns the first row without a distribution, else -1."""
     for row, n in enumerate(root_R):
@@ -184,7 +185,7 @@ def _write_prior(tree, root_R, node_R, prior_RA):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _attach_and_backup(tree, edges, reward_R, value_R, discount_R):
     """Link every row's new node and add its return to every node on the path to the root."""
     for row, n in enumerate(edges.root):

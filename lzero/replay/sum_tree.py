@@ -9,11 +9,12 @@ build up.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike
 
+from lzero.jit import compiled
 
-@njit(cache=True, nogil=True)
+
+@compiled
 def _update(nodes, leaf_B, mass_B):
     num_leaves = nodes.shape[0] // 2
     for i in range(leaf_B.shape[0]):
@@ -24,7 +25,7 @@ def _update(nodes, leaf_B, mass_B):
             nodes[node] = nodes[2 * node] + nodes[2 * node + 1]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _range_sum(nodes, first, stop):
     """Mass of leaves first … stop − 1, from the O(log P) subtrees that make up the range."""
     num_leaves = nodes.shape[0] // 2
@@ -41,7 +42,7 @@ def _range_sum(nodes, first, stop):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find_subtree(nodes, first, stop, target):
     """The subtree of the range, in the order of ``_range_sum``, that holds ``target``, and the rest
     of it.
@@ -67,7 +68,7 @@ def _find_subtree(nodes, first, stop, target):
     return last, nodes[last]  # rounding pushed the target past the end: the last subtree with mass
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _descend(nodes, node, target):
     """Leaf of the subtree in which ``target`` falls; whatever the rounding, one with mass."""
     num_leaves = nodes.shape[0] // 2
@@ -80,7 +81,7 @@ def _descend(nodes, node, target):
     return node - num_leaves
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sample(nodes, first_B, stop_B, uniform_B, leaf_B):
     """Fill ``leaf_B``; returns the first draw whose range has no mass, else -1."""
     for i in range(leaf_B.shape[0]):

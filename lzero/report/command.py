@@ -57,6 +57,9 @@ class ReportCommand:
     ignore: tuple[str, ...] = ()
     """Config fields or sections, e.g. ``device``, in which seeds of one experiment may differ
     too."""
+    allow_domain: tuple[str, ...] = ()
+    """Domains outside of lzero and zoo, as ``module:ATTRIBUTE``, whose code may run for their
+    reference scores."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = tyro.cli(ReportCommand, prog="python -m lzero.report", args=argv)
     setup_logging(is_main=True)
     try:
-        study = build_study(command.runs, labels=command.labels, ignore=command.ignore)
+        study = build_study(
+            command.runs,
+            labels=command.labels,
+            ignore=command.ignore,
+            allow_domains=command.allow_domain,
+        )
     except RunDataError as error:
         sys.exit(f"error: {error}")
     folder = command.out or command.runs[0] / "report"

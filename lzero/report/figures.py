@@ -26,6 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":")
 STYLE: dict[Any, Any] = {
     **{"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "figure.dpi": DPI},
+    "text.parse_math": False,  # names have dollars of their own
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3},
 }
 GREY: dict[str, Any] = {"fontsize": 8.5, "color": "0.35"}  # remarks
@@ -233,6 +234,7 @@ def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
     low, high = min(low, random), max(high, random)
     if panel.log_scale and low > 0 and high > LOG_RATIO * low:
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(_written_out)
         return []
     room = STRETCH * max(high - low, abs(high) * 0.1, 1e-6)
     near, beyond = {}, []
@@ -291,10 +293,13 @@ def _draw_texts(
     from matplotlib.lines import Line2D
 
     handles = []
-    for label, text in entries.items():
+    for number, label in enumerate(entries):
         color, dash = styles[label]
-        handles.append(Line2D([], [], color=color, linestyle=dash, linewidth=2, label=text))
-    figure.legend(handles=handles, title=title, ncols=layout.legend_columns, **LEGEND)
+        name = f"entry {number}"  # matplotlib would leave out a text that begins with an underscore
+        handles.append(Line2D([], [], color=color, linestyle=dash, linewidth=2, label=name))
+    legend = figure.legend(handles=handles, title=title, ncols=layout.legend_columns, **LEGEND)
+    for written, text in zip(legend.get_texts(), entries.values(), strict=True):
+        written.set_text(text)
     width, height = layout.size
     x, y = EDGE / width, EDGE / height
     figure.supxlabel(layout.caption, x=x, y=y, ha="left", va="bottom", **GREY)

@@ -50,12 +50,17 @@ class Study:
 
 
 def build_study(
-    paths: Sequence[Path], *, labels: Sequence[str] = (), ignore: Sequence[str] = ()
+    paths: Sequence[Path],
+    *,
+    labels: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    allow_domains: Sequence[str] = (),
 ) -> Study:
     """Read the folders of runs and compute everything that a report shows of them.
 
     ``labels`` name the groups in the order of their first runs; without any, the runs' names do.
-    See :func:`lzero.report.run_data.group_runs` for what to ``ignore``.
+    See :func:`lzero.report.run_data.group_runs` for what to ``ignore``. Of domains outside of this project only those of
+    ``allow_domains`` are asked for reference scores, which runs their code.
 
     Raises:
         RunDataError: if there is no run, one cannot be read, or the labels do not fit.
@@ -63,7 +68,7 @@ def build_study(
     if not paths:
         raise RunDataError("no run named; type python -m lzero.report runs/NAME [runs/NAME …]")
     groups = _relabel(group_runs(load_runs(paths), ignore), labels)
-    references, lacking = reference_scores(groups)
+    references, lacking = reference_scores(groups, allow_domains)
     curves = tuple(chain.from_iterable(map(all_curves, shown(groups, "curves"))))
     finals: list[FinalScore] = []
     for group in groups:
@@ -72,10 +77,15 @@ def build_study(
     return Study(groups, curves, tuple(finals), references, notes)
 
 
-def reference_scores(groups: Sequence[Group]) -> tuple[dict[Task, Mapping[str, float]], list[str]]:
-    """Reference scores of tasks as their domains give them, and what is said where they do not."""
+def reference_scores(
+    groups: Sequence[Group], allow_domains: Sequence[str] = ()
+) -> tuple[dict[Task, Mapping[str, float]], list[str]]:
+    """Reference scores of tasks as their domains give them, and what is said where they do not.
+
+    A domain that is neither of this project nor among ``allow_domains`` is not loaded: reading a run runs nothing of it.
+    """
     # gymnasium comes with it, which nothing else here needs
-    from lzero.envs.domain import load_domain
+    from lzero.envs.domain import check_trusted, load_domain
 
     found: dict[Task, Mapping[str, float]] = {}
     for group in groups:
@@ -84,6 +94,7 @@ def reference_scores(groups: Sequence[Group]) -> tuple[dict[Task, Mapping[str, f
     for path, games in gather(found).items():
         reason = f"{path} names no reference scores"
         try:
+            check_trusted(path, allow_domains)
             domain = load_domain(path)
         except ValueError as error:
             reason = str(error)

@@ -86,6 +86,7 @@ def test_overrides_change_their_fields_alone():
         "--model.encoder.widths",
         "8",
         "16",
+        "24",
         "--model.moe.no-enabled",
         "--train.no-video",
         "--output-dir",
@@ -96,7 +97,7 @@ def test_overrides_change_their_fields_alone():
     expected["env"]["games"] = ("Boxing", "Pong")
     expected["policy"]["search"]["num_simulations"] = 50
     expected["precision"] = "fp32"
-    expected["model"]["encoder"]["widths"] = (8, 16)
+    expected["model"]["encoder"]["widths"] = (8, 16, 24)
     expected["model"]["moe"]["enabled"] = False
     expected["train"]["video"] = False
     expected["output_dir"] = Path("there")
@@ -182,6 +183,10 @@ def test_help_without_a_preset_lists_the_presets(capsys):
             ("--train.eval-interval", "0"),
             ("error: train.eval_interval=0: Input should be greater than 0",),
         ),
+        (("--seed", "-1"), ("error: --seed -1: use a number from 0 to 2^63 - 1",)),
+        (("--seed", str(2**64)), (f"error: --seed {2**64}: use a number",)),
+        (("--exp-name", "../x"), ("error: exp_name='../x': it is one folder's name; the place",)),
+        (("--policy.replay-ratio", "inf"), ("policy.replay_ratio=inf", "finite number")),
         (("--policy.batch-size", "many"), ("--policy.batch-size", "many")),
         (("--device", "gpu"), ("--device", "gpu", "auto", "cpu", "cuda")),
         (

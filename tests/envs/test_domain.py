@@ -15,7 +15,7 @@ import lzero
 from lzero.config import EnvConfig, ExperimentConfig
 from lzero.config_fields import FIELDS_ONCE_IN_EVERY_CONFIG, differences
 from lzero.config_sections import ONCE_IN_EVERY_CONFIG, SINCE_THE_FIRST_CONFIG
-from lzero.envs.domain import load_domain, with_domain_settings
+from lzero.envs.domain import check_trusted, load_domain, with_domain_settings
 from zoo.atari.domain import ATARI, AtariEnvConfig
 from zoo.minatar.domain import MinAtarEnvConfig
 
@@ -234,3 +234,12 @@ def test_a_domain_elsewhere_has_settings_and_defaults_of_its_own(elsewhere):
     assert (config.env.mood, config.env.num_envs, config.ring_length()) == ("gloomy", 2, 32)
     assert config.env.domain == "card_games:MOODY"
     assert json.loads(config.model_dump_json())["env"]["mood"] == "gloomy"
+
+
+def test_only_this_projects_domains_are_trusted():
+    for path in ("zoo.atari.domain:ATARI", "lzero.something:X"):
+        check_trusted(path)
+    check_trusted("mine:DOMAIN", ["mine:DOMAIN"])
+    for path in ("mine:DOMAIN", "zoofari.domain:X", "os:system", ".zoo:X"):
+        with pytest.raises(ValueError, match=f"--allow-domain {path}"):
+            check_trusted(path, ["mine"])

@@ -5,8 +5,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from lzero.report.figures import COLOURS, Panel, draw, spread
 from lzero.report.statistics import OVER_SEEDS, Curve
@@ -210,3 +212,26 @@ def test_labels_of_near_lines_do_not_cover_each_other():
         "those that do not stay"
     )
     assert np.allclose(spread([0.5, 0.5], [0.1, 0.1]), [0.45, 0.55]) and len(spread([], [])) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["lr_$LR_$SEED", "Ba$$in", "a$b$c", r"$\\frac{", "_underscore", "100 %", "{x}"]
+)
+def test_names_are_shown_as_they_are_typed(name):
+    """Dollars are no mathematics, and a leading underscore hides nothing."""
+    panel = Panel(title=name, curves=(curve([1.0, 2.0, 3.0], name),), references={name: 2.0})
+    figure = draw([panel], {name: "2 seeds"}, title=name, y_label=name, caption=name)
+    FigureCanvasAgg(figure).draw()
+    [axes] = figure.axes
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{name}, 2 seeds"]
+    assert axes.get_title(loc="left") == name and name in texts(axes)
+    everything = [*figure.findobj(Text), *legend.findobj(Text)]
+    assert not any(text.get_parse_math() for text in everything if name in text.get_text())
+
+
+def test_ticks_of_a_logarithmic_axis_are_numbers():
+    [axes] = axes_of(Panel(title="loss", curves=(curve([1.0, 100.0, 10000.0]),), log_scale=True))
+    axes.figure.canvas.draw()
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert "1000" in ticks and not any("$" in tick for tick in ticks)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,12 +146,15 @@ def test_games_of_one_name_in_two_domains_stay_apart(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     env = {"domain": "other_games:OTHER", "games": GAMES}
-    study = build_study(
-        [
-            write_run(tmp_path / "a", lines_of(0.0)),
-            write_run(tmp_path / "b", lines_of(1.0), env=env),
-        ]
-    )
+    runs = [
+        write_run(tmp_path / "a", lines_of(0.0)),
+        write_run(tmp_path / "b", lines_of(1.0), env=env),
+    ]
+    untrusting = build_study(runs)
+    assert untrusting.references["other_games:OTHER", "CartPole-v1"] == {}
+    assert any("--allow-domain other_games:OTHER" in note for note in untrusting.notes)
+    assert "other_games" not in sys.modules, "reading a run runs nothing of it"
+    study = build_study(runs, allow_domains=["other_games:OTHER"])
     assert [study.task_title(task) for task in study.tasks] == [
         f"{game} ({domain})" for domain in ("classic_control", "other") for game in GAMES
     ]

@@ -18,12 +18,19 @@ MAY_DIFFER = {
     ),
     *(
         f"train.{name}"
-        for name in ("keep_checkpoints", "log_interval", "moe_log_interval", "video")
+        for name in (
+            "keep_checkpoints",
+            "keep_checkpoint_hours",
+            "log_interval",
+            "moe_log_interval",
+            "video",
+        )
     ),
     *(
         "policy.gradient_conflict_interval",
         "policy.profile.line_profiler",
         "policy.profile.torch_profiler",
+        "policy.optimiser.max_skipped_updates",
     ),
 }
 FIELDS = dict(flatten(ExperimentConfig().model_dump(mode="json")))
