@@ -87,6 +87,7 @@ def _build(config: ExperimentConfig, seed: int) -> Parts:
         training=True,
         num_threads=dist.threads,
     )
+    env.limit_episodes({task: config.env.step_limit_of(games[task]) for task in share.task_ids})
     mine = np.zeros((config.num_tasks, env.num_actions), dtype=bool)
     mine[env.task_id] = env.legal_actions
     legal_actions = np.logical_or.reduce(dist.all_gather_array(mine))

@@ -1,7 +1,11 @@
 """Evaluating a policy inside a run or from a checkpoint: environments, episodes, table, videos."""
 
 import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,7 +17,7 @@ from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.actor import Actor
-from lzero.worker.evaluator import Evaluation, Recording, evaluate
+from lzero.worker.evaluator import Evaluation, Film, evaluate
 from lzero.worker.score_table import ScoreTable
 
 logger = logging.getLogger(__name__)
@@ -57,6 +61,9 @@ class GameEvaluator:
                 training=False,
                 num_threads=dist.threads,
             )
+            games = config.env.games
+            limits = {task: config.env.step_limit_of(games[task]) for task in self.tasks}
+            self.env.limit_episodes(limits)
 
     def run(self, seed: list[int], num_episodes: int, video_dir: Path | None) -> ScoreTable:
         """Play ``num_episodes`` episodes of every task; with ``video_dir`` film the first of each.
@@ -72,14 +79,12 @@ class GameEvaluator:
         stopped = False
         if self.env is not None:
             try:
-                result = self._evaluate(self.env, seed, num_episodes, filming=video_dir is not None)
+                result = self._evaluate(self.env, seed, num_episodes, video_dir)
             except AskedToStopError:
                 stopped = True
             else:
                 scores[list(self.tasks)] = result.score
-                if video_dir is not None:
-                    for task, recording in result.recordings.items():
-                        write_video(recording, video_dir / f"{self.config.env.games[task]}.mp4")
+                self._say_what_was_cut(result)
         if self.dist.any(stopped):
             raise AskedToStopError
         gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
@@ -89,22 +94,51 @@ class GameEvaluator:
             by_game, domain.normalised_score, domain.score_scale, domain.reference_scores
         )
 
+    def _say_what_was_cut(self, result: Evaluation) -> None:
+        for task, cut in zip(self.tasks, result.cut.tolist(), strict=True):
+            game = self.config.env.games[task]
+            if cut:
+                logger.info(
+                    "%d of %d episodes of %s were cut after %s env steps (env.max_episode_steps)",
+                    cut,
+                    result.score.shape[1],
+                    game,
+                    f"{self.config.env.step_limit_of(game):,}",
+                )
+
     def close(self) -> None:
         """Close the environments."""
         if self.env is not None:
             self.env.close()
 
     def _evaluate(
-        self, env: MultiTaskVectorEnv, seed: list[int], num_episodes: int, *, filming: bool
+        self, env: MultiTaskVectorEnv, seed: list[int], num_episodes: int, video_dir: Path | None
+    ) -> Evaluation:
+        with ExitStack() as videos:
+            films = {} if video_dir is None else self._films(video_dir, videos)
+            return self._play(env, seed, num_episodes, films)
+
+    def _films(self, video_dir: Path, videos: ExitStack) -> dict[int, Film]:
+        """Films of the tasks that have a screen; their files are closed with ``videos``."""
+        films = {}
+        for task in self.tasks:
+            game = self.config.env.games[task]
+            screen = self.domain.make_screen(self.config.env, game)
+            if screen is not None:
+                file = VideoFile(
+                    video_dir / f"{game.replace('/', '_')}.mp4", screen.frames_per_second
+                )
+                films[task] = Film(screen, videos.enter_context(file).write)
+        return films
+
+    def _play(
+        self,
+        env: MultiTaskVectorEnv,
+        seed: list[int],
+        num_episodes: int,
+        films: Mapping[int, Film],
     ) -> Evaluation:
         actor = Actor(self.policy, env.task_id, env.legal_actions, None)
-        games = self.config.env.games
-        screens = {}
-        if filming:
-            made = {
-                task: self.domain.make_screen(self.config.env, games[task]) for task in self.tasks
-            }
-            screens = {task: screen for task, screen in made.items() if screen is not None}
         env_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         columns = (
             TextColumn("evaluating"),
@@ -126,20 +160,49 @@ class GameEvaluator:
                 actor,
                 num_episodes,
                 env_seed,
-                screens=screens,
+                films=films,
                 on_step=after_a_step,
             )
 
 
-def write_video(recording: Recording, path: Path) -> None:
-    """Write an mp4; pictures are enlarged by whole pixels."""
-    import imageio.v2 as imageio
+class VideoFile:
+    """An mp4 that is written picture by picture, and is there under its name when it is whole; pictures are enlarged by whole
+    pixels.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with imageio.get_writer(
-        path, fps=recording.frames_per_second, codec="libx264", macro_block_size=2
-    ) as writer:
-        for frame in recording.frames:
-            enlarged = frame.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1)
-            writer.append_data(enlarged)  # type: ignore[attr-defined]  # of the ffmpeg plugin
-    logger.info("wrote %s (%d frames)", path, len(recording.frames))
+    Args:
+        path: of the file.
+        frames_per_second: how fast it is shown.
+    """
+
+    def __init__(self, path: Path, frames_per_second: int) -> None:
+        self.path, self.frames_per_second = path, frames_per_second
+        self._unfinished = path.with_name(f".unfinished_{path.name}")
+        self.frames = 0
+
+    def __enter__(self) -> Self:
+        import imageio.v2 as imageio
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = imageio.get_writer(
+            self._unfinished, fps=self.frames_per_second, codec="libx264", macro_block_size=2
+        )
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add a picture ``(height, width, 3)`` uint8."""
+        enlarged = frame.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1)
+        self._writer.append_data(enlarged)  # type: ignore[attr-defined]  # of the ffmpeg plugin
+        self.frames += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+        if error is None:
+            self._unfinished.replace(self.path)
+            logger.info("wrote %s (%d frames)", self.path, self.frames)
+        else:
+            self._unfinished.unlink(missing_ok=True)

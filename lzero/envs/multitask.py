@@ -12,7 +12,7 @@ a time limit needs. This is gymnasium's ``AutoresetMode.NEXT_STEP``, the only mo
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +134,18 @@ class MultiTaskVectorEnv:
         self.observation_shape = common_observation_shape(tasks, observation_shape)
         self._lives = np.zeros(self.num_envs, np.int64)
         self._episode_over = np.ones(self.num_envs, np.bool_)
+        self._length = np.zeros(self.num_envs, np.int64)  # env steps of the episodes under way
+        self._limit = np.full(self.num_envs, np.iinfo(np.int64).max)
         self._observation = np.zeros((self.num_envs, *self.observation_shape))
+
+    def limit_episodes(self, steps: Mapping[int, int]) -> None:
+        """Cut every episode that its environment has not ended after so many env ``steps``, by task id.
+
+        Environments that can be seeded alone (``TaskEnv.reseed_after``) then begin another one; others play on, and what
+        follows is called the next episode.
+        """
+        for task, rows in zip(self._tasks, self.rows, strict=True):
+            self._limit[rows] = steps[task.task_id]
 
     def reset(self, seed: int) -> EnvStep:
         """Begin a new episode everywhere; all rows of the answer are reset rows.
@@ -181,6 +192,7 @@ class MultiTaskVectorEnv:
         state = {
             "lives": self._lives,
             "episode_over": self._episode_over,
+            "length": self._length,
             "observation": self._observation,
         }
         for task, port in zip(self._tasks, self._ports, strict=True):
@@ -219,6 +231,7 @@ class MultiTaskVectorEnv:
                 "and ended elsewhere"
             )
         self._lives, self._episode_over = state["lives"].copy(), state["episode_over"].copy()
+        self._length = state["length"].copy()
         self._observation = observation
         return observation
 
@@ -247,6 +260,13 @@ class MultiTaskVectorEnv:
                 lives[rows] = _lives(info, task)
 
         is_reset = self._episode_over
+        raw_reward[is_reset] = 0.0  # some environments that were cut have played on
+        self._length = np.where(is_reset, 0, self._length + 1)
+        cut = (self._length >= self._limit) & ~ended & ~timed_out
+        if cut.any():
+            timed_out = timed_out | cut
+            for port, rows in zip(self._ports, self.rows, strict=True):
+                port.cut(cut[rows])
         life_lost = self._end_on_life_loss & (lives < self._lives) & ~is_reset
         terminated = ended | life_lost
         self._episode_over = ended | timed_out

@@ -52,6 +52,12 @@ class Port:
         self.send(actions)
         return self.receive()
 
+    def cut(self, where: np.ndarray) -> None:
+        """Be told that the episodes of ``where (n,)`` are over, though the environments do not think so.
+
+        Of these environments nothing is known: they play on, and what follows counts as the next episode.
+        """
+
     def state(self) -> dict[str, np.ndarray] | None:
         """What :meth:`restore` needs; None, because nothing is known of these environments."""
         return None
@@ -83,6 +89,11 @@ class ReplayablePort(Port):
         self._steps = np.zeros(env.num_envs, np.int64)  # since the present one
         self._actions = np.zeros((env.num_envs, _FIRST_LENGTH), np.int64)
         self._over = np.zeros(env.num_envs, np.bool_)
+        self._cut = np.zeros(env.num_envs, np.bool_)
+
+    def cut(self, where: np.ndarray) -> None:
+        """End the episodes of ``where (n,)``: the next step begins others there, each with a new seed."""
+        self._cut |= where
 
     def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """As :meth:`Port.reset`; what was remembered is forgotten."""
@@ -90,6 +101,7 @@ class ReplayablePort(Port):
         self._seeds[:] = 0
         self._steps[:] = 0
         self._over[:] = False
+        self._cut[:] = False
         return super().reset(seed)
 
     def send(self, actions: np.ndarray) -> None:
@@ -103,8 +115,14 @@ class ReplayablePort(Port):
     def receive(self) -> VectorAnswer:
         """What the environments answer; where an episode begins and it is time, it begins with a new seed."""
         observation, reward, terminated, truncated, info = super().receive()
-        reseeded = self._over & (self._steps > self.reseed_after)
-        self._over = terminated | truncated
+        cut = self._cut
+        reseeded = cut | (self._over & (self._steps > self.reseed_after))
+        if cut.any():  # their last game's answer is not wanted any more
+            reward, terminated, truncated = (
+                np.where(cut, 0, part) for part in (reward, terminated, truncated)
+            )
+            self._cut = np.zeros_like(cut)
+        self._over = np.asarray(terminated + truncated, np.bool_)
         if reseeded.any():
             self._seeds[reseeded] += 1
             self._steps[reseeded] = 0
@@ -114,7 +132,7 @@ class ReplayablePort(Port):
         return observation, reward, terminated, truncated, info
 
     def state(self) -> dict[str, np.ndarray]:
-        """Seeds, and actions since: ``first_seed, seeds, steps (n,)``, ``over (n,)`` and ``actions (n, S)``."""
+        """Seeds, and actions since: ``first_seed, seeds, steps (n,)``, ``over, cut (n,)`` and ``actions (n, S)``."""
         actions = self._actions[:, : self._steps.max()].copy()
         later = np.arange(actions.shape[1]) >= self._steps[:, None]
         actions[later] = 0  # of an earlier seed
@@ -123,6 +141,7 @@ class ReplayablePort(Port):
             "seeds": self._seeds.copy(),
             "steps": self._steps.copy(),
             "over": self._over.copy(),
+            "cut": self._cut.copy(),
             "actions": actions,
         }
 
@@ -130,6 +149,7 @@ class ReplayablePort(Port):
         """Play again what :meth:`state` remembers; the observations ``(n, …)`` at its end."""
         self._first_seed, self._seeds = state["first_seed"].copy(), state["seeds"].copy()
         self._steps, self._over = state["steps"].copy(), state["over"].copy()
+        self._cut = state["cut"].copy()
         actions = state["actions"]
         length = max(_FIRST_LENGTH, actions.shape[1])
         self._actions = np.zeros((len(actions), length), np.int64)

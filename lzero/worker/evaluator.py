@@ -3,7 +3,7 @@
 Shape legend: N = environments, T = tasks of the run, E = episodes per task.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,11 +33,12 @@ class Player(Protocol):
 
 
 @dataclass(frozen=True)
-class Recording:
-    """Pictures ``(frames, height, width, 3)`` uint8 of one episode, and how fast to show them."""
+class Film:
+    """Where the pictures of one episode come from, and who takes each of them as it comes."""
 
-    frames: list[np.ndarray]
-    frames_per_second: int
+    screen: Screen
+    write: Callable[[np.ndarray], None]
+    """Takes ``(height, width, 3)`` uint8."""
 
 
 @dataclass(frozen=True)
@@ -47,29 +48,29 @@ class Evaluation:
     Attributes:
         score: ``(tasks of this rank, E)`` sums of the games' own rewards.
         length: env steps ``(tasks of this rank, E)``.
-        recordings: the first episode of every task with a screen, by task id.
+        cut: episodes that a time limit ended ``(tasks of this rank,)``.
     """
 
     score: np.ndarray
     length: np.ndarray
-    recordings: dict[int, Recording]
+    cut: np.ndarray
 
 
 class _Camera:
     """Films the first environment of a task until its first episode ends."""
 
-    def __init__(self, screen: Screen, row: int, seed: int) -> None:
-        self.screen, self.row = screen, row
-        self.frames = [screen.reset(seed)]
+    def __init__(self, film: Film, row: int, seed: int) -> None:
+        self.film, self.row = film, row
+        self.film.write(film.screen.reset(seed))
         self.rolling = True
 
     def follow(self, actions: np.ndarray, over: np.ndarray) -> None:
         if not self.rolling:
             return
-        self.frames.append(self.screen.step(int(actions[self.row])))
+        self.film.write(self.film.screen.step(int(actions[self.row])))
         if over[self.row]:
             self.rolling = False
-            self.screen.close()
+            self.film.screen.close()
 
 
 def evaluate(
@@ -78,7 +79,7 @@ def evaluate(
     num_episodes: int,
     seed: int,
     *,
-    screens: dict[int, Screen] | None = None,
+    films: Mapping[int, Film] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Play ``num_episodes`` episodes of every task.
@@ -92,17 +93,18 @@ def evaluate(
         num_episodes: E; rounded up to a multiple of each task's environments, the surplus is
             dropped.
         seed: of the environments.
-        screens: by task id; their first episode is recorded.
+        films: by task id, of the first episode.
         on_step: told (episodes finished, episodes wanted) after every step.
     """
     cameras: dict[int, _Camera] = {}
-    for task, screen in (screens or {}).items():
+    for task, film in (films or {}).items():
         first_row = int(np.flatnonzero(env.task_id == task)[0])
-        cameras[task] = _Camera(screen, first_row, task_seed(seed, task))
+        cameras[task] = _Camera(film, first_row, task_seed(seed, task))
     counts = np.array(env.num_envs_per_task)
     per_env = np.repeat(-(-num_episodes // counts), counts)  # rounded up
     score = np.zeros((env.num_envs, per_env.max()))
     length = np.zeros((env.num_envs, per_env.max()), np.int64)
+    cut = np.zeros((env.num_envs, per_env.max()), np.int64)
     done = np.zeros(env.num_envs, np.int64)
     counter = EpisodeCounter(env.task_id)
 
@@ -117,18 +119,16 @@ def evaluate(
         wanted = done[ended.env] < per_env[ended.env]
         cell = ended.env[wanted], done[ended.env[wanted]]
         score[cell], length[cell] = ended.score[wanted], ended.length[wanted]
+        cut[cell] = step.truncated[ended.env[wanted]]
         done[cell[0]] += 1
         actor.forget(step.episode_over | step.reset)
         observation = step.observation
         if on_step is not None:
             on_step(int(done.sum()), int(per_env.sum()))
-    recordings: dict[int, Recording] = {}
-    for task, camera in cameras.items():
-        recordings[task] = Recording(camera.frames, camera.screen.frames_per_second)
     return Evaluation(
         score=_first_episodes(score, per_env, env, num_episodes),
         length=_first_episodes(length, per_env, env, num_episodes),
-        recordings=recordings,
+        cut=_first_episodes(cut, per_env, env, num_episodes).sum(axis=1),
     )
 
 

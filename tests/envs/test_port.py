@@ -148,3 +148,69 @@ def test_episodes_differ_between_seeds_and_environments() -> None:
         firsts.append(np.stack(starts))
     assert len(firsts[0]) > 20
     assert len(np.unique(firsts[0], axis=0)) > 1, "Breakout's ball starts on either side"
+
+
+@pytest.mark.parametrize(
+    "env", [CATCH, MINATAR, CLASSIC, ATARI], ids=["catch", "minatar", "classic", "atari"]
+)
+def test_the_time_limit_holds_in_every_domain(env: dict) -> None:
+    """Whatever the domain makes of it: the library cuts, another episode begins, and the run can be continued."""
+    undisturbed, again = made(env), made(env)
+    tasks = dict.fromkeys(range(len(env["games"])), 5)
+    for each in (undisturbed, again):
+        each.limit_episodes(tasks)
+    undisturbed.reset(1)
+    rng = np.random.default_rng(0)
+    steps = played(undisturbed, rng, 16)
+    length = np.zeros(undisturbed.num_envs, np.int64)
+    for step in steps:
+        length = np.where(step.reset, 0, length + 1)
+        assert length.max() <= 5 and not step.raw_reward[step.reset].any()
+        np.testing.assert_array_equal(step.episode_over & ~step.terminated, step.truncated)
+        assert step.episode_over[length == 5].all()
+    assert sum(step.truncated.sum() for step in steps) >= undisturbed.num_envs
+    starts = [step.observation[step.reset] for step in steps if step.reset.any()]
+    assert starts and all(frame.any() for frame in starts)
+
+    state = undisturbed.state()
+    assert state is not None
+    again.restore(state)
+    actions = np.random.default_rng(1)
+    for one, other in zip(
+        played(undisturbed, actions, 12), played(again, np.random.default_rng(1), 12), strict=True
+    ):
+        assert_same(one, other)
+
+
+def test_environments_that_cannot_be_seeded_alone_play_on() -> None:
+    env = made(
+        {
+            "domain": "zoo.classic_control.domain:CLASSIC_CONTROL",
+            "games": ("CartPole-v1",),
+            "max_episode_steps": 500,
+        }
+    )
+    env.limit_episodes({0: 3})
+    env.reset(0)
+    steps = played(env, np.random.default_rng(0), 8)
+    assert [bool(step.truncated.all()) for step in steps] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [bool(step.reset.all()) for step in steps] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert not any(step.raw_reward[step.reset].any() for step in steps)

@@ -1,5 +1,6 @@
 """SIGKILL at any moment, again and again: the run ends as if nothing had happened, bit for bit."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,8 @@ from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.logging import read_metrics
 from tests.entry.run_cases import curves
 from tests.reliability.runs import assert_same_future, run_settings
+
+logger = logging.getLogger(__name__)
 
 KILLS = int(os.environ.get("LZERO_KILLS", "12"))
 """``make soak`` kills hundreds of times."""
@@ -54,7 +57,9 @@ def test_killed_again_and_again(tmp_path, domain):
     process = start(tmp_path / "undisturbed", domain)
     process.join(300)
     assert process.exitcode == 0
-    times = [line["wall_time"] for line in read_metrics(tmp_path / "undisturbed/tiny/metrics.jsonl")]
+    times = [
+        line["wall_time"] for line in read_metrics(tmp_path / "undisturbed/tiny/metrics.jsonl")
+    ]
     training_seconds = times[-1] - times[0]
 
     rng, killed, during_a_save = np.random.default_rng(5), 0, 0
@@ -76,7 +81,7 @@ def test_killed_again_and_again(tmp_path, domain):
         assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:
             break
-    print(f"{domain}: killed {killed} times, {during_a_save} of them during a save")
+    logger.info("%s: killed %d times, %d of them during a save", domain, killed, during_a_save)
     assert killed >= min(KILLS // 2, 3)
     assert_same_future(run_dir, tmp_path / "undisturbed" / "tiny")
     assert curves(run_dir) == curves(tmp_path / "undisturbed" / "tiny")

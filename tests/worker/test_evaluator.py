@@ -17,7 +17,7 @@ from lzero.policy import UniZeroMTPolicy
 from lzero.replay.buffer import ReplayBuffer
 from lzero.worker.actor import Actor, Decision
 from lzero.worker.collector import Collector
-from lzero.worker.evaluator import Evaluation, evaluate
+from lzero.worker.evaluator import Evaluation, Film, evaluate
 from zoo.atari.domain import ATARI
 
 SMALL = {
@@ -184,14 +184,13 @@ class FakeScreen:
 def test_the_first_episode_of_a_task_with_a_screen_is_filmed():
     """From the first picture to the last, with the actions of the task's first environment."""
     screen = FakeScreen()
-    result = evaluate(counting_env([5], [4, 2]), CountingActor(), 4, 11, screens={3: screen})
+    frames: list[np.ndarray] = []
+    film = Film(screen, frames.append)
+    result = evaluate(counting_env([5], [4, 2]), CountingActor(), 4, 11, films={3: film})
     assert screen.closed and screen.seed == task_seed(11, 3)
     assert screen.actions == [0, 1, 2, 0]
-    assert list(result.recordings) == [3]
-    frames = result.recordings[3].frames
     assert [frame[0, 0, 0] for frame in frames] == [0, 1, 2, 3, 4]
     assert len(frames) == result.length[1, 0] + 1
-    assert result.recordings[3].frames_per_second == 15
 
 
 def cartpole_env() -> MultiTaskVectorEnv:
@@ -330,14 +329,16 @@ def test_the_filmed_twin_plays_the_evaluated_episode():
 
         screen.step = step
     actor = Actor(policy, env.task_id, env.legal_actions, None)
-    result = evaluate(env, actor, 2, 4, screens=screens)
+    filmed: dict[int, list[np.ndarray]] = {task: [] for task in screens}
+    films = {task: Film(screen, filmed[task].append) for task, screen in screens.items()}
+    result = evaluate(env, actor, 2, 4, films=films)
     for task in (0, 1):
-        frames = result.recordings[task].frames
+        frames = filmed[task]
         assert len(frames) == result.length[task, 0] + 1 == 81
         assert all(frame.shape == (210, 160, 3) and frame.dtype == np.uint8 for frame in frames)
         assert len({frame.tobytes() for frame in frames}) > 20, "the film moves"
         assert scores[task] == result.score[task, 0]
         assert ends[task] == 1
-        assert result.recordings[task].frames_per_second == 15
+        assert screens[task].frames_per_second == 15
     assert any(scores.values()), "points were made, else equal scores would say little"
     env.close()
