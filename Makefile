@@ -3,6 +3,7 @@
 # make lint         lint, format and types, as CI wants them
 # make format       writes imports and lines as lint wants them
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
+# make soak         hundreds of kills and of damaged checkpoints; half an hour
 # make setup        only prepares .venv
 # JOBS=2            test processes side by side
 # ARGS="…"          extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
@@ -15,18 +16,21 @@ LOWEST ?= .venv-lowest
 SCRIPT := zoo/atari/config/atari_unizero_multitask_segment_ddp_config_moe.py
 # Every dependency is used by one of them, and examples/ trains; minutes instead of the whole suite.
 LOWEST_TESTS := tests/test_project.py tests/test_examples.py tests/test_imports.py tests/test_config.py \
-	tests/test_logging.py tests/test_checkpoint.py tests/test_profiling.py tests/entry/test_cli.py \
+	tests/test_logging.py tests/checkpoint/test_manager.py tests/test_profiling.py tests/entry/test_cli.py \
 	tests/envs/test_atari.py tests/mcts/test_tree.py tests/mcts/test_search.py tests/analysis/test_heatmap.py \
 	tests/analysis/test_task_gradients.py tests/report/test_statistics.py tests/report/test_figures.py \
 	tests/worker/test_evaluator.py tests/zoo/test_minatar.py
 
-.PHONY: train test lint format test-lowest setup clean
+.PHONY: train test soak lint format test-lowest setup clean
 
 train: setup
 	$(BIN)/python $(SCRIPT) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+soak: setup
+	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 $(BIN)/python -m pytest -n $(JOBS) --dist load tests/reliability $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 KILLS = int(os.environ.get("LZERO_KILLS", "12"))
 """``make soak`` kills hundreds of times."""
 CHANGES = {
-    "train.max_env_steps": 1600,
+    "train.max_env_steps": 140 * KILLS,
     "train.checkpoint_interval": 20,
     "train.eval_interval": 400,
     "train.keep_checkpoints": 3,
