@@ -22,6 +22,7 @@ from lzero.entry.profiled import watch
 from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress
 from lzero.policy.metrics import LearnResult
+from lzero.policy.state import is_finite
 from lzero.replay.augmentation import with_random_shifts
 from lzero.replay.buffer import ReplayWindows
 from lzero.worker.actor import Actor
@@ -298,7 +299,7 @@ class Run:
                 "no checkpoint is written while updates are no numbers; the newest is %s", newest
             )
             return newest
-        if not self.policy.is_finite():
+        if not is_finite(self.policy):
             raise FloatingPointError(
                 f"parameters are no numbers after {self.policy.train_iter} updates and are not saved; the newest checkpoint is "
                 f"{newest or 'none'}: lower policy.optimiser.learning_rate or use precision=fp32"

@@ -19,7 +19,6 @@ from lzero.analysis.conflict import gram_matrices
 from lzero.analysis.expert_statistics import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
-from lzero.checkpoint import load_optimizer_state_, optimizer_state_to_tensors
 from lzero.config import ExperimentConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.distributed import Distributed
@@ -41,6 +40,7 @@ from lzero.policy.losses import (
 from lzero.policy.metrics import LearnResult, counts_of
 from lzero.policy.open_loop import open_loop_sums
 from lzero.policy.points import standard_points, unit_groups
+from lzero.policy.state import load_state_of_, state_of
 from lzero.policy.targets import Batch, make_batch
 
 if TYPE_CHECKING:
@@ -266,42 +266,9 @@ class UniZeroMTPolicy:
         return unit_groups(self.model)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Networks, optimizer, counters and statistics in groups of tensors, one for each file of a checkpoint.
-
-        Collective: every rank must call it. Not in it are replay, environments and random generators.
-        """
-        return {
-            "model": self.model.state_dict(),
-            "target": self.target.state_dict(),
-            "optimizer": optimizer_state_to_tensors(self.optimizer, self.model.named_parameters()),
-            "entropy": {"log_weight": self.entropy_weight.log_weight},
-            "expert_selection": self.expert_statistics.state(),
-            "counters": {
-                "train_iter": torch.tensor(self.train_iter),
-                "skipped": self.skipped.cpu(),
-                "skipped_in_a_row": self.skipped_in_a_row.cpu(),
-            },
-        }
+        """Networks, optimizer, counters, statistics, as :func:`~lzero.policy.state.state_of` has them; collective."""
+        return state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue from what :meth:`state_dict` gave.
-
-        Raises:
-            CheckpointError: if the optimizer's state does not fit the model.
-            RuntimeError: if a network's parameters do not.
-        """
-        self.model.load_state_dict(state["model"])
-        self.target.load_state_dict(state["target"])
-        load_optimizer_state_(self.optimizer, self.model.named_parameters(), state["optimizer"])
-        self.entropy_weight.log_weight = state["entropy"]["log_weight"]
-        self.expert_statistics.load_state(state["expert_selection"], is_main=self.dist.is_main)
-        counters = state["counters"]
-        self.train_iter = int(counters["train_iter"])
-        self.skipped = counters["skipped"].to(self.device)
-        self.skipped_in_a_row = counters["skipped_in_a_row"].to(self.device)
-
-    def is_finite(self) -> bool:
-        """Whether all parameters are numbers; waits for the device."""
-        return bool(
-            torch.stack(torch._foreach_norm(list(self.model.parameters()))).isfinite().all()
-        )
+        """Continue from what :meth:`state_dict` gave; raises as :func:`~lzero.policy.state.load_state_of_`."""
+        load_state_of_(self, state)
