@@ -19,7 +19,9 @@ from zoo.catch.domain import CATCH
 ROOT = Path(lzero.__file__).parents[1]
 SCRIPT = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py"
 PRESETS = ("both", "blind")
-ONLY_THE_LAST_EVALUATION = ("--train.eval-interval", "10000", "--train.no-video")
+ONLY_THE_LAST_EVALUATION = ("--train.eval-interval", "100000", "--train.no-video")
+A_THIRD_LONGER = ("--train.max-env-steps", "12800")
+"""At the presets' 9,600 env steps one seed of four still has 0.81 in one game; here all have arrived."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def scores(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
                 "--exp-name",
                 preset,
                 *ONLY_THE_LAST_EVALUATION,
+                *A_THIRD_LONGER,
             ],
             cwd=ROOT,
             env=environment,

@@ -1,12 +1,13 @@
 """Checkpoints: written whole or not at all, and read only if they still are what was written."""
 
-from lzero.checkpoint.manager import CheckpointManager
+from lzero.checkpoint.manager import DAMAGED, LEFT, CheckpointManager
 from lzero.checkpoint.manifest import (
     CheckpointError,
     Manifest,
     damaged_files,
     list_checkpoints,
     read_manifest,
+    train_iter_of,
 )
 from lzero.checkpoint.random_state import rng_state, set_rng_state
 from lzero.checkpoint.tensors import (
@@ -18,6 +19,8 @@ from lzero.checkpoint.tensors import (
 )
 
 __all__ = [
+    "DAMAGED",
+    "LEFT",
     "CheckpointError",
     "CheckpointManager",
     "Manifest",
@@ -31,4 +34,5 @@ __all__ = [
     "read_manifest",
     "rng_state",
     "set_rng_state",
+    "train_iter_of",
 ]

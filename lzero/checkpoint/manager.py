@@ -52,6 +52,7 @@ UNFINISHED, REPLACED, DELETED = (
     ".deleted_",
 )  # prefixes of hidden directories
 DAMAGED = "damaged_"  # prefix of a checkpoint that was passed over
+LEFT = "left_"  # prefix of a checkpoint behind the one that a run was made to go on from
 ENTRIES_FILE = "entries.json"  # of a rank, until the manifest takes them in
 SECONDS_PER_HOUR = 3600.0
 
@@ -100,10 +101,10 @@ class CheckpointManager:
         checkpoints = list_checkpoints(self.directory)
         return checkpoints[-1] if checkpoints else None
 
-    def put_aside(self, checkpoint: Path) -> None:
-        """Rename a damaged checkpoint, so that nothing takes it for one; collective."""
+    def put_aside(self, checkpoint: Path, prefix: str) -> None:
+        """Rename a checkpoint, so that nothing takes it for one; collective."""
         if self._distributed.is_main:
-            aside = self.directory / f"{DAMAGED}{checkpoint.name}"
+            aside = self.directory / f"{prefix}{checkpoint.name}"
             if aside.exists():
                 shutil.rmtree(aside)
             checkpoint.rename(aside)

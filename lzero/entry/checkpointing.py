@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from lzero.checkpoint import (
+    DAMAGED,
+    LEFT,
     CheckpointError,
     damaged_files,
     list_checkpoints,
@@ -21,6 +23,7 @@ from lzero.checkpoint import (
     read_manifest,
     rng_state,
     set_rng_state,
+    train_iter_of,
 )
 from lzero.config import ExperimentConfig
 from lzero.config_fields import (
@@ -55,6 +58,8 @@ FIXED = (
     "policy.replay",
 )
 """Fields and sections to which the parameters and the replay of a checkpoint belong."""
+
+Resume = bool | str | Path
 
 Changes = Mapping[str, tuple[Any, Any]]
 """By field its value in the checkpoint and the one asked for."""
@@ -175,21 +180,39 @@ def load_policy_state(checkpoint: Path, device: torch.device) -> dict[str, Mappi
     return state
 
 
-def restore_newest(run: "Run", *, resume: bool) -> bool:
-    """Continue ``run`` where its newest checkpoint was written that can be read; whether there is one.
+def restore(run: "Run", resume: Resume) -> bool:
+    """Continue ``run`` from a checkpoint; whether there is one.
+
+    Args:
+        run: which has just been built.
+        resume: ``auto`` (or True) goes on from the newest checkpoint that can be read, ``never`` (or False) refuses where there
+            is one, and a path names the checkpoint: an earlier one of this run, whose later ones are put aside, or one of
+            another folder, from which a new run branches off.
 
     Raises:
-        CheckpointError: if there are some and none can be read.
+        CheckpointError: if there are some and none can be read, or the named one cannot.
         RunError: if it belongs to another experiment, or ``resume`` forbids to continue.
     """
-    checkpoints = list_checkpoints(run.checkpoints.directory)
+    own = list_checkpoints(run.checkpoints.directory)
+    checkpoints, later = own, []
+    if resume in (False, "never"):
+        if own:
+            raise RunError(
+                f"{run.config.run_dir} holds checkpoints of an earlier run and resume is 'never'; choose "
+                "another exp_name, delete the folder, or resume"
+            )
+        return False
+    if resume not in (True, "auto"):
+        named = Path(str(resume))
+        checkpoints = [named]
+        if named.parent.resolve() == run.checkpoints.directory.resolve():
+            later = [path for path in own if train_iter_of(path) > train_iter_of(named)]
+        elif own:
+            raise RunError(
+                f"{run.config.run_dir} holds checkpoints of its own, so it cannot go on from {named}; choose another exp_name"
+            )
     if not checkpoints:
         return False
-    if not resume:
-        raise RunError(
-            f"{run.config.run_dir} holds checkpoints of an earlier run and resume=False; choose "
-            "another exp_name, delete the folder, or resume"
-        )
     passed_over: dict[Path, str] = {}
     for checkpoint in reversed(checkpoints):
         problem, lost = _what_is_damaged(checkpoint, run.dist.rank)
@@ -199,8 +222,8 @@ def restore_newest(run: "Run", *, resume: bool) -> bool:
     else:
         problems = "; ".join(f"{path.name}: {problem}" for path, problem in passed_over.items())
         raise CheckpointError(
-            f"no checkpoint of {run.config.run_dir} can be read ({problems}); bring one back from a copy, or choose another "
-            "exp_name to start anew"
+            f"no checkpoint for {run.config.run_dir} can be read ({problems}); bring one back from a copy, name another, or "
+            "choose another exp_name to start anew"
         )
     state = load_state(checkpoint)
     try:
@@ -221,7 +244,9 @@ def restore_newest(run: "Run", *, resume: bool) -> bool:
         ) from error
     for damaged, problem in passed_over.items():
         logger.warning("%s is passed over and renamed: %s", damaged, problem)
-        run.checkpoints.put_aside(damaged)
+        run.checkpoints.put_aside(damaged, DAMAGED)
+    for path in later:
+        run.checkpoints.put_aside(path, LEFT)
     if run.dist.is_main:
         _say_where(run, checkpoint, state, changed)
     if not _play_on(run, checkpoint, exact=not lost):

@@ -39,8 +39,9 @@ class CommandLine:
     """The experiment."""
     seed: int = 0
     """Seed of parameters, environments, search and sampling."""
-    resume: bool = True
-    """Continue from the newest checkpoint of the run, if there is one."""
+    resume: Annotated[str, tyro.conf.arg(metavar="auto|never|PATH")] = "auto"
+    """auto continues from the newest checkpoint of the run, if there is one; never refuses to; the path of a checkpoint
+    continues from it: an earlier one of this run, or another run's from which this one branches off."""
     game_overrides: tuple[str, ...] = ()
     """Per-game exceptions as ``Game.field=value``, e.g. ``Pong.batch_size=16
     MsPacman.clip_reward=false``; fields: max_episode_steps, clip_reward, num_envs, batch_size."""

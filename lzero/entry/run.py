@@ -14,7 +14,7 @@ from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import ExperimentConfig
 from lzero.entry import faults
 from lzero.entry.build import Parts, build
-from lzero.entry.checkpointing import RunError, env_seed, restore_newest, save
+from lzero.entry.checkpointing import Resume, RunError, env_seed, restore, save
 from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.lock import FolderLock, LockedError
 from lzero.entry.metrics import log
@@ -47,7 +47,7 @@ class Run:
         config: the experiment.
         seed: of everything random.
         max_env_steps: env steps per game at which training ends, for the progress display.
-        resume: continue from the newest checkpoint.
+        resume: ``auto``, ``never``, or the checkpoint to continue from.
         stop: who may ask the run to stop; None for nobody.
 
     Attributes:
@@ -64,7 +64,7 @@ class Run:
         *,
         seed: int,
         max_env_steps: int,
-        resume: bool,
+        resume: Resume,
         stop: StopRequest | None = None,
     ) -> None:
         self.config, self.seed, self.max_env_steps = config, seed, max_env_steps
@@ -108,7 +108,7 @@ class Run:
             self._lock.release()
             raise
 
-    def _open_folder(self, parts: Parts, *, resume: bool) -> None:
+    def _open_folder(self, parts: Parts, *, resume: Resume) -> None:
         """Go on from what the folder holds, or begin; from here on it is written."""
         config, is_main = self.config, self.dist.is_main
         self.checkpoints = CheckpointManager(
@@ -117,7 +117,7 @@ class Run:
             config.train.keep_checkpoint_hours,
             self.dist,
         )
-        resumed = restore_newest(self, resume=resume)
+        resumed = restore(self, resume)
         if not resumed:
             self.collector.begin(env_seed(self.seed, self.env_steps))
         self.logger = RunLogger(config.run_dir, is_main=is_main)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lzero.config import ExperimentConfig
+from lzero.entry.checkpointing import Resume
 from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
 from lzero.entry.stopping import AskedToStopError, StopRequest
@@ -72,7 +73,7 @@ def train_unizero_multitask_segment_ddp(
     *,
     seed: int = 0,
     max_env_step: int | None = None,
-    resume: bool = True,
+    resume: Resume = "auto",
 ) -> TrainResult:
     """Train one agent on all games of ``config``, in one process or in every process that torchrun started.
 
@@ -80,7 +81,8 @@ def train_unizero_multitask_segment_ddp(
         config: the experiment; a dict or EasyDict of the same shape works too.
         seed: of parameters, environments, search and sampling.
         max_env_step: env steps per game; None takes ``config.train.max_env_steps``.
-        resume: continue from the newest checkpoint of the run, if there is one.
+        resume: ``auto`` continues from the newest checkpoint of the run that can be read, if there is one; ``never`` refuses
+            where there is one; a path continues from that checkpoint.
 
     Raises:
         pydantic.ValidationError: if the config is not valid.

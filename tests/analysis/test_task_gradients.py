@@ -67,7 +67,7 @@ def test_gradients_lie_in_memory_as_their_parameters_do(name, kind, monkeypatch)
         parameter
     ) in policy.model.task_parameters():  # autograd gives gradients that lie in another order
         parameter.data = parameter.data.mT.contiguous().mT
-    monkeypatch.setattr(policy, "_step", lambda present: torch.zeros(()))
+    monkeypatch.setattr(policy, "_step", lambda **_: torch.zeros(()))
     policy.learn(make_windows(policy.config))
     strides = {
         name: (p.stride(), p.grad.stride())
@@ -297,7 +297,7 @@ def test_aggregators_combine_the_tasks_gradients_as_torchjd_does(kind, monkeypat
     config = make_config({"policy": {"gradient_aggregator": kind, "gradient_conflict_interval": 0}})
     policy, windows = make_policy(config), make_windows(config)
     rows = {}
-    monkeypatch.setattr(policy, "_step", lambda present: torch.zeros(()))
+    monkeypatch.setattr(policy, "_step", lambda **_: torch.zeros(()))
     from lzero.analysis.task_gradients import TaskGradients
 
     combine = TaskGradients.combine_

@@ -92,7 +92,7 @@ def test_overrides_change_their_fields_alone():
         "--output-dir",
         "there",
     ]
-    command = parse(PRESETS, "cpu", [*argv, "--seed", "3", "--no-resume"])
+    command = parse(PRESETS, "cpu", [*argv, "--seed", "3", "--resume", "never"])
     expected = PRESETS["atari3"][1].model_dump()
     expected["env"]["games"] = ("Boxing", "Pong")
     expected["policy"]["search"]["num_simulations"] = 50
@@ -102,7 +102,7 @@ def test_overrides_change_their_fields_alone():
     expected["train"]["video"] = False
     expected["output_dir"] = Path("there")
     assert command.config.model_dump() == expected
-    assert (command.seed, command.resume) == (3, False)
+    assert (command.seed, command.resume) == (3, "never")
 
 
 @pytest.mark.parametrize("domain", OWN)
@@ -284,9 +284,9 @@ def test_main_trains_what_was_asked_for(monkeypatch, caplog, tmp_path):
 
     monkeypatch.setattr(cli, "train_unizero_multitask_segment_ddp", train)
     with caplog.at_level(logging.INFO, "lzero.entry.cli"):
-        result = main(PRESETS, "cpu", ["--seed", "5", "--no-resume", "--exp-name", "mine"])
+        result = main(PRESETS, "cpu", ["--seed", "5", "--resume", "never", "--exp-name", "mine"])
     [(config, options)] = calls
-    assert config.exp_name == "mine" and options == {"seed": 5, "resume": False}
+    assert config.exp_name == "mine" and options == {"seed": 5, "resume": "never"}
     assert result.train_iter == 2
     assert f"tensorboard --logdir '{tmp_path}/a b/tb'" in caplog.text
 

@@ -225,7 +225,7 @@ def test_a_run_of_another_number_of_processes_is_not_continued(copied):
 
 def test_an_existing_run_is_not_overwritten(copied):
     before = contents(copied / "tiny")
-    with pytest.raises(RunError, match="resume=False.*exp_name"):
+    with pytest.raises(RunError, match="resume is 'never'.*exp_name"):
         train_unizero_multitask_segment_ddp(settings(copied), resume=False)
     assert contents(copied / "tiny") == before
 

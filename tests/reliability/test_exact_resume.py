@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from lzero.checkpoint import list_checkpoints, load_state
+from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
 from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
+from lzero.entry.checkpointing import RunError
 from lzero.policy import UniZeroMTPolicy
 from tests.entry.run_cases import curves, settings
 from tests.ranks import run_ranks
@@ -84,3 +85,23 @@ def test_environments_that_cannot_say_where_they_are_begin_anew(tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         train_unizero_multitask_segment_ddp(settings(tmp_path), max_env_step=80)
     assert "cannot say where they were: their episodes begin anew" in caplog.text
+
+
+def test_a_named_checkpoint_is_gone_on_from(tmp_path):
+    """An earlier one of the run, which ends as before; or another run's, from which a new one branches off."""
+    finishing(tmp_path / "undisturbed", "catch")
+    finishing(tmp_path / "runs", "catch")
+    checkpoints = list_checkpoints(tmp_path / "runs" / "tiny" / "checkpoints")
+    config = run_settings(tmp_path / "runs", "catch")
+    train_unizero_multitask_segment_ddp(config, seed=3, resume=checkpoints[0])
+    assert_same_future(tmp_path / "runs" / "tiny", tmp_path / "undisturbed" / "tiny")
+    aside = {path.name for path in checkpoints[0].parent.iterdir() if path.name.startswith("left_")}
+    assert aside == {f"left_{path.name}" for path in checkpoints[1:]}
+
+    branch = run_settings(tmp_path / "branch", "catch")
+    train_unizero_multitask_segment_ddp(branch, seed=3, resume=str(checkpoints[0]))
+    assert_same_future(tmp_path / "branch" / "tiny", tmp_path / "undisturbed" / "tiny")
+    with pytest.raises(RunError, match="holds checkpoints of its own"):
+        train_unizero_multitask_segment_ddp(branch, seed=3, resume=checkpoints[0])
+    with pytest.raises(CheckpointError, match="step_000099: no such directory"):
+        train_unizero_multitask_segment_ddp(config, seed=3, resume=tmp_path / "step_000099")

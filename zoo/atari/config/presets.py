@@ -62,7 +62,7 @@ def _small(exp_name: str, games: tuple[str, ...], moe: bool) -> ExperimentConfig
                 "embed_dim": 128,
                 "num_heads": 4,
                 "num_layers": 2,
-                # a third of the work of a residual network of 16 and 32 channels
+                # 0.4 of the work of a residual network of 16 and 32 channels
                 "encoder": {"kind": "nature", "widths": (16, 32, 32)},
                 # A bin is 0.2 wide, half a clipped reward after its transformation; with one of 1
                 # rewards are hardly told from none. The limit is a return of 422: clipped
