@@ -104,4 +104,5 @@ def test_a_named_checkpoint_is_gone_on_from(tmp_path):
     with pytest.raises(RunError, match="holds checkpoints of its own"):
         train_unizero_multitask_segment_ddp(branch, seed=3, resume=checkpoints[0])
     with pytest.raises(CheckpointError, match="step_000099: no such directory"):
-        train_unizero_multitask_segment_ddp(config, seed=3, resume=tmp_path / "step_000099")
+        new = run_settings(tmp_path / "new", "catch")
+        train_unizero_multitask_segment_ddp(new, seed=3, resume=tmp_path / "step_000099")
