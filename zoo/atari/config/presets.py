@@ -97,8 +97,17 @@ def _small(exp_name: str, games: tuple[str, ...], moe: bool) -> ExperimentConfig
 
 
 def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
-    """The first command: the small networks of :func:`_small`, for as long as a newcomer waits."""
+    """The first command: small networks, for as long as a newcomer waits.
+
+    In so few env steps what :func:`_small` learns with let CrazyClimber's reward fall again after it
+    had risen (one seed, benchmarks/RESULTS.md), and took longer.
+    """
     data = _small(exp_name, CPU2, moe).model_dump()
+    data["model"] |= {"support_limit": 50.0, "support_bins": 101}
+    data["model"]["encoder"] |= {"kind": "resnet", "widths": (16, 32)}
+    data["policy"] |= {"replay_ratio": 0.25, "shift_pixels": 0}
+    data["policy"]["loss"]["latent"] = 10.0
+    data["policy"]["optimiser"]["learning_rate"] = 3e-4
     # 4000 env steps bound the last evaluation in time; games of beginners are shorter.
     data["env"] |= {"num_envs": 8, "num_eval_envs": 4, "max_episode_steps": 4_000}
     data["policy"] |= {"batch_size": 16}
