@@ -2,8 +2,10 @@
 
 from lzero.checkpoint.manager import DAMAGED, LEFT, CheckpointManager
 from lzero.checkpoint.manifest import (
+    MANIFEST_FILE,
     CheckpointError,
     Manifest,
+    config_sha256,
     damaged_files,
     list_checkpoints,
     read_manifest,
@@ -11,6 +13,7 @@ from lzero.checkpoint.manifest import (
 )
 from lzero.checkpoint.random_state import rng_state, set_rng_state
 from lzero.checkpoint.tensors import (
+    STATE_FILE,
     load_arrays,
     load_optimizer_state_,
     load_state,
@@ -21,9 +24,12 @@ from lzero.checkpoint.tensors import (
 __all__ = [
     "DAMAGED",
     "LEFT",
+    "MANIFEST_FILE",
+    "STATE_FILE",
     "CheckpointError",
     "CheckpointManager",
     "Manifest",
+    "config_sha256",
     "damaged_files",
     "list_checkpoints",
     "load_arrays",

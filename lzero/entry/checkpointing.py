@@ -14,7 +14,10 @@ from torch import Tensor
 from lzero.checkpoint import (
     DAMAGED,
     LEFT,
+    MANIFEST_FILE,
+    STATE_FILE,
     CheckpointError,
+    config_sha256,
     damaged_files,
     list_checkpoints,
     load_arrays,
@@ -258,7 +261,19 @@ def restore(run: "Run", resume: Resume) -> bool:
 def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]:
     """Why ``checkpoint`` cannot be used, if so, and the names of this rank's frame files that are lost."""
     try:
-        damaged = damaged_files(checkpoint, rank)
+        damaged, manifest = damaged_files(checkpoint, rank), read_manifest(checkpoint)
+        needed = {f"{group}.safetensors" for group in POLICY_GROUPS}
+        needed.add(STATE_FILE)
+        if rank < manifest.world_size:  # else the number of processes is what is wrong
+            needed |= {f"rank_{rank}/{STATE_FILE}", f"rank_{rank}/replay-rank.safetensors"}
+        unnamed = sorted(needed - manifest.files.keys())
+        if unnamed:
+            return f"{MANIFEST_FILE} does not name {', '.join(unnamed)}", set()
+        if STATE_FILE not in damaged:
+            state = load_state(checkpoint)
+            named = (manifest.train_iter, manifest.config_sha256)
+            if named != (state.get("train_iter"), config_sha256(state.get("config", {}))):
+                return f"{MANIFEST_FILE} and {STATE_FILE} do not belong together", set()
     except CheckpointError as error:
         return str(error), set()
     lost = set()
@@ -268,6 +283,12 @@ def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]
             lost.add(file)
         else:
             return f"{name} {problem}", set()
+    folder = f"rank_{rank}"
+    for path in (checkpoint / folder).glob(
+        "frames-*"
+    ):  # what the manifest does not name is not read
+        if f"{folder}/{path.name}" not in manifest.files:
+            lost.add(path.name)
     return None, lost
 
 
@@ -302,6 +323,8 @@ def _play_on(run: "Run", checkpoint: Path, *, exact: bool) -> bool:
         return False
     try:
         run.collector.restore(load_arrays(checkpoint, name))
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {checkpoint}: {name} is damaged ({error!r})") from error
     except NotTheSameError as error:
         logger.warning("%s: episodes begin anew", error)
         return False

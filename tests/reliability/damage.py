@@ -137,10 +137,10 @@ def hostile_manifest(checkpoint: Path, older: Path, rng: np.random.Generator) ->
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         return
     if choice == 1:
-        name = sorted(manifest)[rng.integers(len(manifest))]
-        manifest[name] = [None, [], {"x": 1}, -5, "nan", 1e308][rng.integers(6)]
-        if name == "exact" or manifest[name] is None and name == "score":
-            del manifest["files"]["model.safetensors"]
+        names = sorted(set(manifest) - {"score", "written"})  # other numbers are as good there
+        manifest[names[rng.integers(len(names))]] = [None, [], {"x": 1}, -5, "nan", 1e308][
+            rng.integers(6)
+        ]
     elif choice == 2:
         name = ["../state.json", "/etc/passwd", "rank_0/../../x", ".hidden", "a\n"][rng.integers(5)]
         manifest["files"][name] = manifest["files"]["state.json"]
