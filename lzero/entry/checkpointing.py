@@ -284,9 +284,8 @@ def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]
         else:
             return f"{name} {problem}", set()
     folder = f"rank_{rank}"
-    for path in (checkpoint / folder).glob(
-        "frames-*"
-    ):  # what the manifest does not name is not read
+    # what the manifest does not name is not read
+    for path in (checkpoint / folder).glob("frames-*"):
         if f"{folder}/{path.name}" not in manifest.files:
             lost.add(path.name)
     return None, lost
