@@ -6,20 +6,68 @@ group: the collectives then return at once.
 
 import datetime
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 BUCKET_BYTES = 64 * 2**20  # large enough to hide a collective's latency, small beside the model
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+# What gloo's errors name when another process is gone; all else is a mistake of the caller.
+LOST = ("gloo/transport", "Timed out", "timeout")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class LaunchError(ValueError):
     """Processes were started in a number or a way that does not fit."""
+
+
+class RankLostError(RuntimeError):
+    """Another process of the run has ended, or does not answer."""
+
+
+@contextmanager
+def losing_a_rank_is_an_error() -> Iterator[None]:
+    """Collectives under way that cannot be ended, because another process is gone, end with an error that says so.
+
+    Raises:
+        RankLostError: in their stead.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, distributed.DistError) or any(
+            sign in str(error) for sign in LOST
+        )
+        if not is_lost:
+            raise
+        raise RankLostError(
+            "another process of this run has ended or does not answer; the same command continues from the newest "
+            f"checkpoint, under torch.distributed.run --max-restarts=1 by itself ({str(error).splitlines()[0]})"
+        ) from error
+
+
+@contextmanager
+def _signals_end_the_process() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the process where it stands: while it waits in C++ no handler of Python's would be called."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -193,13 +241,32 @@ def init_distributed(
         if device.type == "cuda":
             device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
-        distributed.init_process_group(
-            backend, timeout=timeout, device_id=device if device.type == "cuda" else None
-        )
-        if backend != "gloo":
-            place = replace(place, cpu_group=distributed.new_group(backend="gloo", timeout=timeout))
+        with _signals_end_the_process():
+            distributed.init_process_group(
+                backend,
+                store=_store(timeout),
+                rank=rank,
+                world_size=world_size,
+                timeout=timeout,
+                device_id=device if device.type == "cuda" else None,
+            )
+            if backend != "gloo":
+                cpu_group = distributed.new_group(backend="gloo", timeout=timeout)
+                place = replace(place, cpu_group=cpu_group)
     torch.set_num_threads(place.threads)
     return place
+
+
+def _store(timeout: datetime.timedelta) -> distributed.Store:
+    """Where ranks find each other; after a restart by torchrun another place than before.
+
+    Its agent keeps one store for all attempts, in which the addresses of the dead ranks still stand. Agents of several
+    machines count attempts each for itself, so there nothing can be told apart.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +230,7 @@ def restore(run: "Run", resume: Resume) -> bool:
             "choose another exp_name to start anew"
         )
     state = load_state(checkpoint)
-    try:
+    with _on_all_ranks(run, checkpoint):
         changed = check_resumable(
             state,
             run.config,
@@ -239,12 +240,6 @@ def restore(run: "Run", resume: Resume) -> bool:
             checkpoint=checkpoint,
         )
         _load(run, checkpoint, state, lost)
-    except (CheckpointError, RunError):
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
-        raise CheckpointError(
-            f"checkpoint {checkpoint} was not written by this program, or for another experiment ({error!r})"
-        ) from error
     for damaged, problem in passed_over.items():
         logger.warning("%s is passed over and renamed: %s", damaged, problem)
         run.checkpoints.put_aside(damaged, DAMAGED)
@@ -291,6 +286,28 @@ def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]
     return None, lost
 
 
+@contextmanager
+def _on_all_ranks(run: "Run", checkpoint: Path) -> Iterator[None]:
+    """Reading of a checkpoint that ends on all ranks if one cannot do it, instead of letting the others wait; collective.
+
+    Raises:
+        CheckpointError: on all ranks, if a file is of another program or experiment.
+        RunError: on those that found that it belongs to another experiment.
+    """
+    problem: CheckpointError | RunError | None = None
+    try:
+        yield
+    except (CheckpointError, RunError) as error:
+        problem = error
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        problem = CheckpointError(
+            f"checkpoint {checkpoint} was not written by this program, or for another experiment ({error!r})"
+        )
+        problem.__cause__ = error
+    if run.dist.any(problem is not None):
+        raise problem or CheckpointError(f"another rank cannot go on from {checkpoint}")
+
+
 def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]) -> None:
     """Take over all but the environments."""
     own = load_state(checkpoint, run.dist.rank)
@@ -317,15 +334,17 @@ def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]
 def _play_on(run: "Run", checkpoint: Path, *, exact: bool) -> bool:
     """Bring environments, episodes and contexts back to where they were; whether that is possible."""
     name = f"rank_{run.dist.rank}/{PLAYING_FILE}"
-    if name not in read_manifest(checkpoint).files:
-        logger.warning("the environments cannot say where they were: their episodes begin anew")
-        return False
-    try:
-        run.collector.restore(load_arrays(checkpoint, name))
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {checkpoint}: {name} is damaged ({error!r})") from error
-    except NotTheSameError as error:
-        logger.warning("%s: episodes begin anew", error)
+    problem = None
+    with _on_all_ranks(run, checkpoint):
+        if name in read_manifest(checkpoint).files:
+            try:
+                run.collector.restore(load_arrays(checkpoint, name))
+            except NotTheSameError as error:
+                problem = str(error)
+        else:
+            problem = "the environments cannot say where they were"
+    if problem is not None:
+        logger.warning("%s: their episodes begin anew", problem)
         return False
     if exact and run.dist.is_main:
         logger.info("episodes go on where they were: the run continues bit for bit")

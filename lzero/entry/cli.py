@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, nearest
+from lzero.distributed import RankLostError
 from lzero.entry.checkpointing import RunError
 from lzero.entry.stopping import StoppedError
 from lzero.entry.train_unizero_multitask_segment_ddp import (
@@ -60,7 +61,13 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
         result = train_unizero_multitask_segment_ddp(
             command.config, seed=command.seed, resume=command.resume
         )
-    except (RunError, CheckpointError, EnvironmentFaultError, FloatingPointError) as error:
+    except (
+        RunError,
+        CheckpointError,
+        EnvironmentFaultError,
+        FloatingPointError,
+        RankLostError,
+    ) as error:
         sys.exit(f"error: {error}")
     except StoppedError as stopped:
         logger.info("%s; the same command continues from the newest checkpoint", stopped)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lzero.config import ExperimentConfig
+from lzero.distributed import losing_a_rank_is_an_error
 from lzero.entry.checkpointing import Resume
 from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
@@ -89,6 +90,7 @@ def train_unizero_multitask_segment_ddp(
         ValueError: if the seed or ``max_env_step`` is out of range.
         RunError: if the run's folder holds another experiment, or cannot be resumed as asked.
         FloatingPointError: if the loss or its gradient stops being a number.
+        RankLostError: if another process of the run has ended or does not answer.
         StoppedError: after Ctrl-C or SIGTERM, a KeyboardInterrupt with a checkpoint behind it.
     """
     config = with_domain_settings(config)
@@ -98,6 +100,7 @@ def train_unizero_multitask_segment_ddp(
         raise ValueError(f"max_env_step={max_env_step}: use at least 1, or None for the config's")
     limit = max_env_step or config.train.max_env_steps
     with (
+        losing_a_rank_is_an_error(),
         StopRequest() as stop,
         Run(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
     ):

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -32,19 +33,39 @@ CHANGES = {
 }
 
 
-def training(directory: Path, domain: str) -> None:
+def training(directory: Path, domain: str, place: dict[str, str]) -> None:
     """The whole run; what a process does that may be killed."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", **place}
     torch.set_num_threads(1)
     train_unizero_multitask_segment_ddp(run_settings(directory, domain, CHANGES), seed=3)
 
 
-def start(directory: Path, domain: str) -> multiprocessing.Process:
+def start(directory: Path, domain: str, world_size: int) -> list[multiprocessing.Process]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "lzero.policy", "pytest", "scipy"])
-    process = context.Process(target=partial(training, directory, domain))
-    process.start()
-    return process
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(world_size):
+        place = {}
+        if world_size > 1:
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
+            place |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+            place["MASTER_ADDR"] = "127.0.0.1"
+        ranks.append(context.Process(target=partial(training, directory, domain, place)))
+        ranks[-1].start()
+    return ranks
+
+
+def end_as_torchrun_does(ranks: list[multiprocessing.Process], victim: int) -> None:
+    """One is killed; the others are asked to end, and have to."""
+    os.kill(ranks[victim].pid, signal.SIGKILL)
+    for rank in ranks:
+        if rank.exitcode is None:
+            rank.terminate()
+        rank.join(30)
+        assert rank.exitcode is not None, "it waits for the killed one"
 
 
 def lines(run_dir: Path) -> list[str]:
@@ -52,11 +73,16 @@ def lines(run_dir: Path) -> list[str]:
     return metrics.read_text().splitlines() if metrics.exists() else []
 
 
-@pytest.mark.parametrize("domain", ["catch", "minatar"])
-def test_killed_again_and_again(tmp_path, domain):
-    process = start(tmp_path / "undisturbed", domain)
-    process.join(300)
-    assert process.exitcode == 0
+@pytest.mark.parametrize(
+    ("domain", "world_size", "share"),
+    [("catch", 1, 2), ("minatar", 1, 2), ("catch", 2, 4)],
+    ids=["catch", "minatar", "catch on 2 ranks"],
+)
+def test_killed_again_and_again(tmp_path, domain, world_size, share):
+    """``share``: one in so many of the kills."""
+    for process in start(tmp_path / "undisturbed", domain, world_size):
+        process.join(300)
+        assert process.exitcode == 0
     times = [
         line["wall_time"] for line in read_metrics(tmp_path / "undisturbed/tiny/metrics.jsonl")
     ]
@@ -65,24 +91,24 @@ def test_killed_again_and_again(tmp_path, domain):
     rng, killed, during_a_save = np.random.default_rng(5), 0, 0
     run_dir = tmp_path / "killed" / "tiny"
     while True:
-        process = start(tmp_path / "killed", domain)
-        if killed < KILLS // 2:
+        ranks = start(tmp_path / "killed", domain, world_size)
+        if killed < KILLS // share:
             before = len(lines(run_dir))
-            while process.exitcode is None and len(lines(run_dir)) <= before:
+            while ranks[0].exitcode is None and len(lines(run_dir)) <= before:
                 time.sleep(0.005)  # it builds what it needs
-            process.join(rng.uniform(0.0, 0.3) * training_seconds)
-            if process.exitcode is None:
-                os.kill(process.pid, signal.SIGKILL)
+            ranks[0].join(rng.uniform(0.0, 0.3) * training_seconds)
+            if ranks[0].exitcode is None:
+                end_as_torchrun_does(ranks, int(rng.integers(world_size)))
                 killed += 1
-            process.join()
             during_a_save += bool(list((run_dir / "checkpoints").glob(".unfinished*")))
-        else:
+        for process in ranks:
             process.join(300)
-        assert process.exitcode in (0, -signal.SIGKILL)
-        if process.exitcode == 0:
+        if all(process.exitcode == 0 for process in ranks):
             break
-    logger.info("%s: killed %d times, %d of them during a save", domain, killed, during_a_save)
-    assert killed >= min(KILLS // 2, 3)
+        assert any(process.exitcode == -signal.SIGKILL for process in ranks)
+    where = f"{domain} on {world_size} rank(s)"
+    logger.info("%s: killed %d times, %d of them during a save", where, killed, during_a_save)
+    assert killed >= min(KILLS // share, 3)
     assert_same_future(run_dir, tmp_path / "undisturbed" / "tiny")
     assert curves(run_dir) == curves(tmp_path / "undisturbed" / "tiny")
     assert len(list_checkpoints(run_dir / "checkpoints")) in (3, 4)
