@@ -11,6 +11,7 @@ NOT_LEARNING = (
     "env.num_eval_envs",
     "policy.gradient_conflict_interval",
     "policy.profile",
+    "policy.replay.on_disk",
     "policy.optimiser.max_skipped_updates",
     "train.max_env_steps",
     "train.eval_interval",

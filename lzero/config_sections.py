@@ -275,6 +275,8 @@ class ReplayConfig(Section):
 
     capacity: PositiveInt = 500_000
     """Transitions kept per task over all its environments."""
+    on_disk: bool = False
+    """Keep the frames in a file beside the run instead of in memory; it goes with the process."""
     prioritised: bool = False
     """Sample windows by value error instead of uniformly."""
     alpha: float = Field(0.6, ge=0.0)

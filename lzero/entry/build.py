@@ -23,6 +23,7 @@ from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.profiling import Profilers
 from lzero.replay.buffer import PriorityConfig, ReplayBuffer
+from lzero.replay.storage import GIBIBYTE, available_memory
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,49 @@ def _build(config: ExperimentConfig, seed: int) -> Parts:
     torch.manual_seed(seed)  # the same parameters on every rank
     policy = UniZeroMTPolicy(config, env.observation_shape, legal_actions, dist)
     torch.manual_seed(seed + dist.rank)  # but each drops out what it likes
-    settings = config.policy.replay
-    replay = ReplayBuffer(
-        env.task_id,
-        config.ring_length(),
-        env.observation_shape,
-        env.observation_dtype,
-        env.num_actions,
-        config.policy.window,
-        past=config.policy.burn_in_steps,
-        priority=PriorityConfig(settings.alpha, settings.beta) if settings.prioritised else None,
-    )
+    replay = _replay(config, env, dist)
     rngs = {}
     for stream, name in enumerate(("act", "replay")):
         rngs[name] = np.random.default_rng([seed, dist.rank, stream])
     return Parts(dist, share, env, legal_actions, policy, replay, rngs, profilers)
+
+
+def _replay(config: ExperimentConfig, env: MultiTaskVectorEnv, dist: Distributed) -> ReplayBuffer:
+    """An empty replay for the environments of this rank; collective.
+
+    Raises:
+        RunError: on all ranks, if it will not fit into this machine when it is full.
+    """
+    settings = config.policy.replay
+    what = f"policy.replay.capacity={settings.capacity:,} transitions of {len(np.unique(env.task_id))} game(s)"
+    less = "take less of policy.replay.capacity"
+    problem = None
+    try:
+        replay = ReplayBuffer(
+            env.task_id,
+            config.ring_length(),
+            env.observation_shape,
+            env.observation_dtype,
+            env.num_actions,
+            config.policy.window,
+            past=config.policy.burn_in_steps,
+            priority=PriorityConfig(settings.alpha, settings.beta)
+            if settings.prioritised
+            else None,
+            directory=config.run_dir if settings.on_disk else None,
+        )
+    except MemoryError as error:
+        problem = f"{what}: {error}; {less}, or --policy.replay.on-disk"
+    except OSError as error:
+        problem = f"{what} do not fit onto the disk of {config.run_dir}: {error}; {less}"
+    else:
+        needed, available = replay.memory_bytes * dist.local_world_size, available_memory()
+        if needed > available:
+            instead = less if settings.on_disk else f"{less}, or --policy.replay.on-disk"
+            problem = (
+                f"{what} take {needed / GIBIBYTE:,.1f} GiB of memory in {dist.local_world_size} process(es) here, and "
+                f"{available / GIBIBYTE:,.1f} GiB are free; {instead}"
+            )
+    if dist.any(problem is not None):
+        raise RunError(problem or "the replay of another rank does not fit")
+    return replay

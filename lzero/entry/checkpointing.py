@@ -108,20 +108,20 @@ def check_resumable(
             found[name] = (before, after)
     shapes = (f"env.{name}" for name in config.env.shapes_observations)
     fixed = (*FIXED, "seed", *shapes)
+    found = {name: pair for name, pair in found.items() if not is_one_of(name, NOT_LEARNING)}
     refused = {name: pair for name, pair in found.items() if is_one_of(name, fixed)}
     if refused:
         raise RunError(
             f"{checkpoint} was trained with another {', '.join(refused)}: {described(refused)}; restore these values or "
             "choose another exp_name"
         )
-    changed = {name: pair for name, pair in found.items() if not is_one_of(name, NOT_LEARNING)}
-    if changed and state["env_steps"] >= max_env_steps:
+    if found and state["env_steps"] >= max_env_steps:
         raise RunError(
             f"{checkpoint} has its {state['env_steps']:,} env steps per game behind it and was trained with another "
-            f"{', '.join(changed)}: {described(changed)}; nothing is left to learn with them: choose another exp_name, or more "
+            f"{', '.join(found)}: {described(found)}; nothing is left to learn with them: choose another exp_name, or more "
             "train.max_env_steps"
         )
-    return changed
+    return found
 
 
 def described(changes: Changes) -> str:

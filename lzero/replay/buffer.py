@@ -29,6 +29,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from lzero.replay.frame_chunks import FrameChunks
+from lzero.replay.storage import frames_on_disk
 from lzero.replay.sum_tree import PriorityConfig, RowPriorities
 
 TERMINATED, TRUNCATED, RESET = 1, 2, 4  # bits of a row's flags
@@ -84,8 +85,11 @@ class ReplayBuffer:
         past: P, rows in front of a window that are sampled with it.
         priority: how to prioritise; None samples uniformly.
         chunk_steps: steps per frame file of a checkpoint.
+        directory: where the frames lie, in a file that goes with the process; None for memory.
 
     Raises:
+        MemoryError: if the rings are larger than the address space.
+        OSError: if the disk has not enough room for the frames.
         ValueError: for rings not sorted by task, a ring shorter than a window, or sizes below the
             minimum.
     """
@@ -102,6 +106,7 @@ class ReplayBuffer:
         past: int = 0,
         priority: PriorityConfig | None = None,
         chunk_steps: int = 256,
+        directory: Path | None = None,
     ) -> None:
         tasks = np.array(task_id_of_ring, np.int64)
         if tasks.ndim != 1 or not tasks.size or (np.diff(tasks) < 0).any():
@@ -126,8 +131,13 @@ class ReplayBuffer:
         stored_shape = self.observation_shape
         if self._is_image:
             stored_shape = (*stored_shape[1:], stored_shape[0])
-        # Zeros, not empty: such pages become resident only when they are first written.
-        self._frames = np.zeros((self.num_rings, ring_length, *stored_shape), observation_dtype)
+        shape = (self.num_rings, ring_length, *stored_shape)
+        if directory is None:
+            # Zeros, not empty: such pages become resident only when they are first written.
+            self._frames = np.zeros(shape, observation_dtype)
+        else:
+            self._frames = frames_on_disk(shape, np.dtype(observation_dtype), directory)
+        self.is_on_disk = directory is not None
         # One packed record per row, so that a window is one run of memory.
         record: list[tuple] = [
             ("action", np.min_scalar_type(num_actions - 1)),
@@ -168,6 +178,12 @@ class ReplayBuffer:
     def frame_bytes(self) -> int:
         """Bytes of a stored observation."""
         return self._frames[0, 0].nbytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory when all rings are full; frames on the disk are not among them."""
+        frames = 0 if self.is_on_disk else self._frames.nbytes
+        return frames + int(self.bookkeeping_bytes * self._rows.size)
 
     @property
     def bookkeeping_bytes(self) -> float:

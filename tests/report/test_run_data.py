@@ -29,6 +29,7 @@ MAY_DIFFER = {
     *(
         "policy.gradient_conflict_interval",
         "policy.profile.line_profiler",
+        "policy.replay.on_disk",
         "policy.profile.torch_profiler",
         "policy.optimiser.max_skipped_updates",
     ),
