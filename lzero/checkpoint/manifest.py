@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -188,15 +188,17 @@ def checked_file(checkpoint: Path, name: str) -> Path:
     return checkpoint / name
 
 
-def damaged_files(checkpoint: Path, rank: int) -> dict[str, str]:
-    """What is wrong with the common files of a checkpoint and those of one rank: problems by name, empty if all is well.
+def damaged_files(checkpoint: Path, ranks: Collection[int]) -> dict[str, str]:
+    """What is wrong with the common files of a checkpoint and those of some ranks: problems by name, empty if all is well.
 
     Raises:
         CheckpointError: if the manifest itself cannot be read.
     """
+    folders = {f"rank_{rank}" for rank in ranks}
     found = {}
     for name, entry in read_manifest(checkpoint).files.items():
-        if "/" in name and not name.startswith(f"rank_{rank}/"):
+        folder, is_in_one, _ = name.partition("/")
+        if is_in_one and folder not in folders:
             continue
         problem = _problem_of_file(checkpoint / name, entry)
         if problem is not None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +38,10 @@ from lzero.config_fields import (
     flatten,
     is_one_of,
 )
+from lzero.distributed import assign_tasks
+from lzero.entry.shards import Rings, rings_by_rank
 from lzero.envs.multitask import NotTheSameError
-from lzero.replay.frame_chunks import CHUNK_NAME
+from lzero.replay.frame_chunks import CHUNK_NAME, Shard
 
 if TYPE_CHECKING:
     from lzero.entry.run import Run
@@ -78,7 +80,6 @@ def check_resumable(
     config: ExperimentConfig,
     *,
     seed: int,
-    world_size: int,
     max_env_steps: int,
     checkpoint: Path,
 ) -> Changes:
@@ -91,11 +92,6 @@ def check_resumable(
     Raises:
         RunError: naming each field that differs and what to type instead.
     """
-    if state["world_size"] != world_size:
-        raise RunError(
-            f"{checkpoint} was written by {state['world_size']} process(es), this run has {world_size}; start it with "
-            f"--nproc_per_node={state['world_size']}, or choose another exp_name"
-        )
     then, now = state["config"], config.model_dump(mode="json")
     defaults = dict(flatten(ExperimentConfig(env=type(config.env)()).model_dump(mode="json")))
     found = {}
@@ -219,7 +215,7 @@ def restore(run: "Run", resume: Resume) -> bool:
         return False
     passed_over: dict[Path, str] = {}
     for checkpoint in reversed(checkpoints):
-        problem, lost = _what_is_damaged(checkpoint, run.dist.rank)
+        problem, lost = _what_is_damaged(checkpoint, run)
         if not run.dist.any(problem is not None):
             break
         passed_over[checkpoint] = problem or "it is damaged on another rank"
@@ -235,7 +231,6 @@ def restore(run: "Run", resume: Resume) -> bool:
             state,
             run.config,
             seed=run.seed,
-            world_size=run.dist.world_size,
             max_env_steps=run.max_env_steps,
             checkpoint=checkpoint,
         )
@@ -247,27 +242,31 @@ def restore(run: "Run", resume: Resume) -> bool:
         run.checkpoints.put_aside(path, LEFT)
     if run.dist.is_main:
         _say_where(run, checkpoint, state, changed)
-    if not _play_on(run, checkpoint, exact=not lost):
+    same_ranks = state["world_size"] == run.dist.world_size
+    if not (same_ranks and _play_on(run, checkpoint, exact=not lost)):
         run.replay.cut()  # what was played last does not go on
         run.collector.begin(env_seed(run.seed, run.env_steps))
     return True
 
 
-def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]:
-    """Why ``checkpoint`` cannot be used, if so, and the names of this rank's frame files that are lost."""
+def _what_is_damaged(checkpoint: Path, run: "Run") -> tuple[str | None, set[str]]:
+    """Why ``checkpoint`` cannot be used, if so, and which frame files that this rank needs are lost, with their folders."""
     try:
-        damaged, manifest = damaged_files(checkpoint, rank), read_manifest(checkpoint)
+        manifest = read_manifest(checkpoint)
+        ranks = _ranks_to_read(run, manifest.world_size)
+        damaged = damaged_files(checkpoint, ranks)
         needed = {f"{group}.safetensors" for group in POLICY_GROUPS}
         needed.add(STATE_FILE)
-        if rank < manifest.world_size:  # else the number of processes is what is wrong
+        for rank in ranks:
             needed |= {f"rank_{rank}/{STATE_FILE}", f"rank_{rank}/replay-rank.safetensors"}
         unnamed = sorted(needed - manifest.files.keys())
         if unnamed:
             return f"{MANIFEST_FILE} does not name {', '.join(unnamed)}", set()
         if STATE_FILE not in damaged:
             state = load_state(checkpoint)
-            named = (manifest.train_iter, manifest.config_sha256)
-            if named != (state.get("train_iter"), config_sha256(state.get("config", {}))):
+            named = (manifest.train_iter, manifest.world_size, manifest.config_sha256)
+            of_config = config_sha256(state.get("config", {}))
+            if named != (state.get("train_iter"), state.get("world_size"), of_config):
                 return f"{MANIFEST_FILE} and {STATE_FILE} do not belong together", set()
     except CheckpointError as error:
         return str(error), set()
@@ -275,15 +274,31 @@ def _what_is_damaged(checkpoint: Path, rank: int) -> tuple[str | None, set[str]]
     for name, problem in damaged.items():
         folder, _, file = name.rpartition("/")
         if folder and CHUNK_NAME.fullmatch(file):
-            lost.add(file)
+            lost.add(name)
         else:
             return f"{name} {problem}", set()
-    folder = f"rank_{rank}"
-    # what the manifest does not name is not read
-    for path in (checkpoint / folder).glob("frames-*"):
-        if f"{folder}/{path.name}" not in manifest.files:
-            lost.add(path.name)
+    for rank in ranks:  # what the manifest does not name is not read
+        for path in (checkpoint / f"rank_{rank}").glob("frames-*"):
+            name = f"rank_{rank}/{path.name}"
+            if name not in manifest.files:
+                lost.add(name)
     return None, lost
+
+
+def _ranks_to_read(run: "Run", world_size: int) -> list[int]:
+    """Ranks of a checkpoint of ``world_size`` processes whose replay this one goes on with."""
+    if world_size == run.dist.world_size:
+        return [run.dist.rank]
+    return sorted(_rings_by_rank(run, world_size))
+
+
+def _rings_by_rank(run: "Run", world_size: int) -> dict[int, Rings]:
+    """Where the replay of each environment of this rank is in a checkpoint of ``world_size`` processes."""
+    config = run.config
+    num_envs = [config.env.envs_of(game) for game in config.env.games]
+    batch_sizes = [world_size] * config.num_tasks  # they are no matter of who has which environment
+    then = assign_tasks(config.num_tasks, num_envs, batch_sizes, world_size)
+    return rings_by_rank(then, run.share)
 
 
 @contextmanager
@@ -310,17 +325,32 @@ def _on_all_ranks(run: "Run", checkpoint: Path) -> Iterator[None]:
 
 def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]) -> None:
     """Take over all but the environments."""
-    own = load_state(checkpoint, run.dist.rank)
+    own = None
+    if state["world_size"] == run.dist.world_size:
+        own = load_state(checkpoint, run.dist.rank)
+        run.collected[:] = own["collected"]
+    elif run.dist.is_main:  # sums over all ranks
+        ranks = range(state["world_size"])
+        run.collected[:] = sum(
+            np.array(load_state(checkpoint, rank)["collected"]) for rank in ranks
+        )
     run.env_steps, run.before, run.stage = state["env_steps"], state["before"], state["stage"]
-    run.collected_steps, run.collected[:] = state["collected_steps"], own["collected"]
+    run.collected_steps = state["collected_steps"]
     run.learning_since = state["learning_since"]
     run.last_returns = state["last_returns"]
     run.reward_rate.load(state["reward_rate"])
     if run.return_scale is not None and state["return_scale"] is not None:
         run.return_scale.set_totals(state["return_scale"])
     run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
-    set_rng_state(own["rng"], run.rngs)
-    run.replay.load(checkpoint / f"rank_{run.dist.rank}", suffix="rank", lost=lost)
+    if own is not None:
+        set_rng_state(own["rng"], run.rngs)
+        run.replay.load(
+            checkpoint / f"rank_{run.dist.rank}",
+            suffix="rank",
+            lost=_in_folder(lost, run.dist.rank),
+        )
+    else:
+        _share_out(run, checkpoint, state["world_size"], lost)
     for file in sorted(lost):
         logger.warning(
             "rank %d: frames %s of %s are damaged; windows with them are not learned from, and the run does not go on bit "
@@ -328,6 +358,33 @@ def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]
             run.dist.rank,
             file,
             checkpoint,
+        )
+
+
+def _in_folder(files: Collection[str], rank: int) -> list[str]:
+    """Names of those files that are in the folder of a rank."""
+    folder = f"rank_{rank}/"
+    return [name.removeprefix(folder) for name in files if name.startswith(folder)]
+
+
+def _share_out(run: "Run", checkpoint: Path, world_size: int, lost: Collection[str]) -> None:
+    """Take over the replay of a checkpoint of another number of processes, and random numbers that none of them drew."""
+    shards = [
+        Shard(checkpoint / f"rank_{rank}", own, theirs, _in_folder(lost, rank))
+        for rank, (own, theirs) in _rings_by_rank(run, world_size).items()
+    ]
+    run.replay.load_shards(shards, suffix="rank")
+    for stream, generator in enumerate(run.rngs.values()):
+        anew = np.random.default_rng([run.seed, run.dist.rank, stream, run.env_steps])
+        generator.bit_generator.state = anew.bit_generator.state
+    torch.manual_seed(env_seed(run.seed, run.env_steps) + run.dist.rank)
+    if run.dist.is_main:
+        logger.warning(
+            "%s was written by %d process(es), this run has %d: the replay is shared out anew and episodes begin anew; the "
+            "run does not go on bit for bit",
+            checkpoint,
+            world_size,
+            run.dist.world_size,
         )
 
 
@@ -344,7 +401,7 @@ def _play_on(run: "Run", checkpoint: Path, *, exact: bool) -> bool:
         else:
             problem = "the environments cannot say where they were"
     if problem is not None:
-        logger.warning("%s: their episodes begin anew", problem)
+        logger.warning("%s: episodes begin anew", problem)
         return False
     if exact and run.dist.is_main:
         logger.info("episodes go on where they were: the run continues bit for bit")

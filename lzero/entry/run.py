@@ -72,6 +72,7 @@ class Run:
         parts = build(config, seed)
         self.dist, self.env, self.legal_actions = parts.dist, parts.env, parts.legal_actions
         self.policy, self.replay, self.rngs = parts.policy, parts.replay, parts.rngs
+        self.share = parts.share
         self.batch_sizes = dict(zip(parts.share.task_ids, parts.share.batch_sizes, strict=True))
         self.env_steps = 0  # per game
         self.before = 0

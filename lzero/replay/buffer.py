@@ -17,7 +17,7 @@ death the reset row stands alone.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from lzero.replay.frame_chunks import FrameChunks
+from lzero.replay.frame_chunks import FrameChunks, Shard
 from lzero.replay.storage import frames_on_disk
 from lzero.replay.sum_tree import PriorityConfig, RowPriorities
 
@@ -311,7 +311,12 @@ class ReplayBuffer:
             arrays["priority_mass"] = self._priorities.tree.mass(self._live_leaves())
             arrays["max_priority"] = self._priorities.max_priority
         holes = [hole for hole in self._holes if hole[1] > self.oldest]
-        header = {"head": self._head, "chunks": chunks, "holes": holes, "layout": self._layout()}
+        header = {
+            "head": self._head,
+            "chunks": chunks,
+            "holes": holes,
+            "layout": self._layout(np.arange(self.num_rings)),
+        }
         save_file(
             arrays,
             directory / f"replay-{suffix}.safetensors",
@@ -330,35 +335,67 @@ class ReplayBuffer:
             FileNotFoundError: if a file of the checkpoint is missing.
             ValueError: if the checkpoint's buffer was built with other arguments, or its files do not fit together.
         """
-        path = directory / f"replay-{suffix}.safetensors"
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads(file.metadata()["header"])
-            for name, value in self._layout().items():
-                if header["layout"][name] != value:
-                    saved = header["layout"][name]
-                    raise ValueError(
-                        f"{name} is {value}, but {path} was saved with {saved}; use that one"
-                    )
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-        self._head = int(header["head"])
-        slots = self._live_slots()
-        for name in self._columns:
-            if arrays[name].shape != self._rows[name][:, slots].shape:
-                raise ValueError(f"{name} of {path} has shape {arrays[name].shape}")
-            self._rows[name][:, slots] = arrays[name]
-        holes = self._chunks.load(
-            self._frames, self.oldest, self._head, directory, header["chunks"], lost
-        )
-        self._holes = [(int(first), int(stop)) for first, stop in [*header["holes"], *holes]]
+        rings = range(self.num_rings)
+        self._load([Shard(directory, rings, rings, lost)], suffix)
+
+    def load_shards(self, shards: Sequence[Shard], *, suffix: str) -> None:
+        """Replace the content by rings that other buffers have saved: no file is linked to by the next checkpoint.
+
+        Args:
+            shards: together all rings of this buffer.
+            suffix: as when they were written.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`load`, and if they are not of one moment.
+        """
+        self._load(shards, suffix)
+        self._chunks.forget()
+
+    def _load(self, shards: Sequence[Shard], suffix: str) -> None:
+        self._head, self._holes = -1, []
         if self._priorities:
             self._priorities.tree.clear()
-            self._priorities.tree.update(
-                self._live_leaves().ravel(), arrays["priority_mass"].ravel()
-            )
-            self._priorities.max_priority[:] = arrays["max_priority"]
+            self._priorities.max_priority[:] = 0.0
+        for shard in shards:
+            self._load_shard(shard, suffix)
+        if self._priorities:
             steps = np.arange(self.oldest, self._head)
             for step in steps[~self._is_whole(steps)].tolist():
                 self._priorities.remove(self._leaves(step))
+
+    def _load_shard(self, shard: Shard, suffix: str) -> None:
+        path = shard.directory / f"replay-{suffix}.safetensors"
+        own, theirs = np.array(shard.own), np.array(shard.theirs)
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads(file.metadata()["header"])
+            tasks_then = np.array(header["layout"]["task_id_of_ring"])
+            layout = header["layout"] | {"task_id_of_ring": tasks_then[theirs].tolist()}
+            for name, value in self._layout(own).items():
+                if layout[name] != value:
+                    raise ValueError(
+                        f"{name} is {value}, but {path} was saved with {layout[name]}; use that one"
+                    )
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        if self._head not in (-1, header["head"]):
+            raise ValueError(
+                f"{path} ends at step {header['head']}, files beside it at {self._head}"
+            )
+        self._head = int(header["head"])
+        slots = self._live_slots()
+        for name in self._columns:
+            if arrays[name].shape != (tasks_then.size, *self._rows[name][0, slots].shape):
+                raise ValueError(f"{name} of {path} has shape {arrays[name].shape}")
+            self._rows[name][own[:, None], slots] = arrays[name][theirs]
+        holes = self._chunks.load(self._frames, self.oldest, self._head, shard, header["chunks"])
+        self._holes += [(int(first), int(stop)) for first, stop in [*header["holes"], *holes]]
+        if self._priorities:
+            mass = arrays["priority_mass"][theirs]
+            self._priorities.tree.update(self._live_leaves()[own].ravel(), mass.ravel())
+            largest, which = self._priorities.max_priority, np.unique(tasks_then)
+            for task in np.unique(tasks_then[theirs]):
+                here = np.searchsorted(self._task_ids, task)
+                there = arrays["max_priority"][np.searchsorted(which, task)]
+                largest[here] = max(largest[here], there)
 
     def _check_row(self, observation: np.ndarray, row: dict[str, np.ndarray]) -> None:
         shape, dtype = (self.num_rings, *self.observation_shape), self._frames.dtype
@@ -464,10 +501,10 @@ class ReplayBuffer:
         """Leaves ``(R,)`` of the rows of an absolute step."""
         return np.arange(self.num_rings) * self.ring_length + step % self.ring_length
 
-    def _layout(self) -> dict[str, object]:
+    def _layout(self, rings: np.ndarray) -> dict[str, object]:
         """What a checkpoint must share with the buffer that loads it."""
         return {
-            "task_id_of_ring": self.task_id_of_ring.tolist(),
+            "task_id_of_ring": self.task_id_of_ring[rings].tolist(),
             "ring_length": self.ring_length,
             "observation_shape": list(self.observation_shape),
             "observation_dtype": self._frames.dtype.name,

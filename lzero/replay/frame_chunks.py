@@ -7,7 +7,8 @@ Shape legend: R = rings, L = ring length; the frame of absolute step t stands in
 import re
 import secrets
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,23 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 CHUNK_NAME = re.compile(r"frames-(\d{12})-[0-9a-f]{8}-\w+\.safetensors")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rings that a buffer has saved, and which rings of the buffer that loads them they are.
+
+    Attributes:
+        directory: where they are.
+        own: rings of the buffer that loads.
+        theirs: the same ones of the buffer that has saved.
+        lost: names of frame files that cannot be read.
+    """
+
+    directory: Path
+    own: Sequence[int]
+    theirs: Sequence[int]
+    lost: Collection[str] = ()
 
 
 class FrameChunks:
@@ -64,20 +82,14 @@ class FrameChunks:
         return names
 
     def load(
-        self,
-        frames: np.ndarray,
-        oldest: int,
-        head: int,
-        directory: Path,
-        names: list[str],
-        lost: Collection[str] = (),
+        self, frames: np.ndarray, oldest: int, head: int, shard: Shard, names: list[str]
     ) -> list[tuple[int, int]]:
-        """Read the live frames of ``names`` into the ring ``frames (R, L, …)``.
+        """Read live frames into rings of ``frames (R, L, …)``.
 
         Args:
-            frames, oldest, head, directory: as in :meth:`save`.
-            names: files, oldest first.
-            lost: those of them that cannot be read.
+            frames, oldest, head: as in :meth:`save`.
+            shard: which rings.
+            names: their files, oldest first.
 
         Returns:
             Spans (first, stop) of absolute steps whose frames are lost.
@@ -93,22 +105,29 @@ class FrameChunks:
             raise ValueError(f"frames of steps {oldest} to {head} are not in files {names}")
         holes = []
         for name, first, stop in zip(names, starts, bounds[1:], strict=True):
-            if name in lost:
+            if name in shard.lost:
                 holes.append((first, stop))
                 continue
-            with safe_open(directory / name, framework="numpy") as file:
+            with safe_open(shard.directory / name, framework="numpy") as file:
                 rows = file.get_tensor("frames")
-            expected = (frames.shape[0], stop - first, *frames.shape[2:])
-            if rows.shape != expected or rows.dtype != frames.dtype:
+            expected = (stop - first, *frames.shape[2:])
+            fits = rows.shape[1:] == expected and len(rows) > max(shard.theirs)
+            if not fits or rows.dtype != frames.dtype:
                 raise ValueError(
-                    f"{name} holds {rows.dtype} {rows.shape}, expected {frames.dtype} {expected}"
+                    f"{name} holds {rows.dtype} {rows.shape}, expected {frames.dtype} (R, *{expected})"
                 )
-            frames[:, np.arange(first, stop) % frames.shape[1]] = rows
+            slots = np.arange(first, stop) % frames.shape[1]
+            for ring, ring_then in zip(shard.own, shard.theirs, strict=True):
+                frames[ring, slots] = rows[ring_then]
         if holes:  # linked files of these must not be taken over
-            self._full = {}
+            self.forget()
         else:
             self._remember(names, oldest, head)
         return holes
+
+    def forget(self) -> None:
+        """Take over no file from an earlier checkpoint."""
+        self._full = {}
 
     def _remember(self, names: list[str], oldest: int, head: int) -> None:
         first_chunk, full = oldest // self.chunk_steps, head // self.chunk_steps

@@ -226,8 +226,8 @@ def test_a_linked_file_keeps_the_hash_it_was_written_with(directory):
     flip(first / "rank_0" / "frames.bin")
     second = save(manager, 2, write_rank_files=write)
     for path in (first, second):
-        assert damaged_files(path, 0) == {"rank_0/frames.bin": "is damaged (its SHA-256 differs)"}
-        assert damaged_files(path, 1) == {}, "another rank's"
+        assert damaged_files(path, [0]) == {"rank_0/frames.bin": "is damaged (its SHA-256 differs)"}
+        assert damaged_files(path, [1]) == {}, "another rank's"
 
 
 def test_the_manifest_says_what_a_checkpoint_is(directory):
