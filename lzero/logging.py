@@ -1,6 +1,8 @@
 """What a run says: curves (JSONL and TensorBoard), phase times, log lines and the progress display.
 
-Only rank 0 speaks; on the other ranks everything here does nothing. x-axes are env steps per game.
+Only rank 0 speaks; on the other ranks everything here does nothing. x-axes are env steps per game: a
+game's numbers stand at its own, all others at those of the game with the fewest environments, which
+are called ``env_step`` here.
 """
 
 import json
@@ -24,6 +26,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
+
+from lzero import tags
+from lzero.event_files import forget_events
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -66,13 +71,21 @@ class RunLogger:
     Args:
         directory: directory of the run, ``runs/{exp_name}``.
         is_main: whether this process writes; elsewhere every method returns at once.
+        game_env_steps: env steps by game at an ``env_step``; None where games have the same.
     """
 
     _metrics: TextIO  # rank 0 only
 
-    def __init__(self, directory: Path, *, is_main: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        is_main: bool,
+        game_env_steps: Callable[[int], Mapping[str, int]] | None = None,
+    ) -> None:
         self._directory = Path(directory)
         self._is_main = is_main
+        self._game_env_steps = game_env_steps
         self._purge_step: int | None = None
         if is_main:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -92,8 +105,10 @@ class RunLogger:
         for tag, value in metrics.items():
             finite[tag] = float(value) if math.isfinite(value) else None
         self._write_line(env_step, train_iter, finite)
+        own = self._own_steps(env_step)
         for tag, value in metrics.items():
-            self._tensorboard.add_scalar(tag, float(value), env_step)
+            step = own.get(tags.game_of(tag, own), env_step)
+            self._tensorboard.add_scalar(tag, float(value), step)
 
     def arrays(self, arrays: Mapping[str, np.ndarray], env_step: int, train_iter: int) -> None:
         """Log whole arrays, such as the scores of an evaluation's episodes, to the JSONL file
@@ -136,18 +151,34 @@ class RunLogger:
             return
         if "_tensorboard" in self.__dict__:
             raise RuntimeError("truncate_after must come before anything is logged")
-        self._purge_step = env_step + 1
         self._metrics.close()
         path = self._directory / METRICS_FILE
         kept = path.with_suffix(".kept")
+        since = math.inf  # seconds since 1970 of the first line that is forgotten
         with kept.open("w", encoding="utf-8") as file:
             for line in read_metrics(path):
                 if line["train_iter"] <= train_iter and line["env_step"] <= env_step:
                     file.write(json.dumps(line) + "\n")
+                else:
+                    since = min(since, line["wall_time"])
             file.flush()
             os.fsync(file.fileno())
+        self._forget_events(env_step, since)
         kept.replace(path)
         self._open_metrics()
+
+    def _forget_events(self, env_step: int, since: float) -> None:
+        """TensorBoard's part of :meth:`truncate_after`."""
+        own = self._own_steps(env_step)
+
+        def is_forgotten(tag: str, step: int, wall_time: float) -> bool:
+            # several updates may be logged at one env step, some before the checkpoint
+            last = own.get(tags.game_of(tag, own), env_step)
+            return step > last or (step == last and wall_time >= since)
+
+        forget_events(self._directory / "tb", is_forgotten)
+        # for a TensorBoard that has read them already
+        self._purge_step = max([env_step, *own.values()]) + 1
 
     def flush(self) -> None:
         """Force what was logged onto the disk: a checkpoint counts on it."""
@@ -172,6 +203,11 @@ class RunLogger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _own_steps(self, env_step: int) -> Mapping[str, int]:
+        """Env steps by game; empty where all games have the same."""
+        own = {} if self._game_env_steps is None else self._game_env_steps(env_step)
+        return own if len(set(own.values())) > 1 else {}
+
     def _write_line(
         self,
         env_step: int,
@@ -185,6 +221,9 @@ class RunLogger:
             "wall_time": time.time(),
             "metrics": metrics,
         }
+        own = self._own_steps(env_step)
+        if own:
+            line["game_env_steps"] = own
         if arrays is not None:
             line["arrays"] = arrays
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
@@ -211,7 +250,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Returns:
         Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970),
-        ``metrics``, and in lines of :meth:`RunLogger.arrays` also ``arrays``.
+        ``metrics``, in lines of :meth:`RunLogger.arrays` also ``arrays``, and where games have
+        different numbers of environments ``game_env_steps``, by game.
 
     Raises:
         ValueError: if another line is no JSON, with its number.

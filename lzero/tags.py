@@ -4,6 +4,8 @@ A tag is a path: ``eval_return/Pong``, ``gradient_conflict/max_router/layer0``. 
 with ``/`` are the beginnings of tags; the others stand in front of a game, see :func:`of_game`.
 """
 
+from collections.abc import Iterable
+
 # Numbers of one game.
 EVAL_RETURN = "eval_return"
 EVAL_NORMALISED = "eval_normalised"
@@ -46,6 +48,17 @@ SIMILARITY_MATRIX = "task_similarity/"
 def of_game(metric: str, game: str) -> str:
     """A number of one game."""
     return f"{metric}/{game}"
+
+
+def game_of(tag: str, games: Iterable[str]) -> str:
+    """The game whose number it is, e.g. Pong of ``eval_return/Pong``; empty if it is none's alone."""
+    if tag.startswith("gradient_conflict"):  # between games; behind it stands a component
+        return ""
+    longest = ""
+    for game in games:
+        if tag.endswith(f"/{game}") and len(game) > len(longest):
+            longest = game
+    return longest
 
 
 def of_layer(tag: str, layer: int) -> str:

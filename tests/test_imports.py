@@ -15,7 +15,10 @@ import lzero
 
 ROOT = Path(lzero.__file__).parents[1]
 SERVICES = frozenset(
-    {"checkpoint", "config_fields", "device", "distributed", "logging", "profiling", "tags"}
+    {
+        *("checkpoint", "config_fields", "device", "distributed", "event_files", "logging"),
+        *("profiling", "tags"),
+    }
 )
 MAY_IMPORT = {
     "config_sections": frozenset(),

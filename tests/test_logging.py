@@ -13,6 +13,7 @@ from rich.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lzero
+from lzero import tags
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress, read_metrics
 
 ROOT = Path(lzero.__file__).parents[1]
@@ -93,6 +94,58 @@ def test_curves_of_a_resumed_run_do_not_fold_back(tmp_path):
         (300, 300),
         (350, -1),
     ]
+
+
+def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    events = tensorboard_events(directory)
+    found = {}
+    for tag in events.Tags()["scalars"]:  # files of one second have no order of their own
+        numbers = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
+        found[tag] = [(event.step, event.value) for event in numbers]
+    return found
+
+
+def test_updates_after_a_checkpoint_at_its_env_step_are_forgotten(tmp_path):
+    """Where a run was stopped in the middle of a round, and killed in the rest of it."""
+    with RunLogger(tmp_path, is_main=True) as run:
+        for train_iter in range(1, 6):
+            run.scalars({"loss": train_iter}, 20, train_iter)
+    with RunLogger(tmp_path, is_main=True) as run:
+        run.truncate_after(3, 20)
+        run.scalars({"loss": 4.0}, 20, 4)
+    assert [line["train_iter"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert scalars(tmp_path) == {"loss": [(20, 1.0), (20, 2.0), (20, 3.0), (20, 4.0)]}
+
+
+def test_a_games_numbers_stand_at_its_own_env_steps(tmp_path):
+    def own(env_steps: int) -> dict[str, int]:
+        return {"Pong": 4 * env_steps, "Boxing": env_steps}
+
+    metrics = {"eval_return/Pong": 1.0, "eval_return/Boxing": 2.0, "learn/loss": 3.0}
+    for last in (None, 20):
+        with RunLogger(tmp_path, is_main=True, game_env_steps=own) as run:
+            if last is not None:
+                run.truncate_after(2, last)
+            for train_iter in range(1, 4):
+                if last is None or train_iter > 2:
+                    run.scalars(metrics, 10 * train_iter, train_iter)
+                    run.arrays({"eval_scores/Pong": np.ones(2)}, 10 * train_iter, train_iter)
+        assert scalars(tmp_path) == {
+            "eval_return/Pong": [(40, 1.0), (80, 1.0), (120, 1.0)],
+            "eval_return/Boxing": [(10, 2.0), (20, 2.0), (30, 2.0)],
+            "learn/loss": [(10, 3.0), (20, 3.0), (30, 3.0)],
+        }
+        lines = read_metrics(tmp_path / "metrics.jsonl")
+        assert [line["env_step"] for line in lines] == [10, 10, 20, 20, 30, 30]
+        assert all(line["game_env_steps"] == own(line["env_step"]) for line in lines)
+
+
+def test_which_game_a_number_is_of():
+    games = ("Pong", "ALE/Pong", "encoder")
+    assert tags.game_of("eval_return/Pong", games) == "Pong"
+    assert tags.game_of("health/latent_norm/ALE/Pong", games) == "ALE/Pong"
+    for tag in ("learn/loss", "eval_return/Pong2", "Pong", "gradient_conflict_norms/encoder"):
+        assert tags.game_of(tag, games) == "", tag
 
 
 def test_other_ranks_write_nothing(tmp_path):
