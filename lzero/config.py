@@ -212,8 +212,8 @@ class PolicyConfig(Section):
     discount: float = Field(0.997, gt=0.0, le=1.0)
     """Discount per env step."""
     replay_ratio: PositiveFloat = 0.25
-    """Updates per env step of one game: the ratio of learning to acting, the same on every
-    machine."""
+    """Updates per env step of one game, that with the fewest environments: the ratio of learning to
+    acting, the same on every machine."""
     target_momentum: float = Field(0.05, gt=0.0, le=1.0)
     """Share of the online network that enters the target network after each update."""
     reanalyse_fraction: float = Field(0.0, ge=0.0, le=1.0)

@@ -66,7 +66,7 @@ class GameOverride(Section):
     clip_reward: bool | None = None
     """Learn from the sign of the reward instead of the reward."""
     num_envs: PositiveInt | None = None
-    """Environments that collect in parallel."""
+    """Environments that collect in parallel; with more than other games, it takes more env steps than they do."""
     batch_size: PositiveInt | None = None
     """Windows of this game in one update."""
 
@@ -150,6 +150,15 @@ class EnvConfig(Section):
     def envs_of(self, game: str) -> int:
         """Collecting environments of ``game``."""
         return self.override(game).num_envs or self.num_envs
+
+    def fewest_envs(self) -> int:
+        """Collecting environments of the game with the fewest; its env steps are a run's clock."""
+        return min(map(self.envs_of, self.games))
+
+    def game_env_steps(self, env_steps: int) -> dict[str, int]:
+        """Env steps by game, when the game with the fewest environments has taken ``env_steps``."""
+        fewest = self.fewest_envs()
+        return {game: env_steps * self.envs_of(game) // fewest for game in self.games}
 
     def step_limit_of(self, game: str) -> int:
         """Time limit of ``game`` in env steps."""
@@ -313,10 +322,13 @@ class ProfileConfig(Section):
 
 
 class TrainConfig(Section):
-    """Length and rhythm of a run."""
+    """Length and rhythm of a run.
+
+    Env steps per game are those of the game with the fewest environments; games with more take more.
+    """
 
     max_env_steps: PositiveInt = 400_000
-    """Env steps per game after which training ends."""
+    """Env steps per game after which training ends: every game has at least so many."""
     collect_steps: PositiveInt = 20
     """Env steps of every environment between two rounds of updates."""
     random_steps: int = Field(0, ge=0)

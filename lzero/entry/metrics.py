@@ -93,7 +93,7 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
     with run.timer("analyse"):
         metrics |= plasticity_metrics(run.policy, windows, result)
         metrics |= open_loop_errors(run.policy, windows)
-    metrics |= run.rates.pop(run.env_steps * run.config.num_tasks, run.policy.train_iter)
+    metrics |= run.rates.pop(run.of_all_games(run.env_steps), run.policy.train_iter)
     log(run, metrics)
 
 
@@ -118,7 +118,7 @@ def log_progress(run: "Run") -> None:
     log(run, times | run.checkpoint_size)
     run.checkpoint_size = {}
     run.progress.update(
-        run.env_steps * run.config.num_tasks,
+        run.of_all_games(run.env_steps),
         run.policy.train_iter,
         times,
         run.last_returns,

@@ -46,13 +46,15 @@ class Run:
     Args:
         config: the experiment.
         seed: of everything random.
-        max_env_steps: env steps per game at which training ends, for the progress display.
+        max_env_steps: env steps at which training ends, for the progress display.
         resume: ``auto``, ``never``, or the checkpoint to continue from.
         stop: who may ask the run to stop; None for nobody.
 
     Attributes:
+        env_steps: of the game with the fewest environments: what a run is measured in. Others have taken more, see
+            ``EnvConfig.game_env_steps``.
         stage: of the round under way: ``collect``, ``learn`` or ``evaluate``.
-        before: env steps per game when the round began.
+        before: env steps when the round began.
 
     Raises:
         RunError: if the folder holds another experiment, one that must not be resumed, or the machine lacks something.
@@ -74,7 +76,7 @@ class Run:
         self.policy, self.replay, self.rngs = parts.policy, parts.replay, parts.rngs
         self.share = parts.share
         self.batch_sizes = dict(zip(parts.share.task_ids, parts.share.batch_sizes, strict=True))
-        self.env_steps = 0  # per game
+        self.env_steps = 0
         self.before = 0
         self.stage: Stage = "collect"
         self.collected_steps = 0  # of each environment in this round
@@ -121,22 +123,24 @@ class Run:
         resumed = restore(self, resume)
         if not resumed:
             self.collector.begin(env_seed(self.seed, self.env_steps))
-        self.logger = RunLogger(config.run_dir, is_main=is_main)
+        self.logger = RunLogger(
+            config.run_dir, is_main=is_main, game_env_steps=config.env.game_env_steps
+        )
         # what an attempt logged after its last checkpoint, or before its first, did not happen
         last = (self.policy.train_iter, self.env_steps) if resumed else (-1, -1)
         self.logger.truncate_after(*last)
         if is_main:  # only now: a run that is refused stays as it was
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
 
-        self.rates = RateMeter(self.env_steps * config.num_tasks, self.policy.train_iter)
+        self.rates = RateMeter(self.of_all_games(self.env_steps), self.policy.train_iter)
         self.drawing = {name: DrawingBudget(DRAWING_SHARE) for name in ("conflict", "experts")}
         self.profilers = parts.profilers
         watch(self.profilers, self.policy, self.collector)
         self.evaluator = GameEvaluator(config, self.policy, self.dist, parts.share, self._stop)
         self.progress = TrainingProgress(
-            self.max_env_steps * config.num_tasks,
+            self.of_all_games(self.max_env_steps),
             is_main=is_main,
-            initial_env_step=self.env_steps * config.num_tasks,
+            initial_env_step=self.of_all_games(self.env_steps),
         )
 
     def __enter__(self) -> Self:
@@ -176,6 +180,10 @@ class Run:
         if self.dist.any(problem is not None):
             raise RunError(problem or f"{self.config.run_dir} is being written by another run")
 
+    def of_all_games(self, env_steps: int) -> int:
+        """Env steps of all games together, when the one with the fewest environments has taken ``env_steps``."""
+        return sum(self.config.env.game_env_steps(env_steps).values())
+
     @property
     def is_warming_up(self) -> bool:
         """Whether environments still act at random."""
@@ -207,7 +215,7 @@ class Run:
             self.collected += step.sums(self.env.task_id, config.num_tasks)
             self.collected_steps += 1
         self.before = self.env_steps
-        self.env_steps += config.train.collect_steps * config.env.num_envs
+        self.env_steps += config.train.collect_steps * config.env.fewest_envs()
         if self.return_scale is not None:
             sums = self.dist.all_gather_array(self.return_scale.take())
             self.return_scale.take_in(np.sum(sums, axis=0))
@@ -226,9 +234,7 @@ class Run:
         if self.dist.any(self.is_warming_up or not self.replay.can_sample):
             return 0
         if self.learning_since is None:
-            self.learning_since = (
-                self.env_steps - self.config.train.collect_steps * self.config.env.num_envs
-            )
+            self.learning_since = self.before
         due = self.config.policy.replay_ratio * (self.env_steps - self.learning_since)
         return max(0, int(due) - self.policy.train_iter)
 

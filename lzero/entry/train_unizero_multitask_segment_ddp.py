@@ -27,7 +27,7 @@ class TrainResult:
 
     Attributes:
         run_dir: folder of the run.
-        env_steps: env steps per game.
+        env_steps: env steps per game; of the one with the fewest environments.
         train_iter: updates.
         scores: mean score of the last evaluation by game.
         aggregates: mean, median and IQM of the normalised scores; empty where the domain has no common scale.

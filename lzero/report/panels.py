@@ -44,7 +44,8 @@ def random_reward_rate(study: Study, task: Task) -> Mapping[str, float]:
     for group in study.groups:
         for run in group.runs if task in group.tasks else ():
             rate = run.series(tags.of_game(tags.COLLECT_REWARD, task[1]))
-            is_random = rate.env_step <= run.fields.get("train.random_steps", 0)
+            until = run.own_steps(task[1], run.fields.get("train.random_steps", 0))
+            is_random = rate.env_step <= until
             rates += rate.value[is_random].tolist()
     return {RANDOM: sum(rates) / len(rates)} if rates else {}
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +40,7 @@ class RunDataError(ValueError):
 class Series:
     """One logged number over training."""
 
-    env_step: np.ndarray  # (N,) env steps per game, increasing
+    env_step: np.ndarray  # (N,) env steps per game, of a game's number its own, increasing
     value: np.ndarray  # (N,)
 
     def __len__(self) -> int:
@@ -57,6 +57,8 @@ class RunData:
     # Every logged array by tag and env step, in the order of logging: several updates may measure
     # at one env step.
     arrays: Mapping[str, Mapping[int, Sequence[np.ndarray]]]
+    # Env steps by game at the last line; empty where games have the same number of environments.
+    game_env_steps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -75,8 +77,17 @@ class RunData:
 
     @property
     def env_steps(self) -> float:
-        """Env steps per game at the last logged number; 0 where there is none."""
+        """Env steps per game at the last logged number, of the game with the fewest environments; 0
+        where there is none."""
+        if self.game_env_steps:
+            return min(self.game_env_steps.values())
         return max((series.env_step[-1] for series in self.scalars.values()), default=0.0)
+
+    def own_steps(self, game: str, env_steps: float) -> float:
+        """Env steps of ``game`` when the one with the fewest environments has taken ``env_steps``."""
+        if not self.game_env_steps:
+            return env_steps
+        return env_steps * self.game_env_steps[game] / self.env_steps
 
     def tags(self, prefix: str) -> list[str]:
         """Tags that begin with ``prefix`` and have a number, sorted."""
@@ -244,11 +255,14 @@ def _no_run(path: Path) -> str:
 
 def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str, Any]]) -> RunData:
     points, entries = [], []
+    own: Mapping[str, int] = {}
     for line in lines:
-        step = int(line["env_step"])
+        clock, own = int(line["env_step"]), line.get("game_env_steps", {})
         for tag, value in line["metrics"].items():
+            step = own.get(tags.game_of(tag, own), clock)
             points.append((tag, (step, value)))
         for tag, array in line.get("arrays", {}).items():
+            step = own.get(tags.game_of(tag, own), clock)
             entries.append((tag, (step, np.array(array, dtype=np.float64))))
     scalars = {}
     for tag, values in gather(points).items():
@@ -256,7 +270,7 @@ def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str,
     arrays = {}
     for tag, logged in gather(entries).items():
         arrays[tag] = gather(logged)
-    return RunData(path, fields, scalars, arrays)
+    return RunData(path, fields, scalars, arrays, own)
 
 
 def one_per_step(series: Series, *, takes_last: bool) -> Series:
@@ -280,10 +294,10 @@ def _check_runs(runs: Sequence[RunData], ignore: Sequence[str]) -> None:
     twice = ", ".join(sorted(path for path, count in counts.items() if count > 1))
     if twice:
         raise RunDataError(f"{twice}: named more than once; each run is one seed, name it once")
-    for field in ignore:
-        if not any(is_one_of(name, (field,)) for name in known):
-            hint = nearest(field, sorted(known))
-            raise RunDataError(f"ignore: no run has a config field {field!r}; {hint}")
+    for wanted in ignore:
+        if not any(is_one_of(name, (wanted,)) for name in known):
+            hint = nearest(wanted, sorted(known))
+            raise RunDataError(f"ignore: no run has a config field {wanted!r}; {hint}")
 
 
 def _tell_apart(groups: Sequence[Group]) -> Iterator[Group]:

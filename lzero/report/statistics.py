@@ -163,7 +163,7 @@ def build_curves(group: Group, prefix: str) -> Iterator[Curve]:
     for run in group.runs:
         logged.update(run.tags(prefix))
     for tag in sorted(logged):
-        game = next((game for game in group.games if tag.endswith(f"/{game}")), "")
+        game = tags.game_of(tag, group.games)
         curve = mean_curve(group, tag.removesuffix(f"/{game}"), group.series(tag), game)
         if curve:
             yield curve

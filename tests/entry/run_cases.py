@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lzero.logging import read_metrics
 
@@ -76,6 +77,18 @@ def curves(run_dir: Path) -> list[dict[str, Any]]:
             {"env_step": line["env_step"], "train_iter": line["train_iter"], "metrics": metrics}
         )
     return rows
+
+
+def tensorboard_curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values by tag, in the order of logging, without what the clock says."""
+    events = EventAccumulator(str(run_dir / "tb"), {"scalars": 0}).Reload()
+    found = {}
+    for tag in events.Tags()["scalars"]:
+        if not tag.startswith(("time/", "rate/", "checkpoint/")):
+            # files of one second have no order of their own
+            numbers = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
+            found[tag] = [(event.step, event.value) for event in numbers]
+    return found
 
 
 def updates_by_step(run_dir: Path) -> dict[int, int]:

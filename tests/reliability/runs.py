@@ -19,6 +19,14 @@ ENVS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"domain": "zoo.catch.domain:CATCH", "games": ["Catch", "MirroredCatch"]},
         CNN,
     ),
+    "catch, more environments of one game": (
+        {
+            "domain": "zoo.catch.domain:CATCH",
+            "games": ["Catch", "MirroredCatch"],
+            "overrides": {"Catch": {"num_envs": 8}},
+        },
+        CNN,
+    ),
     "minatar": (
         {
             "domain": "zoo.minatar.domain:MINATAR",
