@@ -121,7 +121,7 @@ def test_a_games_numbers_stand_at_its_own_env_steps(tmp_path):
     def own(env_steps: int) -> dict[str, int]:
         return {"Pong": 4 * env_steps, "Boxing": env_steps}
 
-    metrics = {"eval_return/Pong": 1.0, "eval_return/Boxing": 2.0, "learn/loss": 3.0}
+    metrics = {"learn/loss": 3.0, "eval_return/Boxing": 2.0, "eval_return/Pong": 1.0}
     for last in (None, 20):
         with RunLogger(tmp_path, is_main=True, game_env_steps=own) as run:
             if last is not None:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from lzero.checkpoint import list_checkpoints, load_state
 from lzero.config import ExperimentConfig
 from lzero.envs.domain import with_domain_settings
-from tests.entry.run_cases import settings
+from tests.entry.run_cases import settings, tensorboard_curves
 
 CNN = {"kind": "conv", "widths": (4,)}
 ENVS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -98,4 +98,12 @@ def assert_same_future(run_dir: Path, other: Path) -> None:
     one, two = future(run_dir), future(other)
     assert one.keys() == two.keys()
     different = [name for name in one if not np.array_equal(one[name], two[name])]
+    assert not different, different
+
+
+def assert_same_tensorboard(run_dir: Path, other: Path) -> None:
+    """Both runs show the same steps and values in TensorBoard, NaN included."""
+    one, two = tensorboard_curves(run_dir), tensorboard_curves(other)
+    assert one.keys() == two.keys() and one
+    different = [tag for tag in one if not np.array_equal(one[tag], two[tag], equal_nan=True)]
     assert not different, different

@@ -14,9 +14,15 @@ from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.checkpointing import RunError
 from lzero.policy import UniZeroMTPolicy
-from tests.entry.run_cases import curves, settings, tensorboard_curves
+from tests.entry.run_cases import curves, settings
 from tests.ranks import run_ranks
-from tests.reliability.runs import ENVS, assert_same_future, future, run_settings
+from tests.reliability.runs import (
+    ENVS,
+    assert_same_future,
+    assert_same_tensorboard,
+    future,
+    run_settings,
+)
 from zoo.minatar.envs import MinAtarVectorEnv
 
 
@@ -56,15 +62,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path, domain):
     disturbed, undisturbed = tmp_path / "disturbed" / "tiny", tmp_path / "undisturbed" / "tiny"
     assert_same_future(disturbed, undisturbed)
     assert curves(disturbed) == curves(undisturbed)
-    shown = tensorboard_curves(undisturbed)
-    assert shown and same_numbers(tensorboard_curves(disturbed), shown)
-
-
-def same_numbers(one: dict, other: dict) -> bool:
-    """Whether two runs show the same steps and values, NaN included."""
-    return one.keys() == other.keys() and all(
-        np.array_equal(one[tag], other[tag], equal_nan=True) for tag in one
-    )
+    assert_same_tensorboard(disturbed, undisturbed)
 
 
 def test_on_two_ranks(tmp_path):

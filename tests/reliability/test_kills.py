@@ -17,7 +17,7 @@ from lzero.checkpoint import list_checkpoints
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.logging import read_metrics
 from tests.entry.run_cases import curves
-from tests.reliability.runs import assert_same_future, run_settings
+from tests.reliability.runs import assert_same_future, assert_same_tensorboard, run_settings
 
 logger = logging.getLogger(__name__)
 
@@ -111,4 +111,5 @@ def test_killed_again_and_again(tmp_path, domain, world_size, share):
     assert killed >= min(KILLS // share, 3)
     assert_same_future(run_dir, tmp_path / "undisturbed" / "tiny")
     assert curves(run_dir) == curves(tmp_path / "undisturbed" / "tiny")
+    assert_same_tensorboard(run_dir, tmp_path / "undisturbed" / "tiny")
     assert len(list_checkpoints(run_dir / "checkpoints")) in (3, 4)
