@@ -4,6 +4,7 @@
 # make format       writes imports and lines as lint wants them
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
 # make soak         hundreds of kills and of damaged checkpoints; half an hour
+# make fuzz         thousands of examples of what may stand in configs, files and trees; some minutes
 # make setup        only prepares .venv
 # JOBS=2            test processes side by side
 # ARGS="…"          extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
@@ -21,7 +22,7 @@ LOWEST_TESTS := tests/test_project.py tests/test_examples.py tests/test_imports.
 	tests/analysis/test_task_gradients.py tests/report/test_statistics.py tests/report/test_figures.py \
 	tests/worker/test_evaluator.py tests/zoo/test_minatar.py
 
-.PHONY: train test soak lint format test-lowest setup clean
+.PHONY: train test soak fuzz lint format test-lowest setup clean
 
 train: setup
 	$(BIN)/python $(SCRIPT) $(ARGS)
@@ -31,6 +32,9 @@ test: setup
 
 soak: setup
 	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 $(BIN)/python -m pytest -n $(JOBS) --dist load tests/reliability $(ARGS)
+
+fuzz: setup
+	LZERO_EXAMPLES=5000 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 3600 tests/fuzz $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from torch import Tensor
 
@@ -64,6 +65,12 @@ FIXED = (
     "policy.replay",
 )
 """Fields and sections to which the parameters and the replay of a checkpoint belong."""
+
+# What files raise that were not damaged but forged: their hashes are right.
+READING_ERRORS = (
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError),
+    *(RuntimeError, OSError, MemoryError, SafetensorError),
+)
 
 Resume = bool | str | Path
 
@@ -314,7 +321,7 @@ def _on_all_ranks(run: "Run", checkpoint: Path) -> Iterator[None]:
         yield
     except (CheckpointError, RunError) as error:
         problem = error
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+    except READING_ERRORS as error:
         problem = CheckpointError(
             f"checkpoint {checkpoint} was not written by this program, or for another experiment ({error!r})"
         )
