@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, and read only if they still are what was written."""
 
-from lzero.checkpoint.manager import DAMAGED, LEFT, CheckpointManager
+from lzero.checkpoint.manager import DAMAGED, LEFT, CheckpointManager, free_space
 from lzero.checkpoint.manifest import (
     MANIFEST_FILE,
     CheckpointError,
@@ -31,6 +31,7 @@ __all__ = [
     "Manifest",
     "config_sha256",
     "damaged_files",
+    "free_space",
     "list_checkpoints",
     "load_arrays",
     "load_optimizer_state_",

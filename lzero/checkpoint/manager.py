@@ -192,9 +192,11 @@ class CheckpointManager:
         failed = [rank for rank, answer in enumerate(answers) if answer.any()]
         if not failed:
             return
+        if self._distributed.is_main:  # what was written of it takes room that may be short
+            shutil.rmtree(self.directory / f"{UNFINISHED}{final.name}", ignore_errors=True)
         text = str(problem) if problem else f"rank {failed[0]} could not write"
         raise CheckpointError(
-            f"cannot write {final}: {text} ({_free_space(self.directory)}); the newest whole checkpoint is "
+            f"cannot write {final}: {text} ({free_space(self.directory)}); the newest whole checkpoint is "
             f"{previous or 'none'}: make room and start the same command again"
         ) from problem
 
@@ -304,7 +306,8 @@ def _write_manifest(
     _write_json(unfinished / MANIFEST_FILE, manifest.model_dump())
 
 
-def _free_space(directory: Path) -> str:
+def free_space(directory: Path) -> str:
+    """How much room there is, in words."""
     try:
         return f"{shutil.disk_usage(directory).free / 2**20:,.0f} MiB are free there"
     except OSError:

@@ -13,6 +13,7 @@ from lzero.entry.checkpointing import Resume
 from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.run import Run
 from lzero.entry.stopping import AskedToStopError, StopRequest
+from lzero.entry.storage_faults import storage_faults_are_run_errors
 from lzero.envs.domain import with_domain_settings
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def train_unizero_multitask_segment_ddp(
     Raises:
         pydantic.ValidationError: if the config is not valid.
         ValueError: if the seed or ``max_env_step`` is out of range.
-        RunError: if the run's folder holds another experiment, or cannot be resumed as asked.
+        RunError: if the run's folder holds another experiment, cannot be resumed as asked, or cannot be written.
         FloatingPointError: if the loss or its gradient stops being a number.
         RankLostError: if another process of the run has ended or does not answer.
         StoppedError: after Ctrl-C or SIGTERM, a KeyboardInterrupt with a checkpoint behind it.
@@ -101,6 +102,7 @@ def train_unizero_multitask_segment_ddp(
     limit = max_env_step or config.train.max_env_steps
     with (
         losing_a_rank_is_an_error(),
+        storage_faults_are_run_errors(config.run_dir),
         StopRequest() as stop,
         Run(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
     ):
