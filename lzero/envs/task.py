@@ -15,6 +15,7 @@ Layout = Literal["vector", "hwc", "chw", "frames_hwc"]
 or ``frames_hwc`` (S, H, W, C), whose S stacked frames become S·C channels."""
 
 _DIMENSIONS: dict[Layout, int] = {"vector": 1, "hwc": 3, "chw": 3, "frames_hwc": 4}
+LARGEST_PIXEL = 10.0  # of float32 images: scaled to 0…1 or standardised ones have less
 _IMAGE_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 
 
@@ -91,7 +92,8 @@ def common_observation_dtype(tasks: Sequence[TaskEnv]) -> np.dtype:
     images.
 
     Raises:
-        ValueError: if images differ in dtype, or are neither uint8 nor float32.
+        ValueError: if images differ in dtype, are neither uint8 nor float32, or are float32 with bounds far from 0: encoders
+            scale uint8 alone, and features of such numbers would be hundreds of times too large.
     """
     if tasks[0].layout == "vector":
         return np.dtype(np.float32)
@@ -103,6 +105,13 @@ def common_observation_dtype(tasks: Sequence[TaskEnv]) -> np.dtype:
                 f"task {task.name!r}: images of dtype {dtype}; allowed is uint8 or float32, the "
                 "same for all "
                 f"tasks (task {tasks[0].name!r} has {common}); convert them in a wrapper"
+            )
+        low, high = box_of(task).low.min(), box_of(task).high.max()
+        if dtype == np.float32 and not -LARGEST_PIXEL <= low <= high <= LARGEST_PIXEL:
+            raise ValueError(
+                f"task {task.name!r}: float32 images from {low:g} to {high:g} by their Box; allowed is "
+                f"{-LARGEST_PIXEL:g} to {LARGEST_PIXEL:g}: convert them to uint8 or scale them in a wrapper, and state the "
+                "bounds"
             )
     return common
 

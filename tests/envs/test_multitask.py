@@ -315,6 +315,12 @@ def picture(task_id: int, *shape: int, dtype: type = np.uint8, layout: str = "hw
     return pictured(task_id, np.zeros((1, *shape), dtype), layout)
 
 
+def bright(low: float, high: float) -> TaskEnv:
+    task = picture(0, 8, 8, 3, dtype=np.float32)
+    task.env.single_observation_space = Box(low, high, (8, 8, 3), np.float32)
+    return task
+
+
 def strange_actions(space: gymnasium.Space) -> TaskEnv:
     task = scripted()
     task.env.single_action_space = space
@@ -330,6 +336,12 @@ def strange_actions(space: gymnasium.Space) -> TaskEnv:
         ([picture(0, 8, 8, 3), picture(1, 8, 9, 3)], {}, r"'pictures1'.*\(8, 9\).*\(8, 8\)"),
         ([picture(0, 8, 8, 3), picture(1, 8, 8, 3, dtype=np.float32)], {}, "'pictures1'.*float32"),
         ([picture(0, 8, 8, 3, dtype=np.int64)], {}, "int64.*uint8 or float32"),
+        (
+            [bright(0.0, 255.0)],
+            {},
+            "float32 images from 0 to 255 by their Box.*convert them to uint8",
+        ),
+        ([bright(-np.inf, np.inf)], {}, "float32 images from -inf to inf.*state the bounds"),
         ([picture(0, 8, 8)], {}, "needs a Box of 3 dimensions"),
         ([picture(0, 8, 8, 3, layout="hcw")], {}, "unknown layout 'hcw'"),
         ([strange_actions(Discrete(3, start=1))], {}, "Discrete from 0"),
