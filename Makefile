@@ -3,7 +3,7 @@
 # make lint         lint, format and types, as CI wants them
 # make format       writes imports and lines as lint wants them
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
-# make soak         hundreds of kills and of damaged checkpoints; half an hour
+# make soak         hundreds of kills and damaged checkpoints, and half an hour of training; an hour
 # make fuzz         thousands of examples of what may stand in configs, files and trees; some minutes
 # make setup        only prepares .venv
 # JOBS=2            test processes side by side
@@ -31,7 +31,7 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup
-	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 $(BIN)/python -m pytest -n $(JOBS) --dist load tests/reliability $(ARGS)
+	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 LZERO_SOAK_MINUTES=30 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 7200 -rP tests/reliability $(ARGS)
 
 fuzz: setup
 	LZERO_EXAMPLES=5000 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 3600 tests/fuzz $(ARGS)
