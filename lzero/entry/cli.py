@@ -3,6 +3,7 @@
 import io
 import logging
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,7 +19,7 @@ from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, nearest
 from lzero.distributed import RankLostError
 from lzero.entry.checkpointing import RunError
-from lzero.entry.stopping import StoppedError
+from lzero.entry.stopping import SHELL_STATUS, StoppedError
 from lzero.entry.train_unizero_multitask_segment_ddp import (
     SEEDS,
     TrainResult,
@@ -56,7 +57,10 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
         default: preset taken when the first argument names none.
         argv: arguments; None takes the program's.
     """
-    command = parse(presets, default, sys.argv[1:] if argv is None else argv)
+    try:
+        command = parse(presets, default, sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        sys.exit(SHELL_STATUS + signal.SIGINT)
     try:
         result = train_unizero_multitask_segment_ddp(
             command.config, seed=command.seed, resume=command.resume

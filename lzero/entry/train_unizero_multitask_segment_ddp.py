@@ -11,9 +11,9 @@ from lzero.config import ExperimentConfig
 from lzero.distributed import losing_a_rank_is_an_error
 from lzero.entry.checkpointing import Resume
 from lzero.entry.metrics import log_collected, log_progress, log_update
+from lzero.entry.resource_faults import resource_faults_are_run_errors
 from lzero.entry.run import Run
 from lzero.entry.stopping import AskedToStopError, StopRequest
-from lzero.entry.storage_faults import storage_faults_are_run_errors
 from lzero.envs.domain import with_domain_settings
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def train_unizero_multitask_segment_ddp(
     limit = max_env_step or config.train.max_env_steps
     with (
         losing_a_rank_is_an_error(),
-        storage_faults_are_run_errors(config.run_dir),
+        resource_faults_are_run_errors(config.run_dir),
         StopRequest() as stop,
         Run(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
     ):

@@ -299,3 +299,13 @@ def test_expected_failures_end_in_one_line(monkeypatch, error):
     monkeypatch.setattr(cli, "train_unizero_multitask_segment_ddp", train)
     with pytest.raises(SystemExit, match=f"^error: {error}$"):
         main(PRESETS, "cpu", [])
+
+
+def test_ctrl_c_while_the_command_line_is_read_is_no_traceback(monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(PRESETS, "cpu", [])
+    assert end.value.code == 130
