@@ -5,6 +5,7 @@ python benchmarks/learning.py blind                      # Catch told apart by n
 python benchmarks/learning.py breakout --seeds 0 1       # ablations on MinAtar Breakout
 python benchmarks/learning.py minatar --seeds 0 1        # MinAtar Breakout alone, and three games together
 python benchmarks/learning.py afternoon --seeds 0 1      # Atari games of 100,000 env steps, one at a time and two together
+python benchmarks/learning.py four --seeds 0 1           # four Atari games in one agent, MoE and dense
 python benchmarks/learning.py sharpen --seeds 0 1        # what a change of preset afternoon does on Krull
 python benchmarks/learning.py sharpen_minatar            # the same changes on MinAtar Breakout
 python benchmarks/learning.py former --seeds 0           # two of these games with the settings that Atari's presets had before
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -125,6 +126,12 @@ def afternoon(games: str, blocks: str = "dense", more: str = "") -> Variant:
     return Variant(f"{games.lower()} {blocks}", script, "afternoon", f"--env.games {games} {more}")
 
 
+def four(name: str, blocks: str, more: str = "") -> Variant:
+    """Four games in one agent, preset ``afternoon``."""
+    games = "KungFuMaster Krull RoadRunner UpNDown"
+    return replace(afternoon(games, blocks, f"--train.max-env-steps 50000 {more}"), name=name)
+
+
 SHARP = (
     "--policy.loss.latent 2 --model.support-limit 20 --model.support-bins 201 "
     "--policy.optimiser.learning-rate 1e-3"
@@ -170,6 +177,11 @@ def changed(
 
 
 SUITES = {
+    "four": (
+        four("moe", "moe"),
+        four("dense", "dense"),
+        four("moe balanced", "moe", "--model.moe.balance bias"),
+    ),
     "afternoon": (
         *(afternoon(game) for game in ("KungFuMaster", "Krull", "RoadRunner", "UpNDown")),
         *(afternoon(game) for game in ("DemonAttack", "BankHeist")),
@@ -235,6 +247,7 @@ class Arguments:
             "breakout",
             "minatar",
             "afternoon",
+            "four",
             "former",
             "sharpen",
             "sharpen_minatar",
