@@ -19,6 +19,7 @@ from lzero.checkpoint import (
     MANIFEST_FILE,
     STATE_FILE,
     CheckpointError,
+    Manifest,
     config_sha256,
     damaged_files,
     list_checkpoints,
@@ -260,7 +261,7 @@ def _what_is_damaged(checkpoint: Path, run: "Run") -> tuple[str | None, set[str]
     """Why ``checkpoint`` cannot be used, if so, and which frame files that this rank needs are lost, with their folders."""
     try:
         manifest = read_manifest(checkpoint)
-        ranks = _ranks_to_read(run, manifest.world_size)
+        ranks = _ranks_to_read(run, manifest)
         damaged = damaged_files(checkpoint, ranks)
         needed = {f"{group}.safetensors" for group in POLICY_GROUPS}
         needed.add(STATE_FILE)
@@ -292,11 +293,15 @@ def _what_is_damaged(checkpoint: Path, run: "Run") -> tuple[str | None, set[str]
     return None, lost
 
 
-def _ranks_to_read(run: "Run", world_size: int) -> list[int]:
-    """Ranks of a checkpoint of ``world_size`` processes whose replay this one goes on with."""
-    if world_size == run.dist.world_size:
+def _ranks_to_read(run: "Run", manifest: Manifest) -> list[int]:
+    """Ranks of a checkpoint whose replay this one goes on with."""
+    if manifest.world_size == run.dist.world_size:
         return [run.dist.rank]
-    return sorted(_rings_by_rank(run, world_size))
+    try:
+        return sorted(_rings_by_rank(run, manifest.world_size))
+    except ValueError:  # of other environments: that is refused where settings are compared
+        folders = {name.partition("/")[0] for name in manifest.files if "/" in name}
+        return sorted(int(folder.removeprefix("rank_")) for folder in folders)
 
 
 def _rings_by_rank(run: "Run", world_size: int) -> dict[int, Rings]:

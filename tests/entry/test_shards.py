@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from lzero.checkpoint import list_checkpoints, load_state
 from lzero.distributed import Distributed, assign_tasks
 from lzero.entry import train_unizero_multitask_segment_ddp
+from lzero.entry.checkpointing import RunError
 from lzero.entry.run import Run
 from lzero.entry.shards import rings_by_rank
 from lzero.logging import read_metrics
@@ -175,3 +176,16 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, then, now, mon
     assert state["env_steps"] == 120 and state["world_size"] == now
     steps = [line["env_step"] for line in read_metrics(tmp_path / "tiny" / "metrics.jsonl")]
     assert steps == sorted(steps)
+
+
+def test_other_environments_are_refused_by_their_names(tmp_path, monkeypatch):
+    """Nothing is renamed: the checkpoint is no worse for what is asked of it."""
+    monkeypatch.setattr(Distributed, "threads", 1)
+    run_ranks(partial(training, tmp_path, 40), 2, tmp_path)
+    before = list_checkpoints(tmp_path / "tiny" / "checkpoints")
+    for num_envs in (1, 3):
+        other = run_settings(tmp_path, "catch", {"train.max_env_steps": 80}).model_dump()
+        other["env"]["num_envs"] = num_envs
+        with pytest.raises(RunError, match="another env.num_envs: env.num_envs was 2, is"):
+            train_unizero_multitask_segment_ddp(other, seed=3)
+    assert list_checkpoints(tmp_path / "tiny" / "checkpoints") == before
