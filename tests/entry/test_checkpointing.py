@@ -21,7 +21,7 @@ def changes(path: str, then: dict[str, Any], now: dict[str, Any]) -> dict[str, t
     written = config.model_dump(mode="json")
     written["env"] = written["env"] | ONCE_IN_EVERY_CONFIG | then
     state = {"world_size": 1, "seed": 0, "env_steps": STEPS, "config": written}
-    how = {"seed": 0, "world_size": 1, "checkpoint": Path("step_1")}
+    how = {"seed": 0, "checkpoint": Path("step_1")}
     found = dict(check_resumable(state, config, max_env_steps=STEPS + 1, **how))
     if found:
         with pytest.raises(RunError, match="nothing is left to learn with them"):
@@ -72,7 +72,7 @@ def resumed_without(path: str, value: Any) -> dict[str, tuple[Any, Any]]:
             node[field] = value
     config = with_domain_settings(asked)
     state = {"world_size": 1, "seed": 0, "env_steps": STEPS, "config": written}
-    how = {"seed": 0, "world_size": 1, "checkpoint": Path("step_1")}
+    how = {"seed": 0, "checkpoint": Path("step_1")}
     return dict(check_resumable(state, config, max_env_steps=STEPS + 1, **how))
 
 
