@@ -20,6 +20,7 @@ SERVICES = frozenset(
         *("profiling", "tags"),
     }
 )
+EVERYBODY_MAY_IMPORT = frozenset({"checks", "tags"})
 MAY_IMPORT = {
     "config_sections": frozenset(),
     "config": frozenset({"config_sections"}),
@@ -65,9 +66,10 @@ MAY_IMPORT = {
     | SERVICES,
     "report": frozenset({"config", "analysis", "envs"}) | SERVICES,
     **dict.fromkeys(SERVICES, SERVICES | {"config", "config_sections"}),
-    "tags": frozenset(),
+    **dict.fromkeys(EVERYBODY_MAY_IMPORT, frozenset()),
 }
-"""What each room of lzero may import of the others; itself and the names in tags go without saying."""
+"""What each room of lzero may import of the others; itself, the names in tags and the checks of
+arguments go without saying."""
 HEAVY = ("ale_py", "gymnasium", "matplotlib", "numba", "seaborn", "tensorboard", "zoo")
 
 
@@ -153,7 +155,9 @@ def test_imports_point_down_the_table(module):
     others = {other for other in imports(module) if room(other) != room(module)}
     assert not {other for other in others if other.startswith("zoo")}, "the library knows no domain"
     assert {
-        other for other in others if room(other) not in MAY_IMPORT[room(module)] | {"tags"}
+        other
+        for other in others
+        if room(other) not in MAY_IMPORT[room(module)] | EVERYBODY_MAY_IMPORT
     } == set()
 
 

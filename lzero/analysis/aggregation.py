@@ -6,6 +6,8 @@ Shape legend: T = tasks.
 import torch
 from torch import Tensor
 
+from lzero import checks
+
 INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]"'
 
 
@@ -13,6 +15,9 @@ INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]"'
 # zero and stops. torchjd's own 1e-4 is reached where one task's gradient is 1e-4 of another's,
 # conflict or not.
 SHORTEST = 1e-8
+
+
+KINDS = ("pcgrad", "cagrad", "upgrad")
 
 
 class AggregationError(RuntimeError):
@@ -29,9 +34,13 @@ class Aggregator:
 
     Raises:
         AggregationError: if torchjd or what it needs is not installed.
+        ValueError: if there is no such kind, or ``cagrad_c`` is negative or no number.
     """
 
     def __init__(self, kind: str, cagrad_c: float) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind!r}: allowed are {', '.join(KINDS)}")
+        checks.number("cagrad_c", cagrad_c, 0.0)
         try:
             from torchjd.aggregation import CAGradWeighting, PCGradWeighting, UPGradWeighting
 
@@ -58,7 +67,11 @@ class Aggregator:
         Without conflict pcgrad and upgrad give every task with a gradient 1 / T, as the mean does.
         cagrad's step is longer,
         as in its paper: 1 + c times the mean where all gradients are the same.
+
+        Raises:
+            ValueError: if the matrix is not square.
         """
+        checks.shape("gram", gram, len(gram), len(gram))
         host = gram.double().cpu()
         valid = (host.diagonal() > 0).nonzero()[:, 0]
         weights = torch.zeros(len(host), dtype=torch.float64)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from lzero import checks
 from lzero.analysis.gram import Gradients, Ranks, gram_matrices, gram_of_segments
 from lzero.analysis.heatmap import heatmap_image
 
@@ -68,8 +69,10 @@ class GradientConflict:
         """From the scalar products ``(T, T)`` of the gradients.
 
         Raises:
-            ValueError: if ``gram`` is not square or empty.
+            TypeError: if ``gram`` is no tensor.
+            ValueError: if it is not square or empty.
         """
+        checks.instance("gram", gram, Tensor, "a tensor (T, T)")
         return cls.from_grams(gram[None])[0]
 
     @classmethod
@@ -77,8 +80,10 @@ class GradientConflict:
         """From the scalar products ``(S, T, T)`` of S components.
 
         Raises:
+            TypeError: if ``grams`` is no tensor.
             ValueError: if the matrices are not square or empty.
         """
+        checks.instance("grams", grams, Tensor, "a tensor (S, T, T)")
         if grams.dim() != 3 or grams.shape[1] != grams.shape[2] or grams.shape[1] == 0:
             raise ValueError(
                 f"Gram matrix of shape {tuple(grams.shape[1:])}: give (T, T) with T >= 1"
@@ -119,8 +124,10 @@ def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
             list is joined: T·D numbers more.
 
     Raises:
+        TypeError: if they are no tensors.
         ValueError: if shapes differ or nothing is given.
     """
+    checks.instance("gradients", gradients, (Tensor, Sequence), "a tensor (T, D), or T tensors")
     if len(gradients) == 0:
         raise ValueError("no gradients: give one per task, None for a task without")
     num_tasks = len(gradients)
@@ -152,6 +159,7 @@ def compute_gradient_conflict_distributed(
         The same on every rank.
 
     Raises:
+        TypeError: if they are no tensors, or tasks no whole numbers.
         ValueError: if arguments do not fit each other or those of the other ranks.
     """
     gram = gram_of_segments([local_grads], task_ids, num_tasks, Ranks.of(group))
@@ -181,6 +189,7 @@ def compute_gradient_conflicts_batch(
         Conflicts by component, in the order of ``groups``; the same on every rank.
 
     Raises:
+        TypeError: if ``groups`` is no mapping from names to gradients, or tasks are no whole numbers.
         ValueError: if arguments do not fit each other or those of the other ranks.
     """
     ranks = Ranks.of(group)
@@ -190,7 +199,11 @@ def compute_gradient_conflicts_batch(
             "this rank's rows "
             "are, and how many tasks there are on all ranks"
         )
+    checks.mapping("groups", groups, "gradients by component")
+    checks.names("groups", list(groups))
     names = sorted(groups)  # ranks may have met the components in different orders
+    if not names and ranks.count == 1:
+        raise ValueError("groups={}: no gradients; give at least one component")
     rows = len(groups[names[0]]) if names else 0
     ids = range(rows) if task_ids is None else task_ids
     grams = gram_of_segments(
@@ -224,8 +237,11 @@ def gradient_conflict_heatmap(
         ``(3, H, W)`` uint8. For at most ten tasks the cosines are written into the cells.
 
     Raises:
+        TypeError: if ``task_names`` are no names, or ``conflict`` is none.
         ValueError: if there is not one name per task.
     """
+    checks.instance("conflict", conflict, GradientConflict, "a GradientConflict")
+    checks.names("task_names", task_names, len(conflict.valid))
     return heatmap_image(
         {"cosine similarity of gradients": conflict.cosine_similarity_matrix.numpy()},
         task_names,
@@ -250,9 +266,18 @@ def log_gradient_conflict_heatmaps(
         conflicts: by component.
         task_names: T names.
         step: x-axis, env steps per game.
+
+    Raises:
+        TypeError: if ``tb_logger`` takes no pictures, or ``conflicts`` is no mapping.
+        ValueError: if there is not one name per task.
     """
     if Ranks.of(None).rank != 0:
         return
+    if not hasattr(tb_logger, "add_image"):
+        raise TypeError(
+            f"tb_logger={checks.shown(tb_logger)}: allowed is what has add_image(tag, image, step)"
+        )
+    checks.mapping("conflicts", conflicts, "GradientConflict by component")
     for component, conflict in conflicts.items():
         picture = gradient_conflict_heatmap(conflict, task_names, component)
         tb_logger.add_image(f"gradient_conflict_matrix/{component}", picture, step)

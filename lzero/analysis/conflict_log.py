@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lzero import tags
+from lzero import checks, tags
 from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.logging import RunLogger
@@ -31,9 +31,17 @@ def log_gradient_conflicts(
         train_iter: updates so far.
         is_main: whether this rank logs; the others return at once.
         drawing: how much time the heatmaps may take; None always draws.
+
+    Raises:
+        TypeError: if ``logger`` or ``conflicts`` are others.
+        ValueError: if there is not one name per task.
     """
     if not is_main:
         return
+    checks.instance("logger", logger, RunLogger, "a RunLogger")
+    checks.mapping("conflicts", conflicts, "GradientConflict by component")
+    for conflict in conflicts.values():
+        checks.names("task_names", task_names, len(conflict.valid))
     scalars: dict[str, float] = {}
     arrays: dict[str, np.ndarray] = {}
     for component, conflict in conflicts.items():

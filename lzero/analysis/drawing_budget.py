@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from lzero import checks
+
 
 class DrawingBudget:
     """Grants optional work, such as pictures, while it has taken less than a share of the time; the
@@ -12,10 +14,13 @@ class DrawingBudget:
     Args:
         share: of the wall time since it was made, 0 to 1.
         clock: seconds; replaced in tests.
+
+    Raises:
+        ValueError: if ``share`` is below 0 or above 1.
     """
 
     def __init__(self, share: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._share, self._clock = share, clock
+        self._share, self._clock = checks.number("share", share, 0.0, 1.0), clock
         self._start = clock()
         self._spent = 0.0
 

@@ -13,11 +13,30 @@ from typing import Self
 import numpy as np
 from scipy.special import entr, rel_entr
 
-from lzero import tags
+from lzero import checks, tags
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.analysis.expert_statistics import ExpertSelection
 from lzero.analysis.heatmap import heatmap_image
 from lzero.logging import RunLogger
+
+SUM_TOLERANCE = 1e-3  # by which shares in single precision may miss 1
+
+
+def _check_distributions(p: np.ndarray) -> None:
+    """Refuse what are no distributions ``(…, T, E)``; rows of NaN are."""
+    checks.instance("p", p, np.ndarray, "an array (…, T, E)")
+    if p.ndim < 2:
+        raise ValueError(f"p has shape {p.shape}: allowed is (…, T, E), a distribution per row")
+    total = p.sum(axis=-1)
+    is_one = (np.abs(total - 1) <= SUM_TOLERANCE) & (p.min(axis=-1, initial=0.0) >= 0)
+    bad = np.argwhere(~is_one & ~np.isnan(total))
+    if len(bad):
+        place = tuple(bad[0].tolist())
+        where = ", ".join(map(str, place))
+        raise ValueError(
+            f"p[{where}]={checks.shown(p[place].tolist())} adds up to {total[place]:g}: allowed are "
+            "shares from 0 that add up to 1, or NaN for a row without data"
+        )
 
 
 def js_divergence_matrix(p: np.ndarray) -> np.ndarray:
@@ -31,8 +50,13 @@ def js_divergence_matrix(p: np.ndarray) -> np.ndarray:
     Returns:
         ``(…, T, T)``, symmetric, 0 on the diagonal; NaN where a row has no data.
 
+    Raises:
+        TypeError: if ``p`` is no array.
+        ValueError: if a row is no distribution.
+
     Source: Lin, Divergence measures based on the Shannon entropy (1991), with equal weights.
     """
+    _check_distributions(p)
     mixture = (p[..., :, None, :] + p[..., None, :, :]) / 2
     to_mixture = rel_entr(p[..., :, None, :], mixture).sum(axis=-1)
     return (
@@ -44,8 +68,10 @@ def total_variation_matrix(p: np.ndarray) -> np.ndarray:
     """Total variation distance between distributions, 0 … 1: the share of selections in which they
     differ.
 
-    Renumbering the experts does not change it. Shapes as in :func:`js_divergence_matrix`.
+    Renumbering the experts does not change it. Shapes and errors as in
+    :func:`js_divergence_matrix`.
     """
+    _check_distributions(p)
     return np.abs(p[..., :, None, :] - p[..., None, :, :]).sum(axis=-1) / 2
 
 
@@ -53,9 +79,10 @@ def wasserstein_matrix(p: np.ndarray) -> np.ndarray:
     """Wasserstein-1 distance between distributions with the experts' numbers as a line, 0 … E − 1.
 
     Experts have no order: it changes when they are renumbered. Jensen–Shannon and total variation
-    are the primary measures; this one is for comparison with studies that report it. Shapes as in
-    :func:`js_divergence_matrix`.
+    are the primary measures; this one is for comparison with studies that report it. Shapes and
+    errors as in :func:`js_divergence_matrix`.
     """
+    _check_distributions(p)
     cumulative = p.cumsum(axis=-1)
     return np.abs(cumulative[..., :, None, :] - cumulative[..., None, :, :]).sum(axis=-1)
 
@@ -101,7 +128,9 @@ class _Selection:
     @classmethod
     def of(cls, selection: Mapping[int, ExpertSelection]) -> Self:
         counts, data_points, frequencies = [], [], []
-        for layer in selection.values():
+        first = next(iter(selection.values()))
+        for index, layer in selection.items():
+            checks.shape(f"selection[{index}]", layer.counts, *first.counts.shape)
             counts.append(layer.counts)
             data_points.append(layer.data_points)
             frequencies.append(layer.frequencies)
@@ -188,10 +217,12 @@ def log_expert_selection(
         drawing: how much time the pictures may take; None always draws.
 
     Raises:
-        ValueError: if the number of names is not T.
+        TypeError: if ``selection`` is no mapping.
+        ValueError: if the number of names is not T, or layers have other windows, tasks or experts.
     """
     if not is_main or not selection:
         return
+    checks.mapping("selection", selection, "ExpertSelection by layer")
     stacked = _Selection.of(selection)
     num_tasks = stacked.counts.shape[2]
     if len(task_names) != num_tasks:

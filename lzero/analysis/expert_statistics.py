@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from lzero import checks
 from lzero.tags import WINDOWS
 
 NUM_BUCKETS = 100
@@ -57,9 +58,11 @@ class ExpertSelection:
         """The same by task and window, for one task or for all.
 
         Raises:
+            TypeError: if it is no number.
             ValueError: if there is no such task.
         """
         num_tasks = self.counts.shape[1]
+        checks.instance("task_id", task_id, (int, np.integer, type(None)), "a number, or None")
         if task_id is not None and not 0 <= task_id < num_tasks:
             raise ValueError(
                 f"task_id={task_id}: allowed are 0 to {num_tasks - 1}, or None for all tasks"
@@ -94,7 +97,7 @@ class ExpertSelectionStatistics:
         num_buckets: B.
 
     Raises:
-        ValueError: if a window cannot be cut into B buckets.
+        ValueError: if a window cannot be cut into B buckets, or a number is below 1.
     """
 
     def __init__(
@@ -106,6 +109,9 @@ class ExpertSelectionStatistics:
         windows: Mapping[str, int] = WINDOWS,
         num_buckets: int = NUM_BUCKETS,
     ) -> None:
+        checks.count("num_tasks", num_tasks)
+        checks.count("num_experts", num_experts)
+        checks.count("num_buckets", num_buckets)
         for name, length in windows.items():
             if length < num_buckets or length % num_buckets:
                 raise ValueError(
@@ -134,7 +140,17 @@ class ExpertSelectionStatistics:
             counts: selections ``(G, E)`` int64 of this rank in the update.
             present: tasks ``(G,)`` bool that took part in the update on any rank, on the device of
                 ``counts``; None takes those with selections.
+
+        Raises:
+            TypeError: if counts are no whole numbers.
+            ValueError: if the tasks or experts are others.
         """
+        num_tasks, width = self._ring.shape[2:]
+        checks.shape("counts", counts, num_tasks, width - 1)
+        if counts.is_floating_point():
+            raise TypeError(f"counts are {counts.dtype}: allowed are whole numbers")
+        if present is not None:
+            checks.shape("present", present, num_tasks)
         if self._ring.device != counts.device:
             self._ring, self._sums = self._ring.to(counts.device), self._sums.to(counts.device)
         if present is None:
@@ -193,8 +209,11 @@ class ExpertSelectionStatistics:
                 everywhere.
 
         Raises:
-            ValueError: if the windows, tasks or experts are others.
+            ValueError: if something is missing, or the windows, tasks or experts are others.
         """
+        for name in ("ring", "windows", "updates"):
+            if name not in state:
+                raise ValueError(f"state={checks.shown(dict(state))} lacks {name!r}; see state()")
         ring, lengths = state["ring"], state["windows"].tolist()
         if ring.shape != self._ring.shape or lengths != list(self.windows.values()):
             raise ValueError(
@@ -230,9 +249,18 @@ class ExpertSelectionRecorder:
 
     Args:
         layers: those with routed experts, by number; all of one shape. May be empty.
+
+    Raises:
+        TypeError: if ``layers`` is no mapping, or one does not count.
     """
 
     def __init__(self, layers: Mapping[int, CountsSelections]) -> None:
+        checks.mapping("layers", layers, "layers by number")
+        for index, layer in layers.items():
+            if not hasattr(layer, "selection_counts"):
+                raise TypeError(
+                    f"layers[{index}]={type(layer).__name__}: allowed is what has selection_counts"
+                )
         self.layers = dict(layers)
         self.statistics: dict[int, ExpertSelectionStatistics] = {}
         for index, layer in self.layers.items():
@@ -320,9 +348,14 @@ def reduce_selections(
     Args:
         statistics: of the layers, all of the same shape.
         group: ranks; None for all. One process needs no process group.
+
+    Raises:
+        ValueError: if a layer has other windows, tasks or experts than the first.
     """
     if not statistics:
         return []
+    for index, layer in enumerate(statistics):
+        checks.shape(f"statistics[{index}]", layer._sums, *statistics[0]._sums.shape)
     sums = _over_ranks(torch.stack([layer._sums for layer in statistics]), group).cpu()
     return [layer._as_selection(own) for layer, own in zip(statistics, sums, strict=True)]
 

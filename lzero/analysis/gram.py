@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from lzero import checks
 from lzero.distributed import split_evenly
 
 Gradients = Sequence[Tensor | None] | Tensor
@@ -82,8 +83,10 @@ def gram_matrices(
         without a row.
 
     Raises:
+        TypeError: if ``rows`` is no tensor, or tasks are no whole numbers.
         ValueError: if arguments do not fit each other or those of the other ranks.
     """
+    checks.instance("rows", rows, Tensor, "a tensor (L, D)")
     if rows.dim() != 2:
         raise ValueError(f"rows has shape {tuple(rows.shape)}: give (L, D), a row per task")
     if sum(lengths) != rows.shape[1] or min(lengths, default=0) < 1:
@@ -105,12 +108,13 @@ def gram_of_segments(
     """
     segments: list[Tensor] = []
     ids: list[int] = []
-    problem: ValueError | None = None
+    problem: ValueError | TypeError | None = None
     try:
-        ids = task_ids.tolist() if isinstance(task_ids, Tensor) else list(task_ids)
+        checks.count("num_tasks", num_tasks)
+        ids = _as_list(task_ids)
         segments = list(map(as_rows, groups))
         _check(segments, ids, num_tasks)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         problem = error  # the other ranks wait in the first collective: they have to hear of it
     device = _device(segments, ranks)
     ids_by_rank, widths, wide = _announce(segments, ids, num_tasks, problem, device, ranks)
@@ -144,8 +148,17 @@ def as_rows(gradients: Gradients) -> Tensor:
     a list are.
 
     Raises:
-        ValueError: if they have no common shape, or a tensor is no ``(L, D)`` with D ≥ 1.
+        TypeError: if they are no tensors.
+        ValueError: if they have no common shape, a tensor is no ``(L, D)`` with D ≥ 1, or they are
+            complex.
     """
+    allowed = "a tensor (L, D), or a list of tensors"
+    checks.instance("gradients", gradients, (Tensor, Sequence), allowed)
+    for index, one in enumerate([gradients] if isinstance(gradients, Tensor) else gradients):
+        if one is not None:
+            checks.instance(f"gradients[{index}]", one, Tensor, "a tensor, or None")
+            if one.is_complex():
+                raise ValueError(f"gradients are {one.dtype}: allowed are real numbers")
     if isinstance(gradients, Tensor):
         if gradients.dim() != 2 or gradients.shape[1] == 0:
             raise ValueError(
@@ -189,9 +202,14 @@ def _add_products_(
         start = stop
 
 
+def _as_list(task_ids: Sequence[int] | Tensor) -> list[int]:
+    ids = task_ids.cpu().numpy() if isinstance(task_ids, Tensor) else task_ids
+    found = checks.integers("task_ids", ids)
+    checks.shape("task_ids", found, None)
+    return found.tolist()
+
+
 def _check(segments: Sequence[Tensor], task_ids: Sequence[int], num_tasks: int) -> None:
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks={num_tasks}: must be at least 1")
     if not segments:
         raise ValueError("no gradients: give at least one component")
     for segment in segments:
@@ -219,7 +237,7 @@ def _announce(
     segments: Sequence[Tensor],
     task_ids: Sequence[int],
     num_tasks: int,
-    problem: ValueError | None,
+    problem: ValueError | TypeError | None,
     device: torch.device,
     ranks: Ranks,
 ) -> tuple[list[list[int]], list[int], bool]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lzero import checks
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import RendererAgg
@@ -63,12 +65,16 @@ def heatmap_figure(
         column_label: what the columns are.
 
     Raises:
-        ValueError: if there is no panel or no cell, a matrix does not fit the names, or the limits
-            do not ascend.
+        TypeError: if ``panels`` is no mapping, or a name or title is no text.
+        ValueError: if there is no panel or no cell, a matrix does not fit the names, the limits
+            do not ascend, or no colour map is called ``colors``.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    checks.instance("title", title, str, "a text")
+    if colors not in colormaps:
+        raise ValueError(f"colors={colors!r}: allowed is the name of a matplotlib colour map")
     matrices = _checked(panels, rows, columns, limits)
     layout = _Layout.of(
         list(panels), rows, columns, title, _bar_labels(limits), bool(row_label), bool(column_label)
@@ -181,13 +187,17 @@ def _checked(
     limits: tuple[float, float],
 ) -> list[np.ndarray]:
     """The matrices in float64, or an error."""
+    checks.mapping("panels", panels, "matrices by title")
+    checks.names("panels", list(panels))
+    checks.names("rows", rows)
+    checks.names("columns", columns)
     if not panels or not len(rows) or not len(columns):
         raise ValueError(
             f"{len(panels)} panels of {len(rows)} rows x {len(columns)} columns: give at least one "
             "of each"
         )
-    if not limits[0] < limits[1]:
-        raise ValueError(f"limits={limits}: the first must be below the second")
+    if not -math.inf < limits[0] < limits[1] < math.inf:
+        raise ValueError(f"limits={limits}: the first must be below the second, both finite")
     matrices = []
     for name, panel in panels.items():
         matrix = np.asarray(panel, np.float64)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lzero import tags
+from lzero import checks, tags
 from lzero.analysis.points import inputs_of
 from lzero.distributed import Distributed
 from lzero.nn.heads import Head
@@ -195,6 +195,10 @@ def measure_plasticity(
         dist: process group of the run.
         tau: share of a layer's mean activity up to which a unit is dormant.
 
+    Raises:
+        TypeError: if a unit is no module.
+        ValueError: if there are no units, or ``tau`` is negative or no number.
+
     Returns:
         Scalars by tag; what no token went through on any rank is left out.
 
@@ -208,6 +212,11 @@ def measure_plasticity(
 
     Source: Sokar et al., "The dormant neuron phenomenon" (arXiv 2302.12902), definition 3.1.
     """
+    checks.number("tau", tau, 0.0)
+    if not units:
+        raise ValueError("units={}: at least one module is needed")
+    for name, unit in units.items():
+        checks.instance(f"units[{name!r}]", unit, nn.Module, "a module of torch")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -293,8 +302,10 @@ def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
         norms: of the weights or the gradients, in the same order ``(P,)``.
 
     Raises:
+        TypeError: if ``norms`` is no tensor.
         ValueError: if there are more names than norms, or fewer.
     """
+    checks.instance("norms", norms, Tensor, "a tensor (P,)")
     if norms.shape != (len(modules),):
         raise ValueError(
             f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per "
@@ -308,8 +319,15 @@ def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def parameter_norms(model: nn.Module) -> Tensor:
-    """Length of every parameter ``(P,)``, in the order of ``model.parameters()``."""
-    return torch.stack(torch._foreach_norm(list(model.parameters())))
+    """Length of every parameter ``(P,)``, in the order of ``model.parameters()``.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    parameters = list(model.parameters())
+    if not parameters:
+        raise ValueError(f"model={type(model).__name__} has no parameters")
+    return torch.stack(torch._foreach_norm(parameters))
 
 
 def effective_rank(rows: Tensor) -> Tensor:
@@ -319,8 +337,15 @@ def effective_rank(rows: Tensor) -> Tensor:
     Rows are centred first. Returns a scalar between 1 and min(R − 1, D), 0 where all rows are the
     same, NaN where one of them is not finite.
 
+    Raises:
+        ValueError: if there are no rows, or there is another number of axes.
+
     Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007).
     """
+    if rows.ndim != 2 or not rows.numel():
+        raise ValueError(
+            f"rows has shape {tuple(rows.shape)}: allowed is (R, D), neither of them 0"
+        )
     finite = rows.isfinite().all()
     rows = rows.float().where(finite, 0.0)  # LAPACK raises errors about NaN
     singular = torch.linalg.svdvals(rows - rows.mean(dim=0))
@@ -331,8 +356,16 @@ def effective_rank(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def parameter_lag(online: nn.Module, target: nn.Module) -> Tensor:
-    """How far the target network is behind: ‖θ − θ'‖ / ‖θ‖, a scalar."""
+    """How far the target network is behind: ‖θ − θ'‖ / ‖θ‖, a scalar.
+
+    Raises:
+        ValueError: if the target has other parameters.
+    """
     mine: list[Tensor] = list(online.parameters())
     theirs: list[Tensor] = list(target.parameters())
+    if len(mine) != len(theirs):
+        raise ValueError(f"target has {len(theirs)} parameters: allowed are {len(mine)}")
+    for one, other in zip(mine, theirs, strict=True):
+        checks.shape("a parameter of target", other, *one.shape)
     distance = torch.stack(torch._foreach_norm(torch._foreach_sub(mine, theirs))).norm()
     return distance / torch.stack(torch._foreach_norm(mine)).norm()

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.device import in_memory_order_of
 from lzero.nn.moe import MoELayer
 
@@ -36,7 +37,13 @@ class ParameterPoint:
 
     @classmethod
     def of(cls, *modules: nn.Module) -> "ParameterPoint":
-        """All parameters of some modules."""
+        """All parameters of some modules.
+
+        Raises:
+            TypeError: if one is no module.
+        """
+        for module in modules:
+            checks.instance("modules", module, nn.Module, "a module of torch")
         parameters = chain.from_iterable(module.parameters() for module in modules)
         return cls(tuple((parameter, None) for parameter in parameters))
 
@@ -59,12 +66,22 @@ class ActivationPoint:
     side: Literal["input", "output"]
     axis: int = -1
 
+    def __post_init__(self) -> None:
+        checks.instance("module", self.module, nn.Module, "a module of torch")
+        if self.side not in ("input", "output"):
+            raise ValueError(f"side={self.side!r}: allowed are 'input' and 'output'")
+
 
 MeasuringPoint = ParameterPoint | ActivationPoint
 
 
 def expert_points(layer: MoELayer) -> dict[str, ParameterPoint]:
-    """``shared_expert``, ``expert_{e}`` and ``router``, as far as ``layer`` has them."""
+    """``shared_expert``, ``expert_{e}`` and ``router``, as far as ``layer`` has them.
+
+    Raises:
+        TypeError: if it is no mixture-of-experts layer.
+    """
+    checks.instance("layer", layer, MoELayer, "a MoELayer")
     points = {}
     if layer.shared_experts:
         points["shared_expert"] = ParameterPoint.of(*layer.shared_experts)

@@ -12,6 +12,7 @@ from itertools import chain, islice
 import torch
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.analysis.points import ActivationPoint, MeasuringPoint, RowLayout
 from lzero.device import in_memory_order_of
 
@@ -66,10 +67,21 @@ class TaskGradients:
             losses: of the tasks of this rank, ascending.
 
         Raises:
-            ValueError: if there are none, or a point names a parameter that is not shared.
+            ValueError: if there are none, a loss is no scalar with a graph, nothing has passed a
+                point, or a point names a parameter that is not shared.
         """
         if not losses:
             raise ValueError("losses is empty; give one for every task of this rank")
+        for part in losses:
+            checks.shape(f"loss of task {part.task}", part.loss)
+            if not part.loss.requires_grad:
+                raise ValueError(f"loss of task {part.task} has no graph to go back through")
+            for name, point in points.items():
+                if isinstance(point, ActivationPoint) and not part.activations.get(name):
+                    raise ValueError(
+                        f"activations of task {part.task} lack {name!r}: allowed are those of "
+                        "captured(points)"
+                    )
         widths: dict[str, int] = {}
         axes: dict[str, int] = {}
         for name, point in points.items():
@@ -106,7 +118,15 @@ class TaskGradients:
     def combine_(self, weights: Tensor) -> None:
         """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights
         (T,)``.
+
+        Raises:
+            ValueError: if there is no weight for one of the tasks.
         """
+        if weights.ndim != 1 or len(weights) <= max(self.tasks):
+            raise ValueError(
+                f"weights has shape {tuple(weights.shape)}: allowed is (T,) with T > "
+                f"{max(self.tasks)}, one per task"
+            )
         # as a tensor: a list as index would make the host wait for the device
         tasks = torch.tensor(self.tasks, dtype=torch.int64).to(weights.device, non_blocking=True)
         mine = weights.index_select(0, tasks).to(self.rows.dtype)

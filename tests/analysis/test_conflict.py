@@ -200,7 +200,7 @@ def test_batch_is_each_component_by_itself():
         (lambda: compute_gradient_conflict_distributed(torch.zeros(2, 3), [0, 2], 2), r"task_ids=\[0, 2\].* = 1$"),
         (lambda: compute_gradient_conflict_distributed(torch.zeros(2, 3), [-1, 0], 2), r"task_ids=\[-1, 0\]"),
         (lambda: compute_gradient_conflict_distributed(torch.zeros(2, 3), [0], 2), "2 rows of gradients, 1 task_ids"),
-        (lambda: compute_gradient_conflicts_batch({}), "num_tasks=0"),
+        (lambda: compute_gradient_conflicts_batch({}), "groups={}"),
         (lambda: compute_gradient_conflicts_batch({}, [], 2), "at least one component"),
         (lambda: compute_gradient_conflicts_batch({"a": torch.ones(2, 1), "b": torch.ones(3, 1)}), "3 rows"),
         (lambda: gram_matrices(torch.zeros(3), [3], [0], 1), r"rows has shape \(3,\)"),
@@ -209,7 +209,7 @@ def test_batch_is_each_component_by_itself():
         (lambda: gram_matrices(torch.zeros(1, 0), [], [0], 1), r"lengths=\[\]"),
         (lambda: GradientConflict.from_gram(torch.zeros(2, 3)), r"shape \(2, 3\)"),
         (lambda: GradientConflict.from_gram(torch.zeros(0, 0)), r"shape \(0, 0\)"),
-        (lambda: gradient_conflict_heatmap(compute_gradient_conflicts(torch.eye(3)), ["a", "b"], ""), "2 row"),
+        (lambda: gradient_conflict_heatmap(compute_gradient_conflicts(torch.eye(3)), ["a", "b"], ""), "2 names: 3"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(call, message):
