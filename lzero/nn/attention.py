@@ -8,16 +8,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lzero import checks
+
 
 def rotary_table(num_positions: int, head_width: int, base: float = 10_000.0) -> Tensor:
-    """Unit complex numbers ``(num_positions, K/2)`` that rotate pairs of channels (Su et al., arXiv 2104.09864)."""
+    """Unit complex numbers ``(num_positions, K/2)`` that rotate pairs of channels (Su et al., arXiv 2104.09864).
+
+    Raises:
+        ValueError: if a size is below 1, ``head_width`` is odd, or ``base`` is not positive.
+    """
+    checks.count("num_positions", num_positions)
+    checks.number("base", base, 0.0, above=True)
+    if checks.count("head_width", head_width, 2) % 2:
+        raise ValueError(f"head_width={head_width}: channels are rotated in pairs; use an even one")
     frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
     angle = torch.outer(torch.arange(num_positions, dtype=torch.float64), frequency)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate channel pairs of ``x (…, K)`` by ``rotation (…, K/2)``; the dtype is kept."""
+    """Rotate channel pairs of ``x (…, K)`` by ``rotation (…, K/2)``; the dtype is kept.
+
+    Raises:
+        ValueError: if K is odd, or ``rotation`` is of another width.
+    """
+    if x.shape[-1] % 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}: channels are rotated in pairs")
+    if 2 * rotation.shape[-1] != x.shape[-1]:
+        raise ValueError(
+            f"rotation has shape {tuple(rotation.shape)}: allowed is (…, {x.shape[-1] // 2})"
+        )
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
@@ -29,7 +49,13 @@ def windowed_causal_mask(
 
     A token sees itself and the ``window − 1`` tokens before it; the first ``num_registers`` tokens are seen by all
     that come after them. Training and search use this one rule, so both compute the same function.
+
+    Raises:
+        ValueError: if there is no token, the window holds none, or there are fewer than no registers.
     """
+    checks.count("num_tokens", num_tokens)
+    checks.count("window", window)
+    checks.count("num_registers", num_registers, 0)
     column = torch.arange(num_tokens, device=device)
     row = column[:, None]
     return (column <= row) & ((column > row - window) | (column < num_registers))
@@ -61,10 +87,17 @@ def positions_within(part: Tensor, num_registers: int) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one fused query-key-value projection."""
+    """Multi-head self-attention with one fused query-key-value projection.
+
+    Raises:
+        ValueError: if heads do not divide the width, or ``dropout`` is not a share below 1.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if checks.count("embed_dim", embed_dim) % checks.count("num_heads", num_heads):
+            raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
+        checks.number("dropout", dropout, 0.0, 1.0)
         self.num_heads = num_heads
         self.dropout = dropout
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
@@ -87,7 +120,20 @@ class SelfAttention(nn.Module):
 
         Returns:
             ``(B, L, D)``.
+
+        Raises:
+            ValueError: if shapes differ.
         """
+        checks.shape("x_BLD", x_BLD, None, None, self.qkv.in_features)
+        tokens = x_BLD.shape[1]
+        if mask is not None and mask.shape[-2:] != (tokens, tokens):
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)}: allowed is (…, {tokens}, {tokens})"
+            )
+        if rotation is not None and rotation.shape[-2] != tokens:
+            raise ValueError(
+                f"rotation has shape {tuple(rotation.shape)}: allowed is (…, {tokens}, K/2)"
+            )
         qkv = self.qkv(x_BLD).unflatten(-1, (3, self.num_heads, -1))  # (B, L, 3, H, K)
         q_k, v = qkv[:, :, :2], qkv[:, :, 2]
         if rotation is not None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.config import EncoderConfig
 from lzero.nn.trunks import TRUNKS, Trunk
 
@@ -18,17 +19,25 @@ CHUNK = 128
 LARGE_MAPS = 32_000_000
 
 
+LATENT_NORMS = ("layer_norm", "sim_norm")
+
+
 class LatentNorm(nn.Module):
     """Final normalisation of latents, of the encoder's as of the predicted ones.
 
     ``layer_norm`` has no learned scale: a latent loss cannot be lowered by shrinking the latents.
     ``sim_norm`` makes every group of 8 a probability vector (Lavoie et al., arXiv 2204.00616).
+
+    Raises:
+        ValueError: if ``kind`` is another.
     """
 
     GROUP = 8
 
     def __init__(self, kind: str) -> None:
         super().__init__()
+        if kind not in LATENT_NORMS:
+            raise ValueError(f"kind={kind!r}: allowed are {', '.join(LATENT_NORMS)}")
         self.kind = kind
 
     @property
@@ -46,6 +55,10 @@ class LatentNorm(nn.Module):
         x = x.float()
         if self.kind == "layer_norm":
             return F.layer_norm(x, x.shape[-1:])
+        if x.shape[-1] % self.GROUP:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: sim_norm needs a multiple of {self.GROUP} at its end"
+            )
         return x.unflatten(-1, (-1, self.GROUP)).softmax(dim=-1).flatten(-2)
 
 
@@ -88,7 +101,7 @@ class Encoder(nn.Module):
         latent_norm: ``layer_norm`` or ``sim_norm``.
 
     Raises:
-        ValueError: if the kind does not fit the observation shape.
+        ValueError: if the kind does not fit the observation shape, or a number is below 1.
     """
 
     def __init__(
@@ -100,6 +113,9 @@ class Encoder(nn.Module):
         latent_norm: str,
     ) -> None:
         super().__init__()
+        self.observation_shape = checks.sizes("observation_shape", observation_shape)
+        checks.count("embed_dim", embed_dim)
+        checks.count("num_tasks", num_tasks)
         if config.kind != "mlp" and len(observation_shape) != 3:
             raise ValueError(
                 f"encoder.kind={config.kind!r} needs images (C, H, W), but observations have shape {observation_shape}; "
@@ -122,7 +138,16 @@ class Encoder(nn.Module):
 
         Returns:
             Latents ``(B, D)`` in fp32.
+
+        Raises:
+            TypeError: if observations are no tensor, or neither uint8 nor float.
+            ValueError: if they have another shape, or there is not one task for each.
         """
+        checks.instance("observation", observation, Tensor, "a tensor")
+        if observation.dtype != torch.uint8 and not observation.is_floating_point():
+            raise TypeError(f"observation is {observation.dtype}: allowed are uint8 and floats")
+        checks.shape("observation", observation, None, *self.observation_shape)
+        checks.shape("task_id", task_id, len(observation))
         large = 4 * self.largest_map * len(observation) > LARGE_MAPS or not torch.is_grad_enabled()
         if observation.device.type != "cpu" or len(observation) <= CHUNK or not large:
             return self.norm(self.unnormalised(observation, task_id))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.nn.tasks import TaskGroups
 
 
@@ -18,6 +19,9 @@ class Head(nn.Module):
         out_features: O.
         num_tasks: sets of weights; 1 shares one set among all tasks.
         zero_init: start with outputs of zero (uniform policy, zero value and reward).
+
+    Raises:
+        ValueError: if a number is below 1.
     """
 
     matrices = ("weight1", "weight2")
@@ -26,6 +30,9 @@ class Head(nn.Module):
         self, embed_dim: int, out_features: int, num_tasks: int, zero_init: bool = True
     ) -> None:
         super().__init__()
+        checks.count("embed_dim", embed_dim)
+        checks.count("out_features", out_features)
+        checks.count("num_tasks", num_tasks)
         self.shared = num_tasks == 1
         self.norm1_scale, self.norm1_shift = _affine(num_tasks, embed_dim)
         self.weight1, self.bias1 = _linear(num_tasks, embed_dim, embed_dim)
@@ -35,7 +42,13 @@ class Head(nn.Module):
             nn.init.zeros_(self.weight2)
 
     def forward(self, x: Tensor, groups: TaskGroups) -> Tensor:
-        """``(R, L, D)`` to ``(R, L, O)`` in fp32."""
+        """``(R, L, D)`` to ``(R, L, O)`` in fp32.
+
+        Raises:
+            ValueError: if ``x`` has another width, or other rows than ``groups``.
+        """
+        rows = None if self.shared else len(groups.task_id)
+        checks.shape("x", x, rows, None, self.weight1.shape[1])
         y = torch.baddbmm(
             self._of(self.bias2, groups), self._hidden(x, groups), self._of(self.weight2, groups)
         )

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.config import MoEConfig
 from lzero.nn.balance import BalanceSums
 from lzero.nn.moe_paths import PATHS, Segments, choose_path, compute_dtype
+from lzero.nn.tasks import check_tokens
 
 
 class SwiGLU(nn.Module):
@@ -30,7 +32,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, embed_dim: int, hidden: int, num_experts: int | None = None) -> None:
         super().__init__()
-        stack = () if num_experts is None else (num_experts,)
+        embed_dim, hidden = checks.count("embed_dim", embed_dim), checks.count("hidden", hidden)
+        stack = () if num_experts is None else (checks.count("num_experts", num_experts),)
         self.w_in = nn.Parameter(
             torch.empty(*stack, embed_dim, 2 * hidden).normal_(std=embed_dim**-0.5)
         )
@@ -91,7 +94,7 @@ class MoELayer(nn.Module):
 
     def __init__(self, config: MoEConfig, embed_dim: int, num_tasks: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.embed_dim = config, checks.count("embed_dim", embed_dim)
         hidden = max(8, round(config.hidden_ratio * embed_dim / 8) * 8)
         shared = nn.ModuleList(SwiGLU(embed_dim, hidden) for _ in range(config.num_shared_experts))
         self.shared_experts = cast("Sequence[SwiGLU]", shared)  # a ModuleList forgets what it holds
@@ -117,7 +120,11 @@ class MoELayer(nn.Module):
 
         Returns:
             ``(…, D)`` and the sums of the balance loss, None where there is none.
+
+        Raises:
+            TypeError, ValueError: as :func:`~lzero.nn.tasks.check_tokens`.
         """
+        check_tokens(x, task_id, self.embed_dim)
         x_TD, task_T = x.reshape(-1, x.shape[-1]), task_id.reshape(-1)
         parts_TD = [expert(x_TD) for expert in self.shared_experts]
         balance = None
@@ -152,12 +159,8 @@ class MoELayer(nn.Module):
         if self.router is not None:
             return self.router(x_TD)
         chosen_TK = self.experts_of_task.index_select(0, task_T)
-        return (
-            torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device),
-            chosen_TK,
-            None,
-            None,
-        )
+        gates_TK = torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=x_TD.device)
+        return gates_TK, chosen_TK, None, None
 
     def work_of_token(self) -> int:
         """Multiplications for one token, by the shared and by its chosen experts."""
@@ -180,6 +183,7 @@ class MoELayer(nn.Module):
             raise ValueError(
                 "only a learned router has a selection bias; set moe.routing=topk, or moe.balance=none"
             )
+        checks.shape("load_E", load_E, self.config.num_experts)
         load_E = load_E.float()
         step_E = (load_E.mean() - load_E).sign()
         self.router.selection_bias += self.config.bias_rate * (step_E - step_E.mean())
@@ -190,6 +194,6 @@ def hardcoded_experts(num_tasks: int, config: MoEConfig) -> Tensor:
 
     With at least as many experts as tasks the sets are disjoint, each of ``E // G`` experts; otherwise tasks share.
     """
-    share = max(1, config.num_experts // num_tasks)
+    share = max(1, config.num_experts // checks.count("num_tasks", num_tasks))
     first = torch.arange(num_tasks)[:, None] * share
     return (first + torch.arange(share)) % config.num_experts

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from lzero import checks
 from lzero.config import OptimiserConfig
 
 # Modules of torch whose ``weight`` is the matrix of a linear map or a table of embeddings. Everything else is a bias, the
@@ -19,7 +20,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
     A module of ours names its matrices in the class attribute ``matrices``; the number of dimensions says nothing: stacked
     biases and register tokens have three.
+
+    Raises:
+        ValueError: if ``weight_decay`` is negative, or nothing is trained.
     """
+    checks.number("weight_decay", weight_decay, 0.0)
+    if not trained(list(model.parameters())):
+        raise ValueError(f"model={type(model).__name__} has no parameter that is trained")
     decayed: list[nn.Parameter] = []
     for module in model.modules():
         names = ("weight",) if isinstance(module, WITH_MATRIX) else getattr(module, "matrices", ())
@@ -50,12 +57,26 @@ def trained(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def ema_update_(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Move ``target`` towards ``online`` by ``momentum``, floating buffers included; other buffers are copied."""
+    """Move ``target`` towards ``online`` by ``momentum``, floating buffers included; other buffers are copied.
+
+    Raises:
+        ValueError: if ``momentum`` is no share, or the networks differ in shape.
+    """
+    checks.number("momentum", momentum, 0.0, 1.0)
     for mine, theirs in (
         (list(target.parameters()), list(online.parameters())),
         (list(target.buffers()), list(online.buffers())),
     ):
-        floating = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
+        if len(mine) != len(theirs):
+            raise ValueError(
+                f"online has {len(theirs)} tensors: allowed are {len(mine)}, as target"
+            )
+        floating = []
+        for a, b in zip(mine, theirs, strict=True):
+            if a.shape != b.shape:
+                checks.shape("a tensor of online", b, *a.shape)
+            if a.is_floating_point():
+                floating.append((a, b))
         if floating:
             torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], momentum)
         for a, b in zip(mine, theirs, strict=True):

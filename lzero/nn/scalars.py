@@ -10,7 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lzero import checks
+
 EPSILON = 0.001  # weight of the linear term; keeps h invertible with a bounded slope of the inverse
+
+
+def _single(name: str, x: Tensor) -> Tensor:
+    """``x`` in fp32; TypeError if it is no tensor of real numbers."""
+    checks.instance(name, x, Tensor, "a tensor")
+    if x.is_complex():
+        raise TypeError(f"{name} is {x.dtype}: allowed are real numbers")
+    return x.float()
 
 
 def scalar_transform(x: Tensor) -> Tensor:
@@ -22,9 +32,12 @@ def scalar_transform(x: Tensor) -> Tensor:
     Returns:
         fp32 tensor of the same shape.
 
+    Raises:
+        TypeError: if it is no tensor of real numbers.
+
     Source: arXiv 1805.11593, used by MuZero (arXiv 1911.08265).
     """
-    x = x.float()
+    x = _single("x", x)
     magnitude = x.abs()
     # |x|/(√(|x|+1)+1) is √(|x|+1) − 1 without the cancellation near 0
     return x / ((magnitude + 1).sqrt() + 1) + EPSILON * x
@@ -41,8 +54,11 @@ def inverse_scalar_transform(y: Tensor) -> Tensor:
 
     Returns:
         fp32 tensor of the same shape.
+
+    Raises:
+        TypeError: if it is no tensor of real numbers.
     """
-    y = y.float()
+    y = _single("y", y)
     magnitude = y.abs()
     slope = 1 + 2 * EPSILON
     u = 2 * magnitude / (slope + (slope**2 + 4 * EPSILON * magnitude).sqrt())
@@ -60,7 +76,8 @@ class ScalarSupport:
         label_smoothing: share of a target's mass that is spread evenly over all bins, in [0, 1).
 
     Raises:
-        ValueError: if there are fewer than 2 bins, ``low >= high`` or ``label_smoothing`` is out of range.
+        ValueError: if there are fewer than 2 bins, ``low >= high``, one of them is not finite, or
+            ``label_smoothing`` is out of range.
     """
 
     num_bins: int = 101
@@ -69,8 +86,9 @@ class ScalarSupport:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.num_bins < 2:
-            raise ValueError(f"num_bins={self.num_bins}: a support needs at least 2 bins")
+        checks.count("num_bins", self.num_bins, 2)
+        checks.number("low", self.low)
+        checks.number("high", self.high)
         if not self.low < self.high:
             raise ValueError(f"low={self.low}, high={self.high}: low must be less than high")
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -99,6 +117,9 @@ class ScalarSupport:
 
         Returns:
             ``(…, S)`` fp32, non-negative, summing to one.
+
+        Raises:
+            TypeError: if it is no tensor.
         """
         neighbours, weights = self._neighbours(x)
         hot = torch.zeros(*x.shape, self.num_bins, device=x.device).scatter_(
@@ -114,7 +135,11 @@ class ScalarSupport:
 
         Returns:
             ``(…,)`` fp32: inverse transform of the mean bin value.
+
+        Raises:
+            ValueError: if there are other bins.
         """
+        self._check_bins(logits)
         bins = torch.linspace(self.low, self.high, self.num_bins, device=logits.device)
         # a product and a sum, not a matmul: autocast would run the matmul in bf16
         return inverse_scalar_transform((logits.float().softmax(dim=-1) * bins).sum(dim=-1))
@@ -128,7 +153,12 @@ class ScalarSupport:
 
         Returns:
             ``(…,)`` fp32, in nats.
+
+        Raises:
+            ValueError: if there are other bins, or there is not one scalar for each prediction.
         """
+        self._check_bins(logits)
+        checks.shape("x", x, *logits.shape[:-1])
         log_probabilities = logits.float().log_softmax(dim=-1)
         neighbours, weights = self._neighbours(x)
         log_likelihood = (log_probabilities.gather(-1, neighbours) * weights).sum(dim=-1)
@@ -137,6 +167,12 @@ class ScalarSupport:
                 log_likelihood, log_probabilities.mean(dim=-1), self.label_smoothing
             )
         return -log_likelihood
+
+    def _check_bins(self, logits: Tensor) -> None:
+        if logits.shape[-1:] != (self.num_bins,):
+            raise ValueError(
+                f"logits has shape {tuple(logits.shape)}: allowed is (…, {self.num_bins}), a number per bin"
+            )
 
     def _neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Indices ``(…, 2)`` int64 of the two bins around each scalar and their weights ``(…, 2)`` fp32."""

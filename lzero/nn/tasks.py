@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero import checks
+
 
 @dataclass(frozen=True)
 class TaskGroups:
@@ -32,9 +34,19 @@ class TaskGroups:
 
     @classmethod
     def of(cls, task_id: np.ndarray | Tensor, device: torch.device | str) -> "TaskGroups":
-        """Group rows by ``task_id (R,)``; a tensor on an accelerator is copied to the host first."""
-        host = task_id.cpu().numpy() if isinstance(task_id, Tensor) else np.asarray(task_id)
+        """Group rows by ``task_id (R,)``; a tensor on an accelerator is copied to the host first.
+
+        Raises:
+            TypeError: if tasks are no whole numbers.
+            ValueError: if there is no row, tasks have several axes, or one is negative.
+        """
+        host = task_id.cpu().numpy() if isinstance(task_id, Tensor) else task_id
+        host = checks.integers("task_id", host)
+        if host.ndim != 1 or not host.size:
+            raise ValueError(f"task_id has shape {host.shape}: allowed is (R,) with a row or more")
         present, group, sizes = np.unique(host, return_inverse=True, return_counts=True)
+        if present[0] < 0:
+            raise ValueError(f"task_id holds {present[0]}: allowed are whole numbers from 0 on")
         on_device = torch.as_tensor(host, dtype=torch.int64).to(device, non_blocking=True)
         present_tensor = torch.as_tensor(present, dtype=torch.int64).to(device, non_blocking=True)
         if (sizes == sizes[0]).all() and (np.diff(host) >= 0).all():
@@ -82,3 +94,31 @@ class TaskGroups:
         if self.scatter is None or self.gather is None:
             return y.reshape(len(self.task_id), length, y.shape[-1])
         return y.reshape(len(self.gather), length, y.shape[-1]).index_select(0, self.scatter)
+
+
+def check_tokens(x: Tensor, task_id: Tensor, width: int) -> None:
+    """Refuse tokens that are not ``(…, width)``, or have not one task each.
+
+    Raises:
+        TypeError: if tasks are no whole numbers.
+        ValueError: if shapes differ.
+    """
+    if x.ndim < 1 or x.shape[-1] != width:
+        raise ValueError(f"x has shape {tuple(x.shape)}: allowed is (…, {width})")
+    checks.shape("task_id", task_id, *x.shape[:-1])
+    if task_id.is_floating_point():
+        raise TypeError(f"task_id is {task_id.dtype}: allowed are whole numbers")
+
+
+def check_legal_actions(legal: np.ndarray, num_tasks: int) -> None:
+    """Refuse what does not say which actions each of the tasks has, ``(T, A)`` bool.
+
+    Raises:
+        TypeError: if it is not bool.
+        ValueError: if its shape is another, or a task has none.
+    """
+    checks.shape("legal_actions", legal, num_tasks, None)
+    checks.flags("legal_actions", legal)
+    without = np.flatnonzero(~legal.any(axis=1))
+    if without.size:
+        raise ValueError(f"legal_actions of task {without[0]} are none: at least one is needed")

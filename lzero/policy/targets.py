@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero import checks
 from lzero.config import ExperimentConfig
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.model.unizero_world_models.world_model_multitask import Timeline
@@ -20,6 +21,10 @@ from lzero.nn.tasks import TaskGroups
 
 if TYPE_CHECKING:
     from lzero.replay.buffer import ReplayWindows
+
+
+MOVED = ("observation", "action", "reward", "terminated", "reset", "visits", "weight", "episode")
+"""Fields of windows that go to the device."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +101,7 @@ def make_batch(
     first = config.policy.burn_in_steps
     groups = TaskGroups.of(windows.task_id, device)
     data = {}
-    for name in (
-        "observation",
-        "action",
-        "reward",
-        "terminated",
-        "reset",
-        "visits",
-        "weight",
-        "episode",
-    ):
+    for name in MOVED:
         data[name] = getattr(windows, name).to(device, non_blocking=True)
     action, policy, episode = data["action"], data["visits"][:, :steps], data["episode"]
     legal, acting = legal_actions[groups.task_id], ~data["reset"]
@@ -181,10 +177,15 @@ def value_targets(
         ``(B, num_steps)`` in the dtype of ``bootstrap_value``; meaningful where ``acting``.
 
     Raises:
-        ValueError: if a window is too short for the last return.
+        ValueError: if a window is too short for the last return, shapes differ, or a number is out of range.
 
     Source: MuZero (arXiv 1911.08265), appendix G.
     """
+    for name, rows in (("reward", reward), ("acting", acting), ("episode", episode)):
+        checks.shape(name, rows, *bootstrap_value.shape)
+    checks.flags("acting", acting)
+    checks.number("discount", discount, 0.0, 1.0)
+    td_steps, num_steps = checks.count("td_steps", td_steps), checks.count("num_steps", num_steps)
     if reward.shape[1] < num_steps + td_steps:
         needed = f"num_steps {num_steps} + td_steps {td_steps}"
         raise ValueError(

@@ -25,6 +25,7 @@ from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.nn.parameters import adamw, ema_update_, trained
 from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import check_legal_actions
 from lzero.policy.losses import (
     TERMS,
     EntropyWeight,
@@ -70,6 +71,7 @@ class UniZeroMTPolicy:
         dist: Distributed | None = None,
     ) -> None:
         self.config, self.num_tasks = config, config.num_tasks
+        check_legal_actions(legal_actions, self.num_tasks)
         self.dist = dist or Distributed()
         self.device = resolve_device(config.device, self.dist.local_rank)
         self.dtype = resolve_precision(config.precision, self.device)
