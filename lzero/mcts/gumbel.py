@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lzero import checks
 from lzero.jit import compiled
 from lzero.mcts.tree import BatchTree
 
@@ -70,7 +71,12 @@ def halving_phases(num_considered: int, num_simulations: int) -> list[tuple[int,
     then the better half stays. The last two actions share what is left. A budget too small for all
     phases ends within one. Source: Karnin et al., "Almost optimal exploration in multi-armed
     bandits" (ICML 2013).
+
+    Raises:
+        ValueError: if a number is below 1.
     """
+    checks.count("num_considered", num_considered)
+    checks.count("num_simulations", num_simulations)
     num_phases = max(1, (num_considered - 1).bit_length())
     phases, left, actions = [], num_simulations, num_considered
     while left > 0:
@@ -83,7 +89,13 @@ def halving_phases(num_considered: int, num_simulations: int) -> list[tuple[int,
 
 
 def halving_schedule(max_considered: int, num_simulations: int) -> Schedule:
-    """The phases of every number of actions up to ``max_considered``, simulation by simulation."""
+    """The phases of every number of actions up to ``max_considered``, simulation by simulation.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+    checks.count("max_considered", max_considered)
+    checks.count("num_simulations", num_simulations)
     kept, rank = np.zeros((2, max_considered + 1, num_simulations), np.int64)
     round_end = np.full((max_considered + 1, num_simulations + 1), num_simulations)
     for num_considered in range(1, max_considered + 1):
@@ -298,12 +310,15 @@ class GumbelTree(BatchTree):
     ) -> None:
         super().__init__(num_roots, num_simulations, num_actions, discount=discount)
         if not (
-            max_considered_actions >= 1 and c_visit >= 0 and c_scale > 0 and min_max_epsilon > 0
+            max_considered_actions >= 1
+            and 0 <= c_visit < np.inf
+            and 0 < c_scale < np.inf
+            and 0 < min_max_epsilon < np.inf
         ):
             raise ValueError(
                 f"max_considered_actions is {max_considered_actions}, c_visit {c_visit}, "
                 f"c_scale {c_scale}, min_max_epsilon {min_max_epsilon}; c_visit must not be "
-                "negative, all others must be positive"
+                "negative, all others must be positive, and all finite"
             )
         self._sigma = SigmaConstants(float(c_visit), float(c_scale), float(min_max_epsilon))
         self._noise_rng = rng

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero import checks
 from lzero.config import SearchConfig
 from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.tree import BatchTree, Edges
@@ -145,11 +146,21 @@ class TorchSearchModel(Generic[Cache]):
 
 @dataclass(frozen=True)
 class RootNoise:
-    """Dirichlet noise mixed into the root prior when collecting."""
+    """Dirichlet noise mixed into the root prior when collecting.
+
+    Raises:
+        TypeError: if ``rng`` is no generator.
+        ValueError: if ``alpha`` is not positive, or ``weight`` is no share.
+    """
 
     alpha: float
     weight: float
     rng: np.random.Generator
+
+    def __post_init__(self) -> None:
+        checks.number("alpha", self.alpha, 0.0, above=True)
+        checks.number("weight", self.weight, 0.0, 1.0)
+        checks.generator("rng", self.rng)
 
 
 @dataclass(frozen=True)
@@ -243,10 +254,16 @@ def search(
         noise: root noise of pUCT; None searches with the plain prior, as Gumbel search must.
 
     Raises:
+        TypeError: if ``tree`` is none.
+        ValueError: if ``legal`` has another shape than the tree, or Gumbel search is given noise.
         FloatingPointError: if the network's answers at the roots are no numbers.
 
     Source: MuZero (arXiv 1911.08265), with all roots in one batch.
     """
+    checks.instance("tree", tree, BatchTree, "a BatchTree or GumbelTree")
+    checks.shape("legal", legal, tree.num_roots, tree.num_actions)
+    if noise is not None and isinstance(tree, GumbelTree):
+        raise ValueError(f"noise={noise}: Gumbel search has its own; allowed is None")
     prior, network_value = model.begin(root, legal)
     if not (np.isfinite(prior).all() and np.isfinite(network_value).all()):
         raise FloatingPointError(
@@ -273,7 +290,14 @@ def add_noise(prior: np.ndarray, legal: np.ndarray, noise: RootNoise) -> np.ndar
 
     A Dirichlet draw is a normalised draw of gamma variates, which batches over roots with different
     legal sets.
+
+    Raises:
+        ValueError: if ``legal`` has another shape, or a root has no legal action.
     """
+    checks.shape("legal", legal, *prior.shape)
+    without = np.flatnonzero(~legal.any(axis=1))
+    if without.size:
+        raise ValueError(f"legal allows root {without[0]} no action; every root needs one")
     gamma = noise.rng.standard_gamma(noise.alpha, size=prior.shape) * legal
     gamma += legal * np.finfo(np.float64).tiny  # small alphas can underflow to zero everywhere
     dirichlet = gamma / gamma.sum(axis=1, keepdims=True)
@@ -281,7 +305,28 @@ def add_noise(prior: np.ndarray, legal: np.ndarray, noise: RootNoise) -> np.ndar
 
 
 def sample_actions(weights: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``(N,)`` actions with probability proportional to ``weights^(1/temperature)``."""
+    """Draw ``(N,)`` actions with probability proportional to ``weights^(1/temperature)``.
+
+    Args:
+        weights: ``(N, A)``, finite and not negative, in every row one above 0.
+        temperature: above 0.
+        rng: source of the draws.
+
+    Raises:
+        TypeError: if ``rng`` is no generator.
+        ValueError: for others.
+    """
+    checks.number("temperature", temperature, 0.0, above=True)
+    checks.generator("rng", rng)
+    checks.shape("weights", weights, None, None)
+    low, high = weights.min(axis=1, initial=0), weights.max(axis=1, initial=0)
+    is_drawable = (low >= 0) & (high > 0) & (high < np.inf)
+    if not is_drawable.all():
+        row = int(is_drawable.argmin())
+        raise ValueError(
+            f"weights of row {row} are {checks.shown(weights[row].tolist())}: allowed are finite ones "
+            "from 0 on, one of them above 0"
+        )
     sharpened = (weights / weights.max(axis=1, keepdims=True)) ** (1 / temperature)
     cumulative = sharpened.cumsum(axis=1)
     threshold = rng.random(len(weights)) * cumulative[:, -1]

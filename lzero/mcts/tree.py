@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lzero import checks
 from lzero.jit import compiled
 
 SCORE_TIE = 1e-6  # scores that differ by less differ by rounding: priors are float32
 PRIOR_SUM_TOLERANCE = 1e-2  # admits a softmax computed in bfloat16, refuses logits
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class TreeArrays(NamedTuple):
@@ -166,6 +168,15 @@ def _select(tree, root_R, node_R, root_action_R, constants, rng):
 
 
 @compiled
+def _first_outside(values, low, high):
+    """Place of the first value that is not from ``low`` to ``high``, as no NaN is, else -1."""
+    for place in range(values.shape[0]):
+        if not low <= values[place] <= high:
+            return place
+    return -1
+
+
+@compiled
 def _write_prior(tree, root_R, node_R, prior_RA):
     """Store priors over legal actions; returns the first row without a distribution, else -1."""
     for row, n in enumerate(root_R):
@@ -235,7 +246,9 @@ class BatchTree:
         rng: source of the random ties; required with ``deterministic=False``, unused otherwise.
 
     Raises:
-        ValueError: for sizes below one, a discount outside (0, 1], or random ties without ``rng``.
+        TypeError: for sizes that are no whole numbers, or an ``rng`` that is no generator.
+        ValueError: for sizes below one, a discount outside (0, 1], constants that are negative, or
+            random ties without ``rng``.
 
     Source: MuZero (arXiv 1911.08265), EfficientZero (arXiv 2111.00210).
     """
@@ -253,16 +266,13 @@ class BatchTree:
         deterministic: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:
-        sizes = {
-            "num_roots": num_roots,
-            "num_simulations": num_simulations,
-            "num_actions": num_actions,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it must be at least 1")
-        if not 0 < discount <= 1:
-            raise ValueError(f"discount is {discount}; it must be in (0, 1]")
+        checks.count("num_roots", num_roots)
+        checks.count("num_simulations", num_simulations)
+        checks.count("num_actions", num_actions)
+        checks.number("discount", discount, 0.0, 1.0, above=True)
+        checks.number("pb_c_init", pb_c_init, 0.0)
+        checks.number("pb_c_base", pb_c_base, 0.0, above=True)
+        checks.number("min_max_epsilon", min_max_epsilon, 0.0)
         if not deterministic and rng is None:
             raise ValueError(
                 "rng is None; deterministic=False needs a numpy Generator to break ties"
@@ -279,6 +289,8 @@ class BatchTree:
             float(min_max_epsilon),
             bool(deterministic),
         )
+        if rng is not None:
+            checks.generator("rng", rng)
         # One compiled signature needs a Generator either way; a deterministic tree never draws from
         # it.
         self._rng = rng if rng is not None else np.random.default_rng(0)
@@ -401,8 +413,8 @@ class BatchTree:
 
         Raises:
             RuntimeError: without a preceding :meth:`select` or :meth:`select_round`.
-            ValueError: for wrong shapes, numbers that are not finite, or a prior that is no
-                distribution.
+            ValueError: for wrong shapes, numbers that are not finite, probabilities outside of
+                [0, 1], or a prior that is no distribution.
         """
         if self._selected is None:
             raise RuntimeError("no edge is selected; call select() or select_round() first")
@@ -411,7 +423,7 @@ class BatchTree:
         value = self._checked_scalars("value", value, root)
         if survival is None:
             survival = np.ones_like(reward)
-        survival = self._checked_scalars("survival", survival, root)
+        survival = self._checked_scalars("survival", survival, root, 0.0, 1.0)
         self._store_prior(root, node, prior)
         self.arrays.network_value[root, node] = value
         discount = self._constants.discount * survival.astype(np.float64)
@@ -446,8 +458,12 @@ class BatchTree:
 
     def root_rewards(self, action: np.ndarray) -> np.ndarray:
         """float32 ``(N,)``: predicted reward of ``action (N,)`` at each root; 0 where the search
-        never tried it.
+        never tried it. ValueError for actions that are none.
         """
+        action = checks.integers("action", action)
+        self._check_shape("action", action, (self.num_roots,))
+        if action.min() < 0 or action.max() >= self.num_actions:
+            raise ValueError(f"action spans {action.min()} to {action.max()}; it must be an action")
         child = self.arrays.children[np.arange(self.num_roots), 0, action]
         return np.where(
             child > 0, np.take_along_axis(self.arrays.reward, child[:, None], axis=1)[:, 0], 0.0
@@ -479,8 +495,8 @@ class BatchTree:
         return _select(self.arrays, root, node, root_action, self._constants, self._rng)
 
     def _store_prior(self, root: np.ndarray, node: np.ndarray, prior: np.ndarray) -> None:
-        prior = np.ascontiguousarray(prior, np.float32)
         self._check_shape("prior", prior, (len(root), self.num_actions))
+        prior = np.ascontiguousarray(prior, np.float32)
         bad_row = _write_prior(self.arrays, root, node, prior)
         if bad_row >= 0:
             raise ValueError(
@@ -490,7 +506,7 @@ class BatchTree:
             )
 
     def _checked_root_action(self, root_action: np.ndarray) -> np.ndarray:
-        forced = np.ascontiguousarray(root_action, np.int64)
+        forced = np.ascontiguousarray(checks.integers("root_action", root_action), np.int64)
         self._check_shape("root_action", forced, (self.num_roots,))
         in_range = (forced >= 0) & (forced < self.num_actions)
         allowed = (
@@ -504,16 +520,24 @@ class BatchTree:
             )
         return forced
 
-    def _checked_scalars(self, name: str, scalars: np.ndarray, root: np.ndarray) -> np.ndarray:
+    def _checked_scalars(
+        self,
+        name: str,
+        scalars: np.ndarray,
+        root: np.ndarray,
+        low: float = -LARGEST,
+        high: float = LARGEST,
+    ) -> np.ndarray:
         """As float32 ``(R,)``, one for every row of ``root (R,)``."""
         scalars = np.ascontiguousarray(scalars, np.float32)
         self._check_shape(name, scalars, root.shape)
-        if not np.isfinite(scalars).all():
-            row = int(np.flatnonzero(~np.isfinite(scalars))[0])
-            raise ValueError(f"{name} of root {root[row]} is {scalars[row]}; it must be finite")
+        row = _first_outside(scalars, low, high)
+        if row >= 0:
+            allowed = "finite" if high == LARGEST else f"in [{low:g}, {high:g}]"
+            raise ValueError(f"{name} of root {root[row]} is {scalars[row]}; it must be {allowed}")
         return scalars
 
     @staticmethod
     def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
+        if np.shape(array) != shape:
+            raise ValueError(f"{name} has shape {np.shape(array)}; it must be {shape}")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero import checks
 from lzero.replay.buffer import ReplayWindows
 
 
@@ -24,8 +25,14 @@ def with_random_shifts(
         most: 0 moves nothing and draws nothing.
         rng: source of the draws.
 
+    Raises:
+        TypeError: if ``rng`` is no generator.
+        ValueError: if ``most`` is negative.
+
     Source: DrQ (arXiv 2004.13649), which pads by repetition and crops at random.
     """
+    checks.count("most", most, 0)
+    checks.generator("rng", rng)
     if most == 0 or windows.observation.ndim != 5:
         return windows
     down, right = rng.integers(-most, most + 1, (2, len(windows.observation)))
@@ -33,7 +40,14 @@ def with_random_shifts(
 
 
 def shifted(observation: Tensor, down: np.ndarray, right: np.ndarray) -> Tensor:
-    """Pictures ``(B, K, C, H, W)`` moved by ``down (B,)`` and ``right (B,)`` pixels, in channels-last memory."""
+    """Pictures ``(B, K, C, H, W)`` moved by ``down (B,)`` and ``right (B,)`` pixels, in channels-last memory.
+
+    Raises:
+        ValueError: if there is not one number for each of the B windows.
+    """
+    checks.shape("observation", observation, None, None, None, None, None)
+    checks.shape("down", down, len(observation))
+    checks.shape("right", right, len(observation))
     num_windows, num_rows, channels, height, width = observation.shape
     row = np.clip(np.arange(height) - down[:, None], 0, height - 1)  # (B, H)
     column = np.clip(np.arange(width) - right[:, None], 0, width - 1)  # (B, W)

@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from lzero import checks
 from lzero.replay.frame_chunks import FrameChunks, Shard
 from lzero.replay.storage import frames_on_disk
 from lzero.replay.sum_tree import PriorityConfig, RowPriorities
@@ -90,6 +91,7 @@ class ReplayBuffer:
     Raises:
         MemoryError: if the rings are larger than the address space.
         OSError: if the disk has not enough room for the frames.
+        TypeError: for sizes or tasks that are no whole numbers.
         ValueError: for rings not sorted by task, a ring shorter than a window, or sizes below the
             minimum.
     """
@@ -108,21 +110,20 @@ class ReplayBuffer:
         chunk_steps: int = 256,
         directory: Path | None = None,
     ) -> None:
-        tasks = np.array(task_id_of_ring, np.int64)
+        tasks = checks.integers("task_id_of_ring", task_id_of_ring).astype(np.int64)
         if tasks.ndim != 1 or not tasks.size or (np.diff(tasks) < 0).any():
             raise ValueError(
                 f"task_id_of_ring is {tasks.tolist()}; it must be (R,), R >= 1, sorted by task"
             )
-        if window < 2 or ring_length < window:
+        checks.count("ring_length", ring_length)
+        checks.count("num_actions", num_actions)
+        checks.count("chunk_steps", chunk_steps)
+        if checks.count("window", window, 0) < 2 or ring_length < window:
             raise ValueError(f"window is {window}; it must be in 2…{ring_length} (ring_length)")
-        if num_actions < 1 or chunk_steps < 1:
-            raise ValueError(
-                f"num_actions is {num_actions}, chunk_steps {chunk_steps}; both must be >= 1"
-            )
         self.task_id_of_ring, self.num_rings = tasks, tasks.size
         self.ring_length, self.window, self.num_actions = ring_length, window, num_actions
-        self.past = past
-        self.observation_shape = tuple(map(int, observation_shape))
+        self.past = checks.count("past", past, 0)
+        self.observation_shape = checks.sizes("observation_shape", observation_shape)
         self._head = 0
         self._holes: list[
             tuple[int, int]
@@ -213,10 +214,12 @@ class ReplayBuffer:
             visits: ``(R, A)`` visit distribution.
 
         Raises:
-            ValueError: for a wrong shape, another dtype of the observation, or an action out of
-                range.
+            TypeError: for actions that are no whole numbers, or flags that are no booleans.
+            ValueError: for a wrong shape, another dtype of the observation, an action out of
+                range, or what is not finite.
         """
-        observation, action = np.asarray(observation), np.asarray(action)
+        observation, action = np.asarray(observation), checks.integers("action", action)
+        terminated, truncated, reset = map(np.asarray, (terminated, truncated, reset))
         row = {"action": action, "reward": reward, "visits": visits, "root_value": root_value}
         flags = {"terminated": terminated, "truncated": truncated, "reset": reset}
         self._check_row(observation, row | flags)
@@ -261,10 +264,12 @@ class ReplayBuffer:
             Windows sorted by task id, independent within a task.
 
         Raises:
+            TypeError: for a batch size that is no whole number, or an ``rng`` that is no generator.
             ValueError: for a task that has no ring here, or a batch size that is negative or zero
                 in total.
             RuntimeError: if there is no window yet.
         """
+        checks.generator("rng", rng)
         task = self._task_of_draw(batch_size_of_task)
         if self._priorities is None:
             ring, step = self._draw_uniform(task, rng)
@@ -284,14 +289,22 @@ class ReplayBuffer:
 
         Raises:
             RuntimeError: if the buffer samples uniformly.
-            ValueError: for other priorities.
+            ValueError: for other priorities, shapes or rings.
         """
         if self._priorities is None:
             raise RuntimeError("the buffer samples uniformly; build it with a PriorityConfig")
-        ring, step = np.asarray(index).T
+        index = checks.integers("index", index)
+        checks.shape("index", index, None, 2)
+        priority = np.asarray(priority, np.float64)
+        checks.shape("priority", priority, len(index))
+        ring, step = index.T
+        if ring.size and not 0 <= ring.min() <= ring.max() < self.num_rings:
+            raise ValueError(
+                f"index names ring {ring.max()}; the rings are 0 to {self.num_rings - 1}"
+            )
         leaf = ring * self.ring_length + step % self.ring_length
         live = (step >= self.oldest) & (self._priorities.tree.mass(leaf) > 0)
-        self._priorities.update(leaf[live], np.asarray(priority, np.float64)[live])
+        self._priorities.update(leaf[live], priority[live])
 
     def save(self, directory: Path, *, suffix: str, previous: Path | None = None) -> None:
         """Write the live rows into an existing, fresh directory.
@@ -301,7 +314,12 @@ class ReplayBuffer:
             suffix: ends the stem of every file, to tell ranks apart.
             previous: directory of an earlier checkpoint; full frame files that it holds are
                 hard-linked.
+
+        Raises:
+            FileNotFoundError: if there is no such directory.
         """
+        if not directory.is_dir():
+            raise FileNotFoundError(f"directory={directory} does not exist")
         chunks = self._chunks.save(
             self._frames, self.oldest, self._head, directory, suffix, previous
         )
@@ -366,7 +384,7 @@ class ReplayBuffer:
     def _load_shard(self, shard: Shard, suffix: str) -> None:
         path = shard.directory / f"replay-{suffix}.safetensors"
         own, theirs = np.array(shard.own), np.array(shard.theirs)
-        with safe_open(path, framework="numpy") as file:
+        with _opened(path) as file:
             header = json.loads(file.metadata()["header"])
             tasks_then = np.array(header["layout"]["task_id_of_ring"])
             layout = header["layout"] | {"task_id_of_ring": tasks_then[theirs].tolist()}
@@ -406,6 +424,10 @@ class ReplayBuffer:
             shape = (self.num_rings, self.num_actions) if name == "visits" else (self.num_rings,)
             if np.shape(values) != shape:
                 raise ValueError(f"{name} has shape {np.shape(values)}; it must be {shape}")
+            if name in ("terminated", "truncated", "reset"):
+                checks.flags(name, values)
+            else:
+                checks.finite(name, values)
         low, high = row["action"].min(), row["action"].max()
         if low < 0 or high >= self.num_actions:
             raise ValueError(
@@ -414,14 +436,16 @@ class ReplayBuffer:
 
     def _task_of_draw(self, batch_size_of_task: Mapping[int, int]) -> np.ndarray:
         """Sorted ``(B,)`` positions in ``_task_ids``."""
+        checks.mapping("batch_size_of_task", batch_size_of_task, "windows by task id")
         unknown = set(batch_size_of_task) - set(self._task_ids.tolist())
         if unknown:
             raise ValueError(
                 f"no ring holds task {unknown}; the tasks here are {self._task_ids.tolist()}"
             )
-        sizes = np.array(
-            [batch_size_of_task.get(task_id, 0) for task_id in self._task_ids.tolist()]
-        )
+        sizes = np.zeros(len(self._task_ids), np.int64)
+        for place, task_id in enumerate(self._task_ids.tolist()):
+            size = batch_size_of_task.get(task_id, 0)
+            sizes[place] = checks.count(f"batch_size_of_task[{task_id}]", size, 0)
         if sizes.min() < 0 or sizes.sum() == 0:
             raise ValueError(
                 f"batch_size_of_task is {batch_size_of_task}; sizes must be >= 0 and not all 0"
@@ -513,3 +537,11 @@ class ReplayBuffer:
             "prioritised": self._priorities is not None,
             "chunk_steps": self._chunks.chunk_steps,
         }
+
+
+def _opened(path: Path) -> safe_open:
+    """A file of arrays; ValueError where it is damaged."""
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error

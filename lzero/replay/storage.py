@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lzero import checks
+
 CGROUPS = Path("/sys/fs/cgroup")
 MEMORY = Path("/proc/meminfo")
 GIBIBYTE = 2**30
@@ -23,8 +25,10 @@ def frames_on_disk(shape: tuple[int, ...], dtype: np.dtype, directory: Path) -> 
         directory: on the disk to use; made if it is missing.
 
     Raises:
+        ValueError: if a length is below 1.
         OSError: if the disk has not enough room.
     """
+    shape = checks.sizes("shape", shape)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=directory) as file:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lzero import checks
 from lzero.jit import compiled
 
 
@@ -109,9 +110,7 @@ class SumTree:
     """
 
     def __init__(self, num_leaves: int) -> None:
-        if num_leaves < 1:
-            raise ValueError(f"num_leaves is {num_leaves}; it must be at least 1")
-        self.num_leaves = num_leaves
+        self.num_leaves = checks.count("num_leaves", num_leaves)
         self._nodes = np.zeros(2 * (1 << (num_leaves - 1).bit_length()), np.float64)
 
     @property
@@ -124,9 +123,11 @@ class SumTree:
         return self._nodes[self._nodes.size // 2 + self._checked("leaf", leaf, self.num_leaves - 1)]
 
     def range_mass(self, first: int, stop: int) -> float:
-        """Mass of leaves first … stop − 1."""
+        """Mass of leaves first … stop − 1; ValueError where ``stop`` comes before ``first``."""
         (low,) = self._checked("first", [first], self.num_leaves)
         (high,) = self._checked("stop", [stop], self.num_leaves)
+        if low > high:
+            raise ValueError(f"first={low}, stop={high}: the first must not be above the second")
         return float(_range_sum(self._nodes, low, high))
 
     def clear(self) -> None:
@@ -166,7 +167,8 @@ class SumTree:
             int64 ``(B,)`` leaves, each with mass.
 
         Raises:
-            ValueError: for a range without mass or out of bounds, or different lengths.
+            ValueError: for a range without mass or out of bounds, numbers outside [0, 1), or
+                different lengths.
         """
         first = self._checked("first", first, self.num_leaves)
         stop = self._checked("stop", stop, self.num_leaves)
@@ -174,6 +176,10 @@ class SumTree:
         if not first.shape == stop.shape == uniform.shape:
             shapes = f"{first.shape}, {stop.shape} and {uniform.shape}"
             raise ValueError(f"first, stop and uniform have shapes {shapes}; they must be the same")
+        if not ((uniform >= 0) & (uniform < 1)).all():
+            raise ValueError(
+                f"uniform spans {uniform.min()} to {uniform.max()}; it must be in [0, 1)"
+            )
         leaf = np.empty(first.shape, np.int64)
         empty = _sample(self._nodes, first, stop, uniform, leaf)
         if empty >= 0:
@@ -182,7 +188,7 @@ class SumTree:
 
     @staticmethod
     def _checked(name: str, index: ArrayLike, largest: int) -> np.ndarray:
-        index = np.ascontiguousarray(index, np.int64)
+        index = np.ascontiguousarray(checks.integers(name, index), np.int64)
         if index.size and not (index.min() >= 0 and index.max() <= largest):
             raise ValueError(
                 f"{name} spans {index.min()} to {index.max()}; it must be within 0 to {largest}"
@@ -210,10 +216,8 @@ class PriorityConfig:
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon is {self.epsilon}; it must be positive")
+            checks.number(name, getattr(self, name), 0.0, 1.0)
+        checks.number("epsilon", self.epsilon, 0.0, above=True)
 
 
 class RowPriorities:
@@ -226,9 +230,14 @@ class RowPriorities:
     Args:
         bounds: int ``(T + 1,)``, rising from 0 to the number of leaves.
         config: exponents.
+
+    Raises:
+        ValueError: if there is no task.
     """
 
     def __init__(self, bounds: np.ndarray, config: PriorityConfig) -> None:
+        if np.ndim(bounds) != 1 or len(bounds) < 2:
+            raise ValueError(f"bounds has shape {np.shape(bounds)}: allowed is (T + 1,), T >= 1")
         self.tree = SumTree(int(bounds[-1]))
         self.max_priority = np.ones(len(bounds) - 1)
         self._bounds, self._config = bounds, config
