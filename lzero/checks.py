@@ -4,10 +4,13 @@ Nothing here looks at the numbers of a tensor, which may lie on an accelerator; 
 for arrays on the host.
 """
 
+import json
 import math
 import operator
+import os
 import reprlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +66,16 @@ def number(
     if is_low or found > most or not math.isfinite(found):
         raise ValueError(f"{name}={value}: {allowed}")
     return found
+
+
+def path(name: str, value: Any) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    instance(name, value, (str, os.PathLike), "a path")
+    return Path(value)
 
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
@@ -150,6 +163,21 @@ def integers(name: str, array: Any) -> np.ndarray:
     return found
 
 
+def tasks(name: str, array: Any, num_tasks: int) -> np.ndarray:
+    """Tasks ``(N,)`` on the host, each from 0 to ``num_tasks`` − 1.
+
+    Raises:
+        TypeError: if they are no whole numbers.
+        ValueError: if there are other axes, or one is another.
+    """
+    found = integers(name, array)
+    shape(name, found, None)
+    if found.size and (found.min() < 0 or found.max() >= num_tasks):
+        span = f"{found.min()} to {found.max()}"
+        raise ValueError(f"{name} spans {span}: allowed are 0 to {num_tasks - 1}")
+    return found
+
+
 def finite(name: str, array: np.ndarray) -> None:
     """Refuse NaN and infinities in an array on the host.
 
@@ -186,3 +214,28 @@ def mapping(name: str, value: object, allowed: str) -> None:
         TypeError: saying what is ``allowed``.
     """
     instance(name, value, Mapping, f"a mapping of {allowed}")
+
+
+def json_values(name: str, value: Any) -> None:
+    """Refuse what JSON cannot hold.
+
+    Raises:
+        TypeError: with the reason.
+    """
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is no JSON: {error}") from None
+
+
+def announced(name: str, least: int, most: int, *, error: type[Exception] = ValueError) -> int:
+    """A whole number in the environment, as torchrun writes some; ``least`` where it is not set.
+
+    Raises:
+        error: if it is another.
+    """
+    written = os.environ.get(name, str(least))
+    if not written.isdecimal() or not least <= int(written) <= most:
+        allowed = f"allowed are whole numbers from {least} to {most}"
+        raise error(f"{name}={written} in the environment: {allowed}")
+    return int(written)

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from lzero import checks
+
 
 def nearest(name: str, choices: list[str]) -> str:
     """The valid choice that looks most like ``name``, as a sentence for an error message."""
@@ -20,9 +22,16 @@ def nearest(name: str, choices: list[str]) -> str:
 
 
 def nearest_divisor(whole: int, wanted: int) -> int:
-    """The divisor of ``whole`` closest to ``wanted``."""
-    divisors = [d for d in range(1, whole + 1) if whole % d == 0]
-    return min(divisors, key=lambda d: abs(d - wanted))
+    """The divisor of ``whole`` closest to ``wanted``, both at least 1.
+
+    It is looked for from ``wanted`` on to both sides: sizes may be mistyped by many digits.
+    """
+    checks.count("whole", whole)
+    wanted = min(checks.count("wanted", wanted), whole)
+    distance = 0
+    while whole % (wanted - distance) and whole % (wanted + distance):
+        distance += 1
+    return wanted - distance if whole % (wanted - distance) == 0 else wanted + distance
 
 
 class Section(BaseModel):

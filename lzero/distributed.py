@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -18,12 +19,15 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
+from lzero import checks
+
 BUCKET_BYTES = 64 * 2**20  # large enough to hide a collective's latency, small beside the model
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 # What gloo's errors name when another process is gone; all else is a mistake of the caller.
 LOST = ("gloo/transport", "Timed out", "timeout")
+MOST_PROCESSES = 2**20
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,6 +37,10 @@ class LaunchError(ValueError):
 
 class RankLostError(RuntimeError):
     """Another process of the run has ended, or does not answer."""
+
+
+# Ranks that do not exist would wait for ever.
+announced = partial(checks.announced, error=LaunchError)
 
 
 @contextmanager
@@ -72,7 +80,7 @@ def _signals_end_the_process() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Distributed:
-    """Place of this process among all processes of the run.
+    """Place of this process among all processes of the run; ValueError for a rank that is not there.
 
     Attributes:
         rank: number of this process, 0 ≤ rank < world_size.
@@ -89,6 +97,10 @@ class Distributed:
     local_world_size: int = 1
     backend: str | None = None
     cpu_group: distributed.ProcessGroup | None = None
+
+    def __post_init__(self) -> None:
+        checks.count("world_size", self.world_size)
+        checks.count("rank", self.rank, 0, self.world_size - 1)
 
     @property
     def is_main(self) -> bool:
@@ -168,6 +180,7 @@ class Distributed:
         Returns:
             One array per rank, in the order of ranks.
         """
+        checks.instance("array", array, np.ndarray, "a numpy array")
         if self.world_size == 1:
             return [array.copy()]
         device = (
@@ -200,7 +213,7 @@ class Distributed:
 
 def local_rank_from_environment() -> int:
     """Number of this process on its machine as torchrun announces it; 0 without torchrun."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return announced("LOCAL_RANK", 0, MOST_PROCESSES)
 
 
 def init_distributed(
@@ -219,23 +232,27 @@ def init_distributed(
             evaluation.
 
     Raises:
-        LaunchError: if the environment names more than one process but not how to reach the others.
+        ValueError: if it is another device.
+        LaunchError: if the environment names more than one process but not how to reach the others,
+            or a number in it is out of range.
     """
+    if str(device).partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"device={str(device)!r}: allowed are 'cpu' and 'cuda'")
     device = torch.device(device)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = announced("WORLD_SIZE", 1, MOST_PROCESSES)
     if world_size == 1:
         place = Distributed()
     else:
         missing = [name for name in ENVIRONMENT if name not in os.environ]
         if missing:
             raise LaunchError(
-                f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: "
-                "start the "
-                "processes with python -m torch.distributed.run --nproc_per_node=N, or unset "
-                "WORLD_SIZE"
+                f"WORLD_SIZE={world_size}, but {', '.join(missing)} not set in the environment: start the "
+                "processes with python -m torch.distributed.run --nproc_per_node=N, or unset WORLD_SIZE"
             )
-        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-        local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+        rank = announced("RANK", 0, world_size - 1)
+        local_world_size = announced("LOCAL_WORLD_SIZE", 1, world_size)
+        local_rank = announced("LOCAL_RANK", 0, local_world_size - 1)
+        announced("MASTER_PORT", 0, 2**16 - 1)
         backend = "nccl" if device.type == "cuda" else "gloo"
         place = Distributed(rank, world_size, local_rank, local_world_size, backend)
         if device.type == "cuda":
@@ -309,11 +326,12 @@ def assign_tasks(
         One share per rank.
 
     Raises:
+        TypeError: if a number is no whole one.
         ValueError: if the lists do not have T entries, or a number is below 1.
         LaunchError: if a task has fewer environments or samples than ranks.
     """
-    if num_tasks < 1 or world_size < 1:
-        raise ValueError(f"num_tasks={num_tasks}, world_size={world_size}: both must be at least 1")
+    checks.count("num_tasks", num_tasks)
+    checks.count("world_size", world_size)
     ranks_per_task = (
         split_evenly(world_size, num_tasks) if world_size > num_tasks else (1,) * num_tasks
     )
@@ -342,13 +360,17 @@ def assign_tasks(
 
 
 def split_evenly(total: int, parts: int) -> tuple[int, ...]:
-    """Split ``total`` into ``parts`` numbers that differ by at most one, larger ones first."""
+    """Split ``total`` into ``parts`` numbers that differ by at most one, larger ones first; ValueError where
+    there is less than nothing to split, or no part.
+    """
+    total, parts = checks.count("total", total, 0), checks.count("parts", parts)
     smaller, larger_ones = divmod(total, parts)
     return (smaller + 1,) * larger_ones + (smaller,) * (parts - larger_ones)
 
 
 def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int]) -> None:
     """Raise unless there is one value per task, and enough of it for one per rank of the task."""
+    checks.integers(field, values)
     if len(values) != len(ranks_per_task):
         raise ValueError(
             f"{field} has {len(values)} entries for {len(ranks_per_task)} tasks: give one per task"
@@ -356,8 +378,7 @@ def _check_sizes(field: str, values: Sequence[int], ranks_per_task: Sequence[int
     for task, (value, ranks) in enumerate(zip(values, ranks_per_task, strict=True)):
         if value < ranks:
             raise LaunchError(
-                f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at "
-                "least one; "
+                f"{field}={value} of task {task}, which {ranks} process(es) play: each needs at least one; "
                 f"raise {field} of task {task} to at least {ranks}"
                 + (f", or start fewer than {sum(ranks_per_task)} processes" if ranks > 1 else "")
             )

@@ -324,7 +324,7 @@ def parameter_norms(model: nn.Module) -> Tensor:
     Raises:
         ValueError: if there are none.
     """
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
     if not parameters:
         raise ValueError(f"model={type(model).__name__} has no parameters")
     return torch.stack(torch._foreach_norm(parameters))

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lzero import checks
 from lzero.checkpoint.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -74,6 +75,7 @@ class CheckpointManager:
         distributed: place of this process in the run.
 
     Raises:
+        TypeError: if ``directory`` is no path, or a number is none.
         ValueError: if ``keep`` is less than 1, or ``keep_every_hours`` is negative.
     """
 
@@ -84,11 +86,9 @@ class CheckpointManager:
         keep_every_hours: float = 0.0,
         distributed: Distributed | None = None,
     ) -> None:
-        if keep < 1:
-            raise ValueError(f"keep={keep}: at least 1 checkpoint must stay")
-        if not keep_every_hours >= 0:
-            raise ValueError(f"keep_every_hours={keep_every_hours}: allowed are 0 and more")
-        self.directory = Path(directory)
+        checks.count("keep", keep)
+        checks.number("keep_every_hours", keep_every_hours, 0.0)
+        self.directory = checks.path("directory", directory)
         self._keep, self._keep_every_hours = keep, keep_every_hours
         self._distributed = distributed or Distributed()
         if self._distributed.is_main:
@@ -138,9 +138,16 @@ class CheckpointManager:
             Path of the checkpoint.
 
         Raises:
+            TypeError: if a state is no JSON.
+            ValueError: if ``train_iter`` is negative, or ``score`` is no number.
             CheckpointError: on all ranks, if a checkpoint with more updates exists, which belongs to another run, or if a
                 rank cannot write, for want of space or of the folder. Earlier checkpoints stay as they are.
         """
+        checks.count("train_iter", train_iter, 0)
+        checks.json_values("state", state)
+        checks.json_values("rank_state", rank_state)
+        if score is not None:
+            checks.number("score", score)
         previous = self.latest()
         if previous is not None and train_iter_of(previous) > train_iter:
             raise CheckpointError(

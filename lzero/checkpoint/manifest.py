@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from lzero import checks
+
 FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 LARGEST_JSON = (
@@ -70,6 +72,7 @@ class Manifest(BaseModel):
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints in a directory, by number of updates; none where it does not exist."""
+    directory = checks.path("directory", directory)
     if not directory.is_dir():
         return []
     found = [
@@ -81,8 +84,17 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def train_iter_of(path: Path) -> int:
-    """Updates in the name of a checkpoint."""
-    return int(path.name.removeprefix("step_"))
+    """Updates in the name of a checkpoint.
+
+    Raises:
+        TypeError: if ``path`` is no Path.
+        ValueError: if it has another name.
+    """
+    checks.instance("path", path, Path, "a Path")
+    match = CHECKPOINT_NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"path={path}: a checkpoint's name is step_ and six digits or more")
+    return int(match[1])
 
 
 def entries_of(
@@ -115,7 +127,8 @@ def sha256_of(path: Path) -> str:
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 of a config as JSON with sorted keys."""
+    """Hexadecimal SHA-256 of a config as JSON with sorted keys; TypeError if it is no JSON."""
+    checks.json_values("config", config)
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 

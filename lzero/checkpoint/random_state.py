@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero import checks
 from lzero.checkpoint.manifest import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -18,9 +19,13 @@ logger = logging.getLogger(__name__)
 def rng_state(generators: Mapping[str, np.random.Generator]) -> dict[str, Any]:
     """Random state of this process as JSON values: torch's CPU and, where in use, CUDA generator;
     numpy's.
+
+    Raises:
+        TypeError: if one of them is no numpy generator.
     """
     of_numpy = {}
     for name, generator in generators.items():  # the state of some bit generators holds arrays
+        checks.generator(f"generators[{name!r}]", generator)
         of_numpy[name] = json.loads(
             json.dumps(generator.bit_generator.state, default=np.ndarray.tolist)
         )
@@ -35,8 +40,11 @@ def set_rng_state(state: Mapping[str, Any], generators: Mapping[str, np.random.G
     """Continue the random streams of :func:`rng_state`; numpy generators are set in place.
 
     Raises:
-        CheckpointError: if the names of the numpy generators differ.
+        CheckpointError: if something is missing, or the names of the numpy generators differ.
     """
+    for name in ("numpy", "torch_cpu", "torch_cuda"):
+        if name not in state:
+            raise CheckpointError(f"state={checks.shown(state)} lacks {name!r}; see rng_state()")
     if state["numpy"].keys() != generators.keys():
         raise CheckpointError(
             f"random generators {sorted(generators)} expected, the checkpoint has "

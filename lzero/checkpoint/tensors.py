@@ -11,6 +11,7 @@ from safetensors.numpy import load_file as load_numpy_file
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.checkpoint.manifest import CheckpointError, checked_file, read_json, unreadable
 from lzero.device import in_memory_order_of
 
@@ -23,7 +24,7 @@ def load_tensors(path: Path, name: str, device: torch.device | str = "cpu") -> d
     Raises:
         CheckpointError: if the checkpoint or the group is missing or damaged.
     """
-    file = checked_file(Path(path), f"{name}.safetensors")
+    file = checked_file(checks.path("path", path), f"{name}.safetensors")
     try:
         return load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
@@ -36,7 +37,7 @@ def load_arrays(path: Path, name: str) -> dict[str, np.ndarray]:
     Raises:
         CheckpointError: as :func:`load_tensors`.
     """
-    file = checked_file(Path(path), name)
+    file = checked_file(checks.path("path", path), name)
     try:
         return load_numpy_file(file)
     except (SafetensorError, OSError) as error:
@@ -50,7 +51,7 @@ def load_state(path: Path, rank: int | None = None) -> dict[str, Any]:
         CheckpointError: if the checkpoint or the rank is missing or damaged, or of another format
             version.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     name = STATE_FILE if rank is None else f"rank_{rank}/{STATE_FILE}"
     checked_file(path, name)
     state = read_json(path, name)
@@ -87,12 +88,14 @@ def load_optimizer_state_(
 
     Raises:
         ValueError: if a parameter of the optimizer is not among ``named_parameters``.
+        TypeError: if something is no tensor.
         CheckpointError: if a tensor belongs to no parameter or has another shape.
     """
     optimized = _optimized(optimizer, named_parameters)
     indices = {name: index for index, (name, _) in enumerate(optimized)}
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, value in tensors.items():
+        checks.instance(full_name, value, Tensor, "a tensor")
         key, _, name = full_name.partition("/")
         if name not in indices:
             raise CheckpointError(

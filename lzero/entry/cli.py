@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 from pydantic import BaseModel, ValidationError
 
+from lzero import checks
 from lzero.checkpoint import CheckpointError
 from lzero.config import ExperimentConfig, nearest
 from lzero.distributed import RankLostError
@@ -85,7 +86,13 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
 
 
 def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
-    """Read the command line; ends the program with a message if it is not valid."""
+    """Read the command line; ends the program with a message if it is not valid.
+
+    Raises:
+        ValueError: if ``default`` is no preset.
+    """
+    if default not in presets:
+        raise ValueError(f"default={default!r}: allowed are {', '.join(presets)}")
     if not argv or argv[0] not in {*presets, "--help", "-h"}:
         if argv and not argv[0].startswith("-"):
             sys.exit(f"error: unknown preset {argv[0]!r}; {nearest(argv[0], list(presets))}")
@@ -143,8 +150,10 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
     """Config with per-game exceptions of the form ``Game.field=value``.
 
     Raises:
+        TypeError: if they are no list of texts.
         ValueError: if one has another form, or names an unknown game or field.
     """
+    checks.names("overrides", overrides)
     data = config.model_dump()
     for override in overrides:
         path, equals, value = override.partition("=")

@@ -16,6 +16,7 @@ import numpy as np
 import rich
 import tyro
 
+from lzero import checks
 from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
 from lzero.config import ExperimentConfig
 from lzero.device import resolve_device
@@ -58,7 +59,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: if there is none; nothing is ever evaluated in its stead.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     if not path.is_dir():
         raise CheckpointError(
             f"{path} does not exist; name a run's folder, e.g. runs/atari_cpu_moe, or one of its checkpoints"
@@ -85,8 +86,11 @@ def load_policy(
         simulations: simulations per move when evaluating; None keeps the experiment's.
 
     Raises:
+        ValueError: if ``simulations`` is below 1.
         CheckpointError: if something is missing or damaged.
     """
+    if simulations is not None:
+        checks.count("simulations", simulations)
     state = load_state(checkpoint)
     data = state["config"] | {"device": device}
     data["policy"]["gradient_aggregator"] = (
@@ -117,15 +121,18 @@ def eval_unizero_multitask(
     Scores go to ``evaluation.json`` and videos to ``videos/evaluation/`` in the run's folder.
 
     Raises:
+        TypeError: if ``path`` is none, or a number is no whole one.
         CheckpointError: if ``path`` holds no checkpoint, or a damaged one.
         ValueError: for numbers out of range, or if the checkpoint's domain is neither of this project nor among
             ``allow_domains``.
     """
-    for name, value in (("episodes", episodes), ("simulations", simulations)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}; at least one is needed")
+    path = checks.path("path", path)
+    checks.count("episodes", episodes)
+    if simulations is not None:
+        checks.count("simulations", simulations)
+    checks.count("seed", seed, 0)
     dist = init_distributed(resolve_device(device))
-    checkpoint = find_checkpoint(Path(path))
+    checkpoint = find_checkpoint(path)
     policy = load_policy(checkpoint, device=device, simulations=simulations)
     config = policy.config
     check_trusted(config.env.domain, allow_domains)

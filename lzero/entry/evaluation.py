@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lzero import checks
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed, RankShare
 from lzero.entry.stopping import AskedToStopError, StopRequest
@@ -172,9 +173,13 @@ class VideoFile:
     Args:
         path: of the file.
         frames_per_second: how fast it is shown.
+
+    Raises:
+        ValueError: if that is not above 0.
     """
 
     def __init__(self, path: Path, frames_per_second: int) -> None:
+        checks.number("frames_per_second", frames_per_second, 0.0, above=True)
         self.path, self.frames_per_second = path, frames_per_second
         self._unfinished = path.with_name(f".unfinished_{path.name}")
         self.frames = 0

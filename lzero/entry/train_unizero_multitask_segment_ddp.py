@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lzero import checks
 from lzero.config import ExperimentConfig
 from lzero.distributed import losing_a_rank_is_an_error
 from lzero.entry.checkpointing import Resume
@@ -88,6 +89,7 @@ def train_unizero_multitask_segment_ddp(
 
     Raises:
         pydantic.ValidationError: if the config is not valid.
+        TypeError: if the seed, ``max_env_step`` or ``resume`` is of another type.
         ValueError: if the seed or ``max_env_step`` is out of range.
         RunError: if the run's folder holds another experiment, cannot be resumed as asked, or cannot be written.
         FloatingPointError: if the loss or its gradient stops being a number.
@@ -95,10 +97,10 @@ def train_unizero_multitask_segment_ddp(
         StoppedError: after Ctrl-C or SIGTERM, a KeyboardInterrupt with a checkpoint behind it.
     """
     config = with_domain_settings(config)
-    if not 0 <= seed < SEEDS:
-        raise ValueError(f"seed={seed}: use a number from 0 to 2^63 - 1")
-    if max_env_step is not None and max_env_step < 1:
-        raise ValueError(f"max_env_step={max_env_step}: use at least 1, or None for the config's")
+    checks.count("seed", seed, 0, SEEDS - 1)
+    if max_env_step is not None:
+        checks.count("max_env_step", max_env_step)
+    checks.instance("resume", resume, (bool, str, Path), "'auto', 'never' or a checkpoint's path")
     limit = max_env_step or config.train.max_env_steps
     with (
         losing_a_rank_is_an_error(),

@@ -74,7 +74,7 @@ def test_the_command_says_where_the_scores_are(run_dir):
     assert done.returncode == 0 and "evaluation.json" in done.stdout + done.stderr, (
         done.stdout + done.stderr
     )
-    with pytest.raises(ValueError, match="simulations=0; at least one"):
+    with pytest.raises(ValueError, match="simulations=0: allowed"):
         eval_unizero_multitask(run_dir, simulations=0)
 
 
