@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from lzero import checks
-
 
 def nearest(name: str, choices: list[str]) -> str:
     """The valid choice that looks most like ``name``, as a sentence for an error message."""
@@ -22,12 +20,13 @@ def nearest(name: str, choices: list[str]) -> str:
 
 
 def nearest_divisor(whole: int, wanted: int) -> int:
-    """The divisor of ``whole`` closest to ``wanted``, both at least 1.
+    """The divisor of ``whole`` closest to ``wanted``; ValueError where one of them is below 1.
 
     It is looked for from ``wanted`` on to both sides: sizes may be mistyped by many digits.
     """
-    checks.count("whole", whole)
-    wanted = min(checks.count("wanted", wanted), whole)
+    if min(whole, wanted) < 1:
+        raise ValueError(f"whole={whole}, wanted={wanted}: allowed are whole numbers from 1 on")
+    wanted = min(wanted, whole)
     distance = 0
     while whole % (wanted - distance) and whole % (wanted + distance):
         distance += 1

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from lzero import tags
+from lzero import checks, tags
 from lzero.event_files import forget_events
 
 if TYPE_CHECKING:
@@ -98,11 +98,17 @@ class RunLogger:
             metrics: values by tag; NaN and infinities become ``null`` in the JSONL file.
             env_step: env steps per game so far; the x-axis.
             train_iter: updates so far.
+
+        Raises:
+            TypeError: if a value is no number, or ``env_step`` no whole one.
         """
         if not self._is_main:
             return
+        checks.mapping("metrics", metrics, "numbers by tag")
         finite: dict[str, float | None] = {}
         for tag, value in metrics.items():
+            if isinstance(value, str) or not hasattr(value, "__float__"):
+                raise TypeError(f"metrics[{tag!r}]={checks.shown(value)}: allowed is a number")
             finite[tag] = float(value) if math.isfinite(value) else None
         self._write_line(env_step, train_iter, finite)
         own = self._own_steps(env_step)
@@ -125,8 +131,9 @@ class RunLogger:
             )
 
     def add_image(self, tag: str, array: np.ndarray, env_step: int) -> None:
-        """Log a picture ``(3, H, W)`` uint8."""
+        """Log a picture ``(3, H, W)`` uint8; ValueError for another shape."""
         if self._is_main:
+            checks.shape("array", array, 3, None, None)
             self._tensorboard.add_image(tag, array, env_step, dataformats="CHW")
 
     def text(self, tag: str, text: str, env_step: int) -> None:
@@ -215,6 +222,7 @@ class RunLogger:
         metrics: dict[str, float | None],
         arrays: dict[str, list] | None = None,
     ) -> None:
+        checks.count("env_step", env_step, 0)
         line = {
             "env_step": env_step,
             "train_iter": train_iter,
@@ -254,10 +262,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         different numbers of environments ``game_env_steps``, by game.
 
     Raises:
-        ValueError: if another line is no JSON, with its number.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no plain file (a pipe would be read for ever), or another line is no
+            JSON, with its number.
     """
+    path = checks.path("path", path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"path={path} is no plain file")
     lines = []
-    with Path(path).open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith("\n"):
                 break

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lzero import checks
 from lzero.config import READ_ENV, EnvConfig, ExperimentConfig, nearest
 from lzero.envs.multitask import MultiTaskVectorEnv
 
@@ -102,8 +103,10 @@ def load_domain(path: str) -> Domain:
     """The domain at ``module:attribute``.
 
     Raises:
+        TypeError: if it is no text.
         ValueError: if the path is malformed, nothing is there, or what is there has no ``games``.
     """
+    checks.instance("path", path, str, "a text")
     module, _, attribute = path.partition(":")
     try:
         domain = getattr(importlib.import_module(module), attribute)
@@ -115,6 +118,36 @@ def load_domain(path: str) -> Domain:
             "'package.module:ATTRIBUTE', e.g. 'zoo.atari.domain:ATARI', and run from a place where "
             "that package is importable"
         ) from error
+
+
+def check_made(
+    known: Collection[str],
+    games: Sequence[str],
+    task_ids: Sequence[int],
+    num_envs: Sequence[int],
+    env_offsets: Sequence[int],
+) -> None:
+    """Refuse what no domain can make, for :meth:`Domain.make`.
+
+    Args:
+        known: the domain's games.
+        games, task_ids, num_envs, env_offsets: as there.
+
+    Raises:
+        ValueError: for an unknown game, a task that is none of ``games``, or other lengths.
+    """
+    checks.names("games", games)
+    for game in games:
+        if game not in known:
+            raise ValueError(f"games: unknown game {game!r}; {nearest(game, list(known))}")
+    for task in task_ids:
+        if not 0 <= task < len(games):
+            raise ValueError(f"task_ids={list(task_ids)}: allowed are 0 to {len(games) - 1}")
+    for name, numbers in (("num_envs", num_envs), ("env_offsets", env_offsets)):
+        if len(numbers) != len(task_ids):
+            raise ValueError(
+                f"{name}={list(numbers)} are {len(numbers)} numbers for {len(task_ids)} tasks"
+            )
 
 
 def with_domain_settings(config: ExperimentConfig | Mapping[str, Any]) -> ExperimentConfig:

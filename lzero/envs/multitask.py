@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lzero import checks
 from lzero.envs.port import MAX_SEED, Port, ReplayablePort, VectorAnswer
 from lzero.envs.task import (
     Layout,
@@ -64,8 +65,10 @@ def task_seed(seed: int, task_id: int) -> int:
     integers.
 
     Raises:
-        ValueError: if ``seed`` or ``task_id`` is negative.
+        TypeError, ValueError: if one of them is no whole number, or negative.
     """
+    checks.count("seed", seed, 0)
+    checks.count("task_id", task_id, 0)
     return int(np.random.SeedSequence((seed, task_id)).generate_state(1)[0]) % MAX_SEED
 
 
@@ -143,17 +146,22 @@ class MultiTaskVectorEnv:
 
         Environments that can be seeded alone (``TaskEnv.reseed_after``) then begin another one; others play on, and what
         follows is called the next episode.
+        TypeError or ValueError unless each of the tasks has a whole number of them, at least 1.
         """
         for task, rows in zip(self._tasks, self.rows, strict=True):
-            self._limit[rows] = steps[task.task_id]
+            if task.task_id not in steps:
+                raise ValueError(f"steps={checks.shown(dict(steps))} lacks task {task.task_id}")
+            self._limit[rows] = checks.count(f"steps[{task.task_id}]", steps[task.task_id])
 
     def reset(self, seed: int) -> EnvStep:
         """Begin a new episode everywhere; all rows of the answer are reset rows.
 
         Environment j of a task is seeded with ``task_seed(seed, task_id) + env_offset + j``. Later
         episodes follow from there, so the same seed and the same actions give the same stream.
+        TypeError or ValueError unless the seed is a whole number, at least 0.
         """
         self._check_open()
+        checks.count("seed", seed, 0)
         answers = []
         for task, port in zip(self._tasks, self._ports, strict=True):
             with _named(task):
@@ -171,7 +179,7 @@ class MultiTaskVectorEnv:
             actions: ``(N,)`` int64, each legal in its row (also where it will be ignored).
 
         Raises:
-            ValueError: if an action is not legal, or the shape or dtype differs.
+            TypeError, ValueError: if actions are no array, an action is not legal, or the shape or dtype differs.
         """
         self._check_open()
         self._check_actions(actions)
@@ -209,6 +217,7 @@ class MultiTaskVectorEnv:
             Its last observation ``(N, *observation_shape)``; the next step answers what it would have answered.
 
         Raises:
+            ValueError: if it is no state of these tasks.
             NotTheSameError: if another observation is seen at the end: the games, their versions or settings differ, or are
                 not deterministic. Reset the env then.
         """
@@ -291,6 +300,7 @@ class MultiTaskVectorEnv:
         return np.zeros((self.num_envs, *stored), self.observation_dtype)
 
     def _check_actions(self, actions: np.ndarray) -> None:
+        checks.instance("actions", actions, np.ndarray, "an array")
         if actions.shape != (self.num_envs,) or actions.dtype != np.int64:
             raise ValueError(
                 f"actions: got shape {actions.shape} and dtype {actions.dtype}, "

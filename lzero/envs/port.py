@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from lzero import checks
+
 VectorAnswer = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 """What a gymnasium vector env answers: observations, rewards, terminated, truncated, and infos,
 which may be anything.
@@ -146,7 +148,14 @@ class ReplayablePort(Port):
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> np.ndarray:
-        """Play again what :meth:`state` remembers; the observations ``(n, …)`` at its end."""
+        """Play again what :meth:`state` remembers; the observations ``(n, …)`` at its end.
+
+        Raises:
+            ValueError: if something of it is missing.
+        """
+        missing = [name for name in self.state() if name not in state]
+        if missing:
+            raise ValueError(f"state={checks.shown(sorted(state))} lacks {', '.join(missing)}")
         self._first_seed, self._seeds = state["first_seed"].copy(), state["seeds"].copy()
         self._steps, self._over = state["steps"].copy(), state["over"].copy()
         self._cut = state["cut"].copy()

@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from lzero import checks
+
 Layout = Literal["vector", "hwc", "chw", "frames_hwc"]
 """How a vector env lays out one observation: ``vector`` (F,), ``hwc`` (H, W, C), ``chw`` (C, H, W),
 or ``frames_hwc`` (S, H, W, C), whose S stacked frames become S·C channels."""
@@ -76,9 +78,12 @@ def padded_size(
     """``wanted``, or the largest of the tasks' ``sizes`` if None.
 
     Raises:
-        ValueError: if ``wanted`` is smaller than that; the message calls it ``field``.
+        TypeError: if ``wanted`` is no whole number.
+        ValueError: if it is smaller than that; the message calls it ``field``.
     """
     largest = max(sizes)
+    if wanted is not None:
+        checks.count(field, wanted, 0)
     if wanted is not None and wanted < largest:
         name = tasks[sizes.index(largest)].name
         raise ValueError(
@@ -125,6 +130,8 @@ def common_observation_shape(
     Raises:
         ValueError: if pictures differ in height or width, or ``wanted`` is too small.
     """
+    if wanted is not None:
+        checks.sizes("observation_shape", wanted)
     shapes = []
     for task in tasks:
         one = np.empty((1, *box_of(task).shape))
@@ -148,14 +155,20 @@ def check_tasks(tasks: Sequence[TaskEnv]) -> None:
     """Refuse tasks that cannot share a batch.
 
     Raises:
-        ValueError: for a repeated task id, images beside vectors, observations that do not have the
-            stated layout, actions that are not ``Discrete`` from 0, legal actions that are none of
-            them, or an autoreset mode other than NEXT_STEP.
+        TypeError: for what is no task, or numbers that are no whole ones.
+        ValueError: for a repeated or negative task id, a negative offset, images beside vectors,
+            observations that do not have the stated layout, actions that are not ``Discrete`` from
+            0, legal actions that are none of them, or an autoreset mode other than NEXT_STEP.
     """
     if not tasks:
         raise ValueError("tasks: got none, at least one is needed")
     taken: set[int] = set()
-    for task in tasks:
+    for index, task in enumerate(tasks):
+        checks.instance(f"tasks[{index}]", task, TaskEnv, "a TaskEnv")
+        checks.count("task_id", task.task_id, 0)
+        checks.count("env_offset", task.env_offset, 0)
+        if task.reseed_after is not None:
+            checks.count("reseed_after", task.reseed_after, 0)
         where = f"task {task.name!r} (task_id {task.task_id})"
         if task.task_id in taken:
             raise ValueError(

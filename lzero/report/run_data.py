@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lzero import tags
+from lzero import checks, tags
 from lzero.config import nearest
 from lzero.config_fields import FIELDS_ONCE_IN_EVERY_CONFIG, NOT_LEARNING, flatten, is_one_of
 from lzero.logging import METRICS_FILE, read_metrics
@@ -155,8 +155,13 @@ def load_runs(paths: Iterable[Path | str]) -> list[RunData]:
     installed here, can be read too.
 
     Raises:
+        TypeError: if ``paths`` is a single one.
         RunDataError: if a folder holds no run or a broken one; with what to type instead.
     """
+    if isinstance(paths, str | Path):
+        raise TypeError(
+            f"paths={str(paths)!r}: allowed is a list of folders; write [{str(paths)!r}]"
+        )
     return list(map(read_run, shown(list(map(Path, paths)), "reading")))
 
 
@@ -231,7 +236,14 @@ def differing_fields(groups: Sequence[Group]) -> list[str]:
 
 
 def common_name(names: Sequence[str]) -> str:
-    """What names share, without a seed's suffix; the first name if they share nothing."""
+    """What names share, without a seed's suffix; the first name if they share nothing.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    checks.names("names", names)
+    if not names:
+        raise ValueError(f"names={names}: at least one is needed")
     stems = [SEED_SUFFIX.sub("", name) for name in names]
     prefix = os.path.commonprefix(stems)
     if any(stem[len(prefix) :][:1].isdecimal() for stem in stems):

@@ -12,7 +12,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from lzero import tags
+from lzero import checks, tags
 from lzero.report.run_data import EVALUATION_PREFIX, Group, RunData, Series
 
 RESAMPLES = 5000
@@ -72,11 +72,14 @@ def bootstrap_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     All points are resampled together: the ends of a curve's interval are curves too.
 
     Raises:
-        ValueError: if S < 2: one value has no spread.
+        TypeError: if they are no array.
+        ValueError: if S < 2: one value has no spread, or one is no number.
     """
+    checks.instance("values", values, np.ndarray, "an array (S, …)")
     count = len(values)
     if count < 2:
         raise ValueError(f"{count} value(s): an interval needs at least two")
+    checks.finite("values", values)
     low, high = _interval(_resample_weights(count) @ values.reshape(count, -1))
     return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
 
@@ -85,11 +88,13 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, 
     """Interval of the mean of ``first (S,)`` minus that of ``second (S',)``, each resampled alone.
 
     Raises:
-        ValueError: if either has fewer than two values.
+        ValueError: if either has fewer than two values, or one is no number.
     """
     if min(len(first), len(second)) < 2:
         counts = f"{len(first)} and {len(second)}"
         raise ValueError(f"{counts} value(s): an interval needs at least two of each")
+    checks.finite("first", first)
+    checks.finite("second", second)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     first_BS = rng.choice(first, size=(RESAMPLES, len(first)))
     second_BS = rng.choice(second, size=(RESAMPLES, len(second)))
@@ -103,12 +108,14 @@ def hierarchical_bootstrap_mean(scores: Sequence[np.ndarray]) -> tuple[float, fl
     Seeds are resampled, then the episodes of each drawn one; E may differ, and S may be 1.
 
     Raises:
-        ValueError: if there is no seed, or one has fewer than two episodes.
+        ValueError: if there is no seed, one has fewer than two episodes, or a score is no number.
     """
     counts = list(map(len, scores))
     if min(counts, default=0) < 2:
         needed = "at least two of at least one seed are needed"
         raise ValueError(f"episodes per seed: {counts}; {needed}")
+    for index, episodes in enumerate(scores):
+        checks.finite(f"scores[{index}]", episodes)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     seed_BS = rng.integers(len(scores), size=(RESAMPLES, len(scores)))
     means_BS = np.empty(seed_BS.shape)
@@ -120,7 +127,16 @@ def hierarchical_bootstrap_mean(scores: Sequence[np.ndarray]) -> tuple[float, fl
 
 
 def common_range(series: Sequence[Series]) -> tuple[float, float]:
-    """First and last env step that all (not empty) series cover; the first is larger if none is."""
+    """First and last env step that all (not empty) series cover; the first is larger if none is.
+
+    Raises:
+        ValueError: if there is no series, or one is empty.
+    """
+    if not series:
+        raise ValueError("series=[]: at least one is needed")
+    for index, one in enumerate(series):
+        if not len(one):
+            raise ValueError(f"series[{index}] is empty: leave it out")
     ends = np.array([one.env_step[[0, -1]] for one in series])
     return ends[:, 0].max(), ends[:, 1].min()
 
@@ -141,7 +157,11 @@ def smooth(series: Sequence[Series], values_per_bin: int) -> tuple[np.ndarray, n
 
     Every seed has values in a bin, at least ``values_per_bin`` on average. Short series come as
     :func:`interpolate` gives them.
+
+    Raises:
+        ValueError: as :func:`common_range`, or if ``values_per_bin`` is below 1.
     """
+    checks.count("values_per_bin", values_per_bin)
     low, high = common_range(series)
     inside = [(one.env_step >= low) & (one.env_step <= high) for one in series]
     bins = min(MAX_BINS, int(min(map(np.sum, inside))) // values_per_bin)
@@ -195,7 +215,13 @@ def mean_curve(
 
 
 def final_score(group: Group, game: str) -> FinalScore:
-    """The last evaluation of ``game`` up to the env step that all seeds that have one reached."""
+    """The last evaluation of ``game`` up to the env step that all seeds that have one reached.
+
+    Raises:
+        ValueError: if it is no game of the group.
+    """
+    if game not in group.games:
+        raise ValueError(f"game={game!r}: allowed are {', '.join(group.games)}")
     series = group.series(tags.of_game(tags.EVAL_RETURN, game))
     make = partial(FinalScore, group.label, tuple(series), group.domain, game)
     if not series:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lzero import checks
 from lzero.envs.multitask import EnvStep, MultiTaskVectorEnv
 from lzero.logging import PhaseTimer
 from lzero.replay.buffer import ReplayBuffer
@@ -56,7 +57,11 @@ class Collected:
         Args:
             task_id: of the N environments.
             num_tasks: T.
+
+        Raises:
+            ValueError: if a task is none of them.
         """
+        checks.tasks("task_id", task_id, num_tasks)
         sums = np.zeros((NUM_SUMS, num_tasks))
         np.add.at(sums[0], task_id, self.reward)
         np.add.at(sums[1], task_id, self.steps)
@@ -157,7 +162,12 @@ class Collector:
             self.return_scale.load(parts["return_scale"])
 
     def collect(self, num_steps: int, *, random: bool = False) -> Collected:
-        """Play ``num_steps`` steps in every environment, at random or by search."""
+        """Play ``num_steps`` steps in every environment, at random or by search.
+
+        Raises:
+            ValueError: if ``num_steps`` is negative.
+        """
+        checks.count("num_steps", num_steps, 0)
         collected = Collected(
             [], np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, np.int64)
         )

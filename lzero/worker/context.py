@@ -7,15 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero import checks
+
 
 class EnvContext:
     """Last J−1 (latent, action) pairs of N environments; each is cleared when its own episode ends,
-    no other's.
+    no other's. ValueError for sizes below 1.
     """
 
     def __init__(
         self, num_envs: int, history_steps: int, embed_dim: int, device: torch.device
     ) -> None:
+        checks.count("num_envs", num_envs)
+        checks.count("history_steps", history_steps)
+        checks.count("embed_dim", embed_dim)
         self.latent = torch.zeros(num_envs, history_steps - 1, embed_dim, device=device)
         self.action = torch.zeros(num_envs, history_steps - 1, dtype=torch.int64, device=device)
         self.num_valid = torch.zeros(num_envs, dtype=torch.int64, device=device)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lzero import checks
 from lzero.envs.domain import Screen
 from lzero.envs.multitask import MultiTaskVectorEnv, task_seed
 from lzero.worker.collector import EpisodeCounter
@@ -95,7 +96,18 @@ def evaluate(
         seed: of the environments.
         films: by task id, of the first episode.
         on_step: told (episodes finished, episodes wanted) after every step.
+
+    Raises:
+        TypeError: if a number is no whole one.
+        ValueError: if no episode is to be played, the seed is negative, or a film is of no task.
     """
+    checks.count("num_episodes", num_episodes)
+    checks.count("seed", seed, 0)
+    for task in films or {}:
+        if task not in env.task_id:
+            raise ValueError(
+                f"films has task {task}: the tasks are {np.unique(env.task_id).tolist()}"
+            )
     cameras: dict[int, _Camera] = {}
     for task, film in (films or {}).items():
         first_row = int(np.flatnonzero(env.task_id == task)[0])

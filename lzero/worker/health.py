@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from lzero import tags
+from lzero import checks, tags
 from lzero.envs.multitask import EnvStep
 from lzero.worker.actor import Decision
 
@@ -148,10 +148,14 @@ class HealthMonitor:
         task_id: ``(N,)`` int64.
         num_tasks: T.
         discount: γ per env step.
+
+    Raises:
+        ValueError: if a task is none of them, or ``discount`` is not from 0 to 1.
     """
 
     def __init__(self, task_id: np.ndarray, num_tasks: int, discount: float) -> None:
-        self.task_id, self.num_tasks, self.discount = task_id, num_tasks, discount
+        self.task_id, self.num_tasks = checks.tasks("task_id", task_id, num_tasks), num_tasks
+        self.discount = checks.number("discount", discount, 0.0, 1.0)
         self.sums = HealthSums.zeros(num_tasks)
         # of the segment that each environment is in
         self._segment = SegmentSums(*np.zeros((len(fields(SegmentSums)), len(task_id))))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from lzero import checks
 from lzero.envs.multitask import EnvStep
 from lzero.replay.buffer import ReplayWindows
 
@@ -25,11 +26,15 @@ class ReturnScale:
         num_tasks: T.
         discount: γ per env step.
 
+    Raises:
+        ValueError: if a task is none of them, or ``discount`` is not from 0 to 1.
+
     Source: the reward scaling of gymnasium's and Stable-Baselines3's ``VecNormalize``, per task.
     """
 
     def __init__(self, task_id: np.ndarray, num_tasks: int, discount: float) -> None:
-        self.task_id, self.discount = task_id, discount
+        self.task_id = checks.tasks("task_id", task_id, num_tasks)
+        self.discount = checks.number("discount", discount, 0.0, 1.0)
         self._sums = np.zeros((3, num_tasks))  # of all ranks: steps, discounted rewards, squares
         self._new = np.zeros((3, num_tasks))  # of this rank since they were last taken
         self._faded = np.zeros(len(task_id))
@@ -73,7 +78,11 @@ class ReturnScale:
         return self._sums.tolist()
 
     def set_totals(self, totals: Sequence[Sequence[float]]) -> None:
-        """Go on from :meth:`totals`."""
+        """Go on from :meth:`totals`; ValueError if they are of other tasks."""
+        if np.shape(totals) != self._sums.shape:
+            raise ValueError(
+                f"totals has shape {np.shape(totals)}: allowed is {self._sums.shape}, of these tasks"
+            )
         self._sums[:] = totals
 
     def state(self) -> dict[str, np.ndarray]:

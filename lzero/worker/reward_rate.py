@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from lzero import checks
+
 # Env steps the rate refers to, and over which it is averaged at least: single rounds are noisy.
 UNIT = 1000
 
@@ -21,9 +23,13 @@ class RewardRate:
 
     Args:
         games: names by task id.
+
+    Raises:
+        TypeError: if they are no names.
     """
 
     def __init__(self, games: Sequence[str]) -> None:
+        checks.names("games", games)
         self.games = tuple(games)
         self._rounds = [
             deque[tuple[float, float]]() for _ in self.games
@@ -32,7 +38,13 @@ class RewardRate:
     def add(self, reward: np.ndarray, steps: np.ndarray) -> None:
         """Count one round: its reward ``(T,)`` and env steps ``(T,)``, summed over all environments
         and ranks.
+
+        Raises:
+            ValueError: if there is not one number per game, or one is not finite.
         """
+        for name, numbers in (("reward", reward), ("steps", steps)):
+            checks.shape(name, numbers, len(self.games))
+            checks.finite(name, numbers)
         for rounds, earned, taken in zip(self._rounds, reward, steps, strict=True):
             rounds.append((float(earned), float(taken)))
             while _total(rounds)[1] - rounds[0][1] >= UNIT:
@@ -52,7 +64,9 @@ class RewardRate:
         return list(map(list, self._rounds))
 
     def load(self, state: Sequence[Sequence[Sequence[float]]]) -> None:
-        """Go on from :meth:`state`."""
+        """Go on from :meth:`state`; ValueError if it is of other games."""
+        if len(state) != len(self._rounds):
+            raise ValueError(f"state is of {len(state)} games: allowed are {len(self._rounds)}")
         for rounds, saved in zip(self._rounds, state, strict=True):
             rounds.clear()
             for earned, taken in saved:

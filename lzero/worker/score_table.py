@@ -75,7 +75,15 @@ class ScoreTable:
             normalise: (game, mean score) to the common scale; None for a game without one.
             scale: what that scale is called.
             references: game to its known raw scores by label.
+
+        Raises:
+            ValueError: if there is no game, or one has no episode.
         """
+        if not scores:
+            raise ValueError("scores={}: at least one game is needed")
+        for game, values in scores.items():
+            if not len(values):
+                raise ValueError(f"scores of {game!r} are none: at least one episode is needed")
         normalised = {
             game: normalise(game, float(values.mean())) for game, values in scores.items()
         }

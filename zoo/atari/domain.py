@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, PositiveInt
 
 from lzero.config import EnvConfig
-from lzero.envs.domain import Domain, Screen
+from lzero.envs.domain import Domain, Screen, check_made
 from lzero.envs.multitask import MultiTaskVectorEnv
 
 
@@ -62,7 +62,12 @@ class AtariDomain:
         training: bool,
         num_threads: int,
     ) -> MultiTaskVectorEnv:
-        """Environments of the games ``task_ids`` of ``games``."""
+        """Environments of the games ``task_ids`` of ``games``.
+
+        Raises:
+            ValueError: as :func:`~lzero.envs.domain.check_made`.
+        """
+        check_made(self.games, games, task_ids, num_envs, env_offsets)
         from zoo.atari.envs import make_atari_multitask_env
 
         atari = AtariEnvConfig.read(config)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lzero.config import EnvConfig
-from lzero.envs.domain import Domain, Screen
+from lzero.envs.domain import Domain, Screen, check_made
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 
 MIRRORED = {"Catch": False, "MirroredCatch": True}
@@ -30,7 +30,12 @@ class CatchDomain:
         num_threads: int,
     ) -> MultiTaskVectorEnv:
         """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads``
-        is not used."""
+        is not used.
+
+        Raises:
+            ValueError: as :func:`~lzero.envs.domain.check_made`.
+        """
+        check_made(self.games, games, task_ids, num_envs, env_offsets)
         from zoo.catch.envs import RESEED_AFTER, CatchVectorEnv
 
         return MultiTaskVectorEnv(

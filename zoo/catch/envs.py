@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from lzero import checks
 from lzero.envs.port import ReplayablePort
 
 ROWS, COLUMNS = 8, 5
@@ -37,12 +38,15 @@ class CatchVectorEnv(VectorEnv):
     Args:
         num_envs: n.
         mirrored: swap left and right.
+
+    Raises:
+        ValueError: if there is no environment.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, num_envs: int, *, mirrored: bool = False) -> None:
-        self.num_envs = num_envs
+        self.num_envs = checks.count("num_envs", num_envs)
         self.single_observation_space = gymnasium.spaces.Box(0, 255, (ROWS, COLUMNS, 2), np.uint8)
         self.single_action_space = gymnasium.spaces.Discrete(len(ACTIONS))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -77,9 +81,17 @@ class CatchVectorEnv(VectorEnv):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Move the paddles and let the balls fall; environments whose episode is over begin the
-        next one instead."""
+        next one instead.
+
+        Raises:
+            ValueError: if there is not one of the three actions for each.
+        """
+        actions = checks.integers("actions", actions)
+        checks.shape("actions", actions, self.num_envs)
+        if actions.min() < 0 or actions.max() >= len(ACTIONS):
+            raise ValueError(f"actions={actions.tolist()}: allowed are 0 to {len(ACTIONS) - 1}")
         began = self._over.copy()
-        move = self._direction * (np.asarray(actions) - 1)
+        move = self._direction * (actions - 1)
         self._paddle = np.where(began, self._paddle, np.clip(self._paddle + move, 0, COLUMNS - 1))
         self._ball_row += ~began
         self._begin(began)

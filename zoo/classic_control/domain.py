@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lzero.config import EnvConfig
-from lzero.envs.domain import Domain
+from lzero.envs.domain import Domain, check_made
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 
 # name: (features, actions, score of a random policy, score that counts as solved)
@@ -34,7 +34,12 @@ class ClassicControlDomain:
         num_threads: int,
     ) -> MultiTaskVectorEnv:
         """Environments of the tasks ``task_ids`` of ``games``; they run in numpy, ``num_threads``
-        is not used."""
+        is not used.
+
+        Raises:
+            ValueError: as :func:`~lzero.envs.domain.check_made`.
+        """
+        check_made(self.games, games, task_ids, num_envs, env_offsets)
         from zoo.classic_control.envs import TIME_LIMIT, make_classic_control_vector_env
 
         tasks = [

@@ -7,6 +7,8 @@ import functools
 import gymnasium
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from lzero import checks
+
 TIME_LIMIT = {"CartPole-v1": 500, "Acrobot-v1": 500, "MountainCar-v0": 200}
 """The problems' own time limits in env steps."""
 
@@ -22,11 +24,13 @@ def make_classic_control_vector_env(
         max_episode_steps: time limit in env steps; None for the problem's own.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or a number is below 1.
     """
     if name not in TIME_LIMIT:
         raise ValueError(f"name={name!r} is unknown; allowed are {', '.join(TIME_LIMIT)}")
+    checks.count("num_envs", num_envs)
     limit = TIME_LIMIT[name] if max_episode_steps is None else max_episode_steps
+    checks.count("max_episode_steps", limit)
     if name == "CartPole-v1":
         return make_cartpole_vector_env(num_envs, max_episode_steps=limit)
     make_one = functools.partial(

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from lzero.config import EnvConfig
-from lzero.envs.domain import Domain
+from lzero.envs.domain import Domain, check_made
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 from zoo.minatar.envs import (
     GAMES,
@@ -57,7 +57,9 @@ class MinAtarDomain:
 
         Raises:
             ImportError: if the package ``minatar`` is missing.
+            ValueError: as :func:`~lzero.envs.domain.check_made`.
         """
+        check_made(self.games, games, task_ids, num_envs, env_offsets)
         minatar = MinAtarEnvConfig.read(config)
         tasks = []
         for task, count, offset in zip(task_ids, num_envs, env_offsets, strict=True):

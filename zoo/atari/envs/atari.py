@@ -19,6 +19,7 @@ from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
+from lzero import checks
 from lzero.envs import MultiTaskVectorEnv, TaskEnv
 from lzero.envs.port import ReplayablePort
 
@@ -62,8 +63,10 @@ def rom_name(game: str) -> str:
     """ALE's name of a game: ``"MsPacman"`` → ``"ms_pacman"``.
 
     Raises:
+        TypeError: if it is no text.
         ValueError: if ALE ships no such game; the message names the nearest one.
     """
+    checks.instance("game", game, str, "a CamelCase name")
     if game not in _roms():
         by_lower_case = {name.lower(): name for name in _roms()}
         wanted = game.lower().replace("_", "")
@@ -143,17 +146,17 @@ def make_atari_vector_env(
     Raises:
         ValueError: for an unknown game or a number out of range.
     """
-    _check_at_least(
-        1,
-        num_envs=num_envs,
-        max_episode_steps=max_episode_steps,
-        frame_skip=frame_skip,
-        frame_stack=frame_stack,
-    )
+    checks.count("num_envs", num_envs)
+    checks.count("max_episode_steps", max_episode_steps)
+    checks.count("frame_skip", frame_skip)
+    checks.count("frame_stack", frame_stack)
     # ALE reads 0 threads as "all cores", which would starve torch
-    _check_at_least(1, num_threads=num_threads)
-    _check_at_least(0, noop_max=noop_max, sticky=sticky)
+    checks.count("num_threads", num_threads)
+    checks.count("noop_max", noop_max, 0)
+    checks.number("sticky", sticky, 0.0, 1.0)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size={image_size}: allowed are whole numbers from 1 on")
     return SeedableAtariVectorEnv(
         rom_name(game),
         num_envs,
@@ -216,9 +219,11 @@ def make_atari_multitask_env(
             its number, so that it means the same in every game.
 
     Raises:
+        TypeError: if ``games`` are no names.
         ValueError: if a per-game argument is not as long as ``games``, and as
             :func:`make_atari_vector_env`.
     """
+    checks.names("games", games)
     envs = _per_game("num_envs_per_task", num_envs_per_task, games)
     limits = _per_game("max_episode_steps", max_episode_steps, games)
     clips = _per_game("clip_reward", training if clip_reward is None else clip_reward, games)
@@ -265,12 +270,6 @@ def _per_game(field: str, value: Any, games: Sequence[str]) -> Sequence[Any]:
             f"{field}: {len(value)} values for {len(games)} games; give one, or one per game"
         )
     return value
-
-
-def _check_at_least(least: int, **numbers: float) -> None:
-    for field, value in numbers.items():
-        if value < least:
-            raise ValueError(f"{field}={value}; allowed is {least} or more")
 
 
 class NativeScreenTwin:

@@ -20,6 +20,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from lzero import checks
 from lzero.config import nearest
 from lzero.envs.port import ReplayablePort
 
@@ -98,12 +99,9 @@ class MinAtarVectorEnv(VectorEnv):
         sticky: float = 0.1,
         difficulty_ramping: bool = True,
     ) -> None:
-        if num_envs < 1 or max_episode_steps < 1:
-            raise ValueError(
-                f"num_envs={num_envs}, max_episode_steps={max_episode_steps}; allowed is 1 or more"
-            )
-        if not 0 <= sticky <= 1:
-            raise ValueError(f"sticky={sticky}; allowed is a probability from 0 to 1")
+        checks.count("num_envs", num_envs)
+        checks.count("max_episode_steps", max_episode_steps)
+        checks.number("sticky", sticky, 0.0, 1.0)
         self.num_envs = num_envs
         self._max_episode_steps = max_episode_steps
         self._games = [_make_game(name, sticky, difficulty_ramping) for _ in range(num_envs)]
@@ -148,7 +146,14 @@ class MinAtarVectorEnv(VectorEnv):
         Returns:
             Observations, rewards float64, terminated and truncated (each ``(n,)``), and an empty
             info.
+
+        Raises:
+            ValueError: if there is not one of the six actions for each.
         """
+        actions = checks.integers("actions", actions)
+        checks.shape("actions", actions, self.num_envs)
+        if actions.min() < 0 or actions.max() >= NUM_ACTIONS:
+            raise ValueError(f"actions={actions.tolist()}: allowed are 0 to {NUM_ACTIONS - 1}")
         reward = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         for j, game in enumerate(self._games):
