@@ -20,7 +20,8 @@ MINUTES = float(os.environ.get("LZERO_SOAK_MINUTES", "0.7"))
 COMMAND = (
     "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config_moe.py breakout --env.num-envs 8 --policy.batch-size 8 "
     "--policy.replay.capacity 800 --policy.replay-ratio 0.1 --train.max-env-steps 1000000000 --train.random-steps 0 "
-    "--train.eval-interval 2000 --train.eval-episodes 8 --train.checkpoint-interval 2000 --train.log-interval 20 "
+    "--train.eval-interval 20000 --train.eval-episodes 8 --train.checkpoint-interval 2000 --train.log-interval 20 "
+    "--env.max-episode-steps 100 "  # episodes grow with what is learned, and evaluations with them
     "--train.moe-log-interval 40 --policy.gradient-conflict-interval 40 --train.no-video --exp-name soak"
 ).split()
 WARM_UP = 0.3  # share of the time in which rings fill and caches are filled
