@@ -25,7 +25,7 @@ KILLS = int(os.environ.get("LZERO_KILLS", "12"))
 """``make soak`` kills hundreds of times."""
 SECONDS = max(300, 20 * KILLS)  # for the whole run; a machine may be busy with other things
 CHANGES = {
-    "train.max_env_steps": 140 * KILLS,
+    "train.max_env_steps": 960 + 60 * KILLS,
     "train.checkpoint_interval": 20,
     "train.eval_interval": 400,
     "train.keep_checkpoints": 3,
@@ -89,15 +89,17 @@ def test_killed_again_and_again(tmp_path, domain, world_size, share):
     ]
     training_seconds = times[-1] - times[0]
 
+    wanted = KILLS // share
     rng, killed, during_a_save = np.random.default_rng(5), 0, 0
     run_dir = tmp_path / "killed" / "tiny"
     while True:
         ranks = start(tmp_path / "killed", domain, world_size)
-        if killed < KILLS // share:
+        if killed < wanted:
             before = len(lines(run_dir))
             while ranks[0].exitcode is None and len(lines(run_dir)) <= before:
                 time.sleep(0.005)  # it builds what it needs
-            ranks[0].join(rng.uniform(0.0, 0.3) * training_seconds)
+            # so that about as many fit into the run: it loses what came after its last checkpoint
+            ranks[0].join(rng.uniform(0.0, 1.8) * training_seconds / wanted)
             if ranks[0].exitcode is None:
                 end_as_torchrun_does(ranks, int(rng.integers(world_size)))
                 killed += 1
@@ -109,7 +111,7 @@ def test_killed_again_and_again(tmp_path, domain, world_size, share):
         assert any(process.exitcode == -signal.SIGKILL for process in ranks)
     where = f"{domain} on {world_size} rank(s)"
     logger.info("%s: killed %d times, %d of them during a save", where, killed, during_a_save)
-    assert killed >= min(KILLS // share, 3)
+    assert killed >= wanted // 2
     assert_same_future(run_dir, tmp_path / "undisturbed" / "tiny")
     assert curves(run_dir) == curves(tmp_path / "undisturbed" / "tiny")
     assert_same_tensorboard(run_dir, tmp_path / "undisturbed" / "tiny")
