@@ -4,7 +4,7 @@
 # make format       writes imports and lines as lint wants them
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
 # make soak         hundreds of kills and damaged checkpoints, and half an hour of training; an hour
-# make fuzz         thousands of examples of what may stand in configs, files and trees; some minutes
+# make fuzz         thousands of examples of what may stand in configs, files and trees; a quarter of an hour
 # make setup        only prepares .venv
 # JOBS=2            test processes side by side
 # ARGS="…"          extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
@@ -34,7 +34,7 @@ soak: setup
 	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 LZERO_SOAK_MINUTES=30 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 7200 -rP tests/reliability $(ARGS)
 
 fuzz: setup
-	LZERO_EXAMPLES=5000 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 3600 tests/fuzz $(ARGS)
+	LZERO_EXAMPLES=2000 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 3600 tests/fuzz $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
