@@ -69,9 +69,10 @@ def end_as_torchrun_does(ranks: list[multiprocessing.Process], victim: int) -> N
         assert rank.exitcode is not None, "it waits for the killed one"
 
 
-def lines(run_dir: Path) -> list[str]:
+def logged(run_dir: Path) -> int:
+    """Bytes of metrics, which grow as the run does."""
     metrics = run_dir / "metrics.jsonl"
-    return metrics.read_text().splitlines() if metrics.exists() else []
+    return metrics.stat().st_size if metrics.exists() else 0
 
 
 @pytest.mark.parametrize(
@@ -84,22 +85,20 @@ def test_killed_again_and_again(tmp_path, domain, world_size, share):
     for process in start(tmp_path / "undisturbed", domain, world_size):
         process.join(SECONDS)
         assert process.exitcode == 0
-    times = [
-        line["wall_time"] for line in read_metrics(tmp_path / "undisturbed/tiny/metrics.jsonl")
-    ]
-    training_seconds = times[-1] - times[0]
-
+    lines = read_metrics(tmp_path / "undisturbed/tiny/metrics.jsonl")
+    pause = (lines[-1]["wall_time"] - lines[0]["wall_time"]) / len(lines)
+    length = logged(tmp_path / "undisturbed" / "tiny")
     wanted = KILLS // share
     rng, killed, during_a_save = np.random.default_rng(5), 0, 0
     run_dir = tmp_path / "killed" / "tiny"
     while True:
         ranks = start(tmp_path / "killed", domain, world_size)
         if killed < wanted:
-            before = len(lines(run_dir))
-            while ranks[0].exitcode is None and len(lines(run_dir)) <= before:
-                time.sleep(0.005)  # it builds what it needs
-            # so that about as many fit into the run: it loses what came after its last checkpoint
-            ranks[0].join(rng.uniform(0.0, 1.8) * training_seconds / wanted)
+            # so that about as many fit into the run; every one gets further than the one before
+            end = logged(run_dir) + rng.uniform(0.0, 2.0) * length / wanted
+            while ranks[0].exitcode is None and logged(run_dir) <= end:
+                time.sleep(0.002)
+            ranks[0].join(rng.uniform(0.0, 2.0) * pause)
             if ranks[0].exitcode is None:
                 end_as_torchrun_does(ranks, int(rng.integers(world_size)))
                 killed += 1
