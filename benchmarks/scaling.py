@@ -35,7 +35,8 @@ from rich.table import Table
 from torch import distributed
 
 from lzero.config import EnvConfig, ExperimentConfig
-from lzero.distributed import Distributed, assign_tasks
+from lzero.distributed import Distributed
+from lzero.entry.shards import assign_tasks
 from lzero.policy import UniZeroMTPolicy
 from lzero.replay.buffer import ReplayBuffer
 from lzero.worker.actor import Actor

@@ -18,7 +18,6 @@ from lzero import distributed as distributed_module
 from lzero.distributed import (
     Distributed,
     LaunchError,
-    assign_tasks,
     init_distributed,
     local_rank_from_environment,
 )
@@ -236,66 +235,6 @@ def test_buckets_keep_every_tensor_once_and_respect_the_limit():
         for bucket in buckets:
             assert len({tensor.dtype for tensor in bucket}) == 1
             assert len(bucket) == 1 or sum(tensor.nbytes for tensor in bucket) <= 128
-
-
-@pytest.mark.parametrize("num_tasks", [1, 2, 3, 8, 26])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8, 16, 27])
-def test_shares_add_up_exactly(num_tasks, world_size):
-    generator = np.random.default_rng(num_tasks * 100 + world_size)
-    num_envs, batch_sizes = generator.integers(27, 60, (2, num_tasks)).tolist()
-    shares = assign_tasks(num_tasks, num_envs, batch_sizes, world_size)
-
-    assert len(shares) == world_size
-    assert [task for share in shares for task in share.task_ids] == sorted(
-        task for share in shares for task in share.task_ids
-    )
-    for share in shares:
-        assert (
-            len(share.task_ids)
-            == len(share.num_envs)
-            == len(share.batch_sizes)
-            == len(share.env_offset)
-            > 0
-        )
-        assert min(share.num_envs + share.batch_sizes) >= 1
-    task_counts = [len(share.task_ids) for share in shares]
-    assert max(task_counts) - min(task_counts) <= 1
-    ranks_of_tasks = []
-    for task in range(num_tasks):
-        parts = [
-            (share.env_offset[index], share.num_envs[index], share.batch_sizes[index])
-            for share in shares
-            for index, shared_task in enumerate(share.task_ids)
-            if shared_task == task
-        ]
-        ranks_of_tasks.append(len(parts))
-        envs = [env for offset, count, _ in parts for env in range(offset, offset + count)]
-        assert envs == list(range(num_envs[task]))
-        assert sum(batch for *_, batch in parts) == batch_sizes[task]
-        for column in (1, 2):
-            assert max(part[column] for part in parts) - min(part[column] for part in parts) <= 1
-    assert max(ranks_of_tasks) - min(ranks_of_tasks) <= 1
-    if world_size <= num_tasks:
-        assert ranks_of_tasks == [1] * num_tasks
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            (2, [4, 1], [8, 8], 4),
-            "num_envs=1 of task 1.*at least 2, or start fewer than 4 processes",
-        ),
-        ((2, [4, 4], [1, 8], 3), "batch_size=1 of task 0.*at least 2"),
-        ((2, [4, 0], [8, 8], 1), "num_envs=0 of task 1.*at least 1$"),
-        ((2, [4], [8, 8], 1), "num_envs has 1 entries for 2 tasks"),
-        ((0, [], [], 1), "num_tasks=0"),
-        ((1, [1], [1], 0), "world_size=0"),
-    ],
-)
-def test_impossible_splits_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        assign_tasks(*arguments)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from lzero.device import DeviceError, resolve_device
 from lzero.distributed import (
     Distributed,
     LaunchError,
-    RankShare,
-    assign_tasks,
     init_distributed,
     local_rank_from_environment,
 )
 from lzero.entry.checkpointing import RunError
+from lzero.entry.shards import RankShare, assign_tasks
 from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import setup_logging

@@ -40,8 +40,7 @@ from lzero.config_fields import (
     flatten,
     is_one_of,
 )
-from lzero.distributed import assign_tasks
-from lzero.entry.shards import Rings, rings_by_rank
+from lzero.entry.shards import Rings, assign_tasks, rings_by_rank
 from lzero.envs.multitask import NotTheSameError
 from lzero.replay.frame_chunks import CHUNK_NAME, Shard
 

@@ -20,9 +20,10 @@ from lzero import checks
 from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
 from lzero.config import ExperimentConfig
 from lzero.device import resolve_device
-from lzero.distributed import RankShare, init_distributed
+from lzero.distributed import init_distributed
 from lzero.entry.checkpointing import load_policy_state
 from lzero.entry.evaluation import GameEvaluator
+from lzero.entry.shards import RankShare
 from lzero.envs.domain import check_trusted
 from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy

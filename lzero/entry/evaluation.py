@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lzero import checks
 from lzero.config import ExperimentConfig
-from lzero.distributed import Distributed, RankShare
+from lzero.distributed import Distributed
+from lzero.entry.shards import RankShare
 from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv

@@ -27,13 +27,7 @@ from lzero.checkpoint import (
 from lzero.config import EncoderConfig, ExperimentConfig, ModelConfig
 from lzero.config_sections import nearest_divisor
 from lzero.device import resolve_device, resolve_precision
-from lzero.distributed import (
-    Distributed,
-    LaunchError,
-    assign_tasks,
-    init_distributed,
-    split_evenly,
-)
+from lzero.distributed import Distributed, LaunchError, init_distributed, split_evenly
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.checkpointing import RunError
 from lzero.entry.cli import parse, with_overrides
@@ -43,6 +37,7 @@ from lzero.entry.eval_unizero_multitask import (
     load_policy,
 )
 from lzero.entry.evaluation import VideoFile
+from lzero.entry.shards import assign_tasks
 from lzero.envs.domain import with_domain_settings
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.targets import value_targets

@@ -1,4 +1,4 @@
-"""A run that goes on with another number of processes: every environment's replay goes with it."""
+"""Tasks shared out over ranks, and a run that goes on with another number of them: every environment's replay goes with it."""
 
 import logging
 from functools import partial
@@ -9,17 +9,77 @@ import pytest
 from safetensors.numpy import load_file
 
 from lzero.checkpoint import list_checkpoints, load_state
-from lzero.distributed import Distributed, assign_tasks
+from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.checkpointing import RunError
 from lzero.entry.run import Run
-from lzero.entry.shards import rings_by_rank
+from lzero.entry.shards import assign_tasks, rings_by_rank
 from lzero.logging import read_metrics
 from lzero.replay.frame_chunks import Shard
 from lzero.replay.sum_tree import PriorityConfig
 from tests.ranks import run_ranks
 from tests.reliability.runs import run_settings
 from tests.replay.buffer_cases import Stream, make
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 8, 26])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8, 16, 27])
+def test_shares_add_up_exactly(num_tasks, world_size):
+    generator = np.random.default_rng(num_tasks * 100 + world_size)
+    num_envs, batch_sizes = generator.integers(27, 60, (2, num_tasks)).tolist()
+    shares = assign_tasks(num_tasks, num_envs, batch_sizes, world_size)
+
+    assert len(shares) == world_size
+    assert [task for share in shares for task in share.task_ids] == sorted(
+        task for share in shares for task in share.task_ids
+    )
+    for share in shares:
+        assert (
+            len(share.task_ids)
+            == len(share.num_envs)
+            == len(share.batch_sizes)
+            == len(share.env_offset)
+            > 0
+        )
+        assert min(share.num_envs + share.batch_sizes) >= 1
+    task_counts = [len(share.task_ids) for share in shares]
+    assert max(task_counts) - min(task_counts) <= 1
+    ranks_of_tasks = []
+    for task in range(num_tasks):
+        parts = [
+            (share.env_offset[index], share.num_envs[index], share.batch_sizes[index])
+            for share in shares
+            for index, shared_task in enumerate(share.task_ids)
+            if shared_task == task
+        ]
+        ranks_of_tasks.append(len(parts))
+        envs = [env for offset, count, _ in parts for env in range(offset, offset + count)]
+        assert envs == list(range(num_envs[task]))
+        assert sum(batch for *_, batch in parts) == batch_sizes[task]
+        for column in (1, 2):
+            assert max(part[column] for part in parts) - min(part[column] for part in parts) <= 1
+    assert max(ranks_of_tasks) - min(ranks_of_tasks) <= 1
+    if world_size <= num_tasks:
+        assert ranks_of_tasks == [1] * num_tasks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            (2, [4, 1], [8, 8], 4),
+            "num_envs=1 of task 1.*at least 2, or start fewer than 4 processes",
+        ),
+        ((2, [4, 4], [1, 8], 3), "batch_size=1 of task 0.*at least 2"),
+        ((2, [4, 0], [8, 8], 1), "num_envs=0 of task 1.*at least 1$"),
+        ((2, [4], [8, 8], 1), "num_envs has 1 entries for 2 tasks"),
+        ((0, [], [], 1), "num_tasks=0"),
+        ((1, [1], [1], 0), "world_size=0"),
+    ],
+)
+def test_impossible_splits_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        assign_tasks(*arguments)
 
 
 @pytest.mark.parametrize("then", range(1, 7))

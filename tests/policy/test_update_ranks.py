@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lzero.distributed import Distributed, assign_tasks, init_distributed
+from lzero.distributed import Distributed, init_distributed
+from lzero.entry.shards import assign_tasks
 from tests.policy.unizero_cases import (
     GAMES,
     MODELS,
