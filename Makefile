@@ -31,7 +31,9 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup
-	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 LZERO_SOAK_MINUTES=30 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 7200 -rP tests/reliability $(ARGS)
+	LZERO_SOAK_MINUTES=30 $(BIN)/python -m pytest --timeout 7200 -rP tests/reliability/test_soak.py
+	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 7200 -rP \
+		tests/reliability --deselect tests/reliability/test_soak.py $(ARGS)
 
 fuzz: setup
 	LZERO_EXAMPLES=2000 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 3600 tests/fuzz $(ARGS)
