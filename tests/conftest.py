@@ -6,9 +6,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share th
 
 import lzero  # noqa: E402, F401  (before torch: it sets how OpenMP threads wait)
 
-LONGEST = "test_learning.py"
+LONGEST = (
+    "test_learning.py",
+    "test_kills.py",
+    "test_lost_rank.py",
+    "test_full_disk.py",
+    "test_soak.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file begins first, so that the other test processes do not wait for it at the end."""
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    """The longest files begin first, so that the other test processes do not wait for them at the end."""
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        )
+    )

@@ -15,7 +15,7 @@ import lzero
 from lzero.logging import read_metrics
 
 ROOT = Path(lzero.__file__).parents[1]
-MINUTES = float(os.environ.get("LZERO_SOAK_MINUTES", "0.7"))
+MINUTES = float(os.environ.get("LZERO_SOAK_MINUTES", "0.4"))
 """``make soak`` takes half an hour."""
 COMMAND = (
     "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config_moe.py breakout --env.num-envs 8 --policy.batch-size 8 "
@@ -28,7 +28,7 @@ IS_LONG = MINUTES >= 10
 WARM_UP = 0.1 if IS_LONG else 0.3  # share of the time in which rings fill and functions compile
 MEMORY = 1.05  # as much at the end as at the beginning, and allocators keep a little
 SLOWEST = 0.95 if IS_LONG else 0.7  # of the pace at the beginning; seconds tell less
-WINDOW = 60.0 if IS_LONG else 5.0  # seconds over which a pace is measured
+WINDOW = 60.0 if IS_LONG else 3.0  # seconds over which a pace is measured
 
 
 @dataclass
