@@ -35,9 +35,8 @@ def resource_faults_are_run_errors(run_dir: Path) -> Iterator[None]:
         text = f"{error} ({free_space(run_dir)})"
         raise _run_error(text, "mend that", run_dir) from error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_MEMORY not in str(
-            error
-        ):
+        is_torchs = type(error) is RuntimeError and NO_MEMORY in str(error)
+        if not (is_torchs or isinstance(error, MemoryError | torch.OutOfMemoryError)):
             raise
         less = "take less of policy.batch_size, env.num_envs, model or policy.replay.capacity, or --policy.replay.on-disk"
         raise _run_error(f"out of memory: {error}".splitlines()[0], less, run_dir) from error

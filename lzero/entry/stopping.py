@@ -9,9 +9,10 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from lzero.distributed import SIGNALS
+
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LAUNCHER = "TORCHELASTIC_RUN_ID"  # in the environment of processes that torchrun started
 # Seconds: torchrun passes on to its processes the Ctrl-C that the terminal has sent them already.
 ONE_KEY_PRESS = 2.0

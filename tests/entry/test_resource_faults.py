@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from lzero.distributed import losing_a_rank_is_an_error
 from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.checkpointing import RunError
 from lzero.entry.resource_faults import resource_faults_are_run_errors
@@ -37,9 +38,21 @@ def test_faults_name_the_newest_checkpoint(tmp_path, error, message):
         raise error
 
 
-def test_other_errors_are_not_touched(tmp_path):
-    error = RuntimeError("shapes do not fit")
-    with pytest.raises(RuntimeError) as raised, resource_faults_are_run_errors(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes do not fit"),
+        RunError("runs/timeout holds another experiment"),
+        RunError("runs/allocate memory holds another experiment"),
+    ],
+)
+def test_other_errors_are_not_touched(tmp_path, error):
+    """Also not those of this project that quote a path."""
+    with (
+        pytest.raises(RuntimeError) as raised,
+        losing_a_rank_is_an_error(),
+        resource_faults_are_run_errors(tmp_path),
+    ):
         raise error
     assert raised.value is error
 
