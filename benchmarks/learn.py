@@ -2,7 +2,7 @@
 
     python benchmarks/learn.py
     python benchmarks/learn.py --encoders resnet --rounds 5
-    python benchmarks/learn.py --encoders small --dim 128 --batch-size 20    # as in presets cpu and afternoon
+    python benchmarks/learn.py --encoders nature --dim 128 --batch-size 20    # as in preset afternoon
 
 Update: sample from the replay ring, targets, loss, backward, clip, optimiser, target network. Bare: target encoder and target
 value pass on the same windows, online forward, loss and backward, with windows and targets already on the device. Share: what
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from lzero.config import ExperimentConfig
+from lzero.device import fast_products
 from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.replay.buffer import ReplayBuffer
 from lzero.policy import UniZeroMTPolicy
@@ -28,7 +29,8 @@ from lzero.policy.targets import make_batch
 
 NUM_ACTIONS = 18
 ENCODERS = {
-    "small": {"kind": "resnet", "widths": (16, 32)},  # presets cpu and afternoon
+    "nature": {"kind": "nature", "widths": (16, 32, 32)},  # preset afternoon
+    "small": {"kind": "resnet", "widths": (16, 32)},  # preset cpu
     "former": {"kind": "resnet", "widths": (32, 64)},  # preset cpu until 2026-11
     "resnet": {"kind": "resnet"},
     "resnet x2": {"kind": "resnet", "stem_stride": 2},
@@ -113,7 +115,8 @@ def encoder_alone(
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
-    run()
+    with fast_products(device):
+        run()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -17,6 +17,10 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 CPU_INFO = Path("/proc/cpuinfo")
 CUDA_CAPABILITY_WITH_BF16 = (8, 0)  # Ampere: the first generation with bf16 matrix units
+SMALL_UPDATE = (
+    7e6  # multiplications of tokens and encoder below which a second thread gains nothing
+)
+LARGEST_FP32_ERROR = 1e-5  # of a product, relative: fp32 has 2e-7, numbers rounded to bf16 2e-3
 
 
 class DeviceError(RuntimeError):
@@ -109,6 +113,63 @@ def _warn_slow_bf16(device_type: str) -> None:
         "precision=fp32",
         device_type,
     )
+
+
+@contextmanager
+def tuned_for(work: float, device: torch.device) -> Iterator[None]:
+    """Threads and matrix products that suit an update for a while.
+
+    Args:
+        work: multiplications of a pass through the tokens, and 16 for each number of an observation.
+        device: where it runs.
+    """
+    # a second CPU thread costs more to wake than a small update computes
+    threads = 1 if device.type == "cpu" and work < SMALL_UPDATE else None
+    with torch_threads(threads), fast_products(device):
+        yield
+
+
+@contextmanager
+def fast_products(device: torch.device) -> Iterator[None]:
+    """Let oneDNN multiply fp32 matrices for a while, where that is faster and as exact.
+
+    torch asks MKL, which takes its AVX2 kernels on AMD's processors; oneDNN's use all of AVX-512, and products of some
+    hundred rows take less than half the time (``benchmarks/matmul.py``). Attention as one fused call gets slow by it:
+    :func:`~lzero.nn.attention.attend` does without on CPUs.
+    """
+    if device.type != "cpu" or not onednn_is_better():
+        yield
+        return
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch's stubs lack it
+    before = products.fp32_precision
+    # the only way to ask for oneDNN: it may round to bf16, but does not on processors without matrix units
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
+@functools.cache
+def onednn_is_better() -> bool:
+    """Whether fp32 products of oneDNN are faster than those of MKL here, and as exact; that is tried out once."""
+    if not CPU_INFO.is_file():
+        return False
+    known = CPU_INFO.read_text(encoding="utf-8")
+    suited = "AuthenticAMD" in known and "avx512f" in known and "amx_bf16" not in known
+    if not (suited and torch.backends.mkldnn.is_available()):
+        return False
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch's stubs lack it
+    before = products.fp32_precision
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 128, 128, generator=generator)
+    exact = a.double() @ b.double()
+    products.fp32_precision = "bf16"
+    try:
+        error = ((a @ b).double() - exact).norm() / exact.norm()
+    finally:
+        products.fp32_precision = before
+    return bool(error < LARGEST_FP32_ERROR)
 
 
 @contextmanager

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from lzero import device as device_module
-from lzero.device import autocast, has_bf16_matrix_units, resolve_device, resolve_precision
+from lzero.device import (
+    autocast,
+    fast_products,
+    has_bf16_matrix_units,
+    onednn_is_better,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -97,3 +104,39 @@ def test_forced_bf16_on_an_unsuited_cpu_works_and_warns_once(cpu_flags, caplog):
 def test_autocast_sets_the_dtype_of_matrix_products(dtype):
     with autocast(CPU, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_fast_products_are_fp32_and_go_when_they_are_left():
+    onednn_is_better.cache_clear()
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    a, b = torch.randn(2, 320, 320, generator=torch.Generator().manual_seed(0))
+    exact = a.double() @ b.double()
+    with pytest.raises(KeyError), fast_products(CPU):
+        assert (products.fp32_precision == "bf16") == onednn_is_better()
+        assert ((a @ b).double() - exact).norm() < 1e-6 * exact.norm()
+        raise KeyError
+    assert products.fp32_precision == before
+    with fast_products(torch.device("cuda")):
+        assert products.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "expected"),
+    [
+        ("GenuineIntel", "avx2 avx512f", False),
+        ("AuthenticAMD", "avx2", False),
+        ("AuthenticAMD", "avx2 avx512f amx_bf16", False),
+        ("AuthenticAMD", "avx2 avx512f avx512_bf16", True),
+    ],
+)
+def test_onednn_multiplies_on_amd_with_avx512(cpu_flags, monkeypatch, vendor, flags, expected):
+    """Where it is as exact: on this machine it is, whatever processor it pretends to be, unless it rounds to bf16."""
+    cpu_flags(f"{vendor} {flags}")
+    monkeypatch.setattr(device_module, "LARGEST_FP32_ERROR", 1.0)
+    onednn_is_better.cache_clear()
+    assert onednn_is_better() == (expected and torch.backends.mkldnn.is_available())
+    monkeypatch.setattr(device_module, "LARGEST_FP32_ERROR", 0.0)
+    onednn_is_better.cache_clear()
+    assert not onednn_is_better()
+    onednn_is_better.cache_clear()

@@ -86,6 +86,26 @@ def positions_within(part: Tensor, num_registers: int) -> Tensor:
     return torch.where(token < num_registers, token, token - first + num_registers)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention of queries ``(…, L, K)`` to keys and values ``(…, S, K)``.
+
+    On CPUs two batched products: the fused call works in blocks that are longer than the sequences here.
+
+    Args:
+        q, k, v: queries, keys, values.
+        mask: True where row may attend to column, or a number to add, ``(…, L, S)``; None for full attention.
+        dropout: rate at which weights are dropped.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        closed = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, -torch.inf) if closed else scores + mask
+    weights = scores.softmax(dim=-1)
+    return F.dropout(weights, dropout, training=dropout > 0).to(v.dtype) @ v
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused query-key-value projection.
 
@@ -142,12 +162,12 @@ class SelfAttention(nn.Module):
         if keys_values is not None:
             keys_values[:, :, 0] = k
             keys_values[:, :, 1] = v
-        y = F.scaled_dot_product_attention(
+        y = attend(
             q.transpose(1, 2),
             k.transpose(1, 2),
             v.transpose(1, 2),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
+            mask,
+            self.dropout if self.training else 0.0,
         )
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -184,5 +204,5 @@ class SelfAttention(nn.Module):
         keys_values = slots.index_select(0, window)
         keys_values = keys_values.unflatten(0, (num_tokens, -1))  # (E, W, 2, H, K)
         k, v = keys_values.permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(qkv[:, 0].unsqueeze(2).to(k.dtype), k, v, attn_mask=mask)
+        y = attend(qkv[:, 0].unsqueeze(2).to(k.dtype), k, v, mask)
         return self.out(y.reshape(num_tokens, -1))

@@ -7,6 +7,7 @@ P = (token, choice) pairs, T·K of them, R = rows that every expert is given. A 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,18 @@ class Segments:
         return cls(order, order // chosen_TK.shape[1], counts)
 
 
+@contextmanager
+def kernels_of_any_shape() -> Iterator[None]:
+    """Products by MKL: oneDNN, if it was chosen (``fast_products``), writes a kernel for every number of rows it meets."""
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch's stubs lack it
+    before = products.fp32_precision
+    products.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
 class SegmentedSwiGLU(torch.autograd.Function):
     """Every expert on its own rows of a sorted batch.
 
@@ -59,6 +72,7 @@ class SegmentedSwiGLU(torch.autograd.Function):
     """
 
     @staticmethod
+    @kernels_of_any_shape()
     def forward(
         ctx, x_PD: Tensor, w_in_ED2F: Tensor, w_out_EFD: Tensor, counts: list[int]
     ) -> Tensor:
@@ -76,6 +90,7 @@ class SegmentedSwiGLU(torch.autograd.Function):
         return y_PD
 
     @staticmethod
+    @kernels_of_any_shape()
     def backward(ctx, dy_PD: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of the three tensors of :meth:`forward`, by the formulas above."""
         x_PD, w_in_ED2F, w_out_EFD, ab_P2F, hidden_PF = ctx.saved_tensors
@@ -137,6 +152,8 @@ def run_padded(
     """
     num_experts = len(experts.w_in)
     rows = int(segments.counts.max())
+    if rows > FEW_ROWS:  # few different shapes: oneDNN writes a kernel for each
+        rows = -(-rows // FEW_ROWS) * FEW_ROWS
     first_E = segments.counts.cumsum(0) - segments.counts
     place_ER = first_E[:, None] + torch.arange(rows, device=x_TD.device)
     token_ER = segments.token[place_ER.clamp_max(len(segments.token) - 1)]

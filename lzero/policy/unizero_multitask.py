@@ -20,7 +20,7 @@ from lzero.analysis.expert_statistics import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
 from lzero.config import ExperimentConfig
-from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
+from lzero.device import autocast, resolve_device, resolve_precision, tuned_for
 from lzero.distributed import Distributed
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.nn.parameters import adamw, ema_update_, trained
@@ -46,9 +46,6 @@ from lzero.policy.targets import Batch, make_batch
 
 if TYPE_CHECKING:
     from lzero.replay.buffer import ReplayWindows
-
-# Multiplications of a token pass and an encoder below which an update gains nothing by a second thread.
-SMALL_UPDATE = 7e6
 
 
 class UniZeroMTPolicy:
@@ -114,8 +111,7 @@ class UniZeroMTPolicy:
         # of the tokens of both networks, and of the narrowest encoder
         work = 2 * windows.action.numel() * self.config.model.embed_dim**2
         work += 16 * windows.observation.numel()
-        # a second CPU thread costs more to wake than a small update computes
-        with torch_threads(1 if self.device.type == "cpu" and work < SMALL_UPDATE else None):
+        with tuned_for(work, self.device):
             return self._update(windows)
 
     def _update(self, windows: "ReplayWindows") -> LearnResult:
