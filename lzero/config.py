@@ -4,22 +4,15 @@ Impossible combinations are refused before anything starts. ``config.json`` in a
 seed, reproduces it.
 """
 
-from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    SerializeAsAny,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from lzero.config_sections import (
+    READ_ENV,
     EncoderConfig,
     EnvConfig,
+    Experiment,
     GameOverride,
     MoEConfig,
     OptimiserConfig,
@@ -35,6 +28,7 @@ __all__ = [
     "READ_ENV",
     "EncoderConfig",
     "EnvConfig",
+    "Experiment",
     "ExperimentConfig",
     "GameOverride",
     "LossConfig",
@@ -49,10 +43,6 @@ __all__ = [
     "TrainConfig",
     "nearest",
 ]
-
-READ_ENV = "read_env"
-"""Key of a validation context: a function from the environments' section as it was written to that
-of its domain, checked."""
 
 
 class ModelConfig(Section):
@@ -234,38 +224,21 @@ class PolicyConfig(Section):
         return self.unroll_steps + self.td_steps + 1
 
 
-LONGEST_NAME = 200  # bytes; file systems take 255, and names are made longer
+class ExperimentConfig(Experiment):
+    """A UniZero experiment, whole."""
 
+    fixed_fields: ClassVar[tuple[str, ...]] = (
+        *Experiment.fixed_fields,
+        "model",
+        "policy.unroll_steps",
+        "policy.td_steps",
+        "policy.replay",
+    )
 
-class ExperimentConfig(Section):
-    """An experiment, whole."""
-
-    exp_name: str = Field("atari_unizero_multitask_moe", min_length=1)
-    """Name of the run; its files go to ``{output_dir}/{exp_name}``."""
-    output_dir: Path = Path("runs")
-    """Folder of all runs."""
-    env: SerializeAsAny[EnvConfig] = EnvConfig()
-    """Games."""
     model: ModelConfig = ModelConfig()
     """World model."""
     policy: PolicyConfig = PolicyConfig()
     """Learning and search."""
-    train: TrainConfig = TrainConfig()
-    """Length and rhythm."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes CUDA where there is some."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto`` computes in bfloat16 where the processor has matrix units for it."""
-
-    @property
-    def run_dir(self) -> Path:
-        """Folder of this run."""
-        return self.output_dir / self.exp_name
-
-    @property
-    def num_tasks(self) -> int:
-        """T, the number of games."""
-        return len(self.env.games)
 
     @property
     def history_steps(self) -> int:
@@ -284,53 +257,6 @@ class ExperimentConfig(Section):
 
     def _most_envs(self) -> int:
         return max(self.env.envs_of(game) for game in self.env.games)
-
-    @field_validator("exp_name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        problem = None
-        if not name.isprintable() or not name.strip():
-            problem = "it needs letters that can be seen"
-        elif "/" in name or name in (".", ".."):
-            problem = "it is one folder's name; the place goes into output_dir"
-        elif len(name.encode()) > LONGEST_NAME:
-            problem = f"it has {len(name.encode())} bytes, more than {LONGEST_NAME}"
-        if problem:
-            raise ValueError(f"exp_name={name!r}: {problem}")
-        return name
-
-    @field_validator("output_dir")
-    @classmethod
-    def _check_place(cls, place: Path) -> Path:
-        if "\0" in str(place):
-            raise ValueError(f"output_dir={str(place)!r}: no folder can have this name")
-        return place
-
-    @field_validator("env")
-    @classmethod
-    def _read_env(cls, env: EnvConfig, info: ValidationInfo) -> EnvConfig:
-        # Only some callers load domains (with_domain_settings): the schema itself knows none.
-        read = (info.context or {}).get(READ_ENV)
-        return env if read is None else read(env)
-
-    @model_validator(mode="after")
-    def _check_games(self) -> Self:
-        games = self.env.games
-        if not games:
-            raise ValueError(
-                "env.games is empty; name at least one game, e.g. --env.games Pong MsPacman"
-            )
-        doubled = sorted({game for game in games if games.count(game) > 1})
-        if doubled:
-            raise ValueError(
-                f"env.games names {', '.join(doubled)} more than once; each game is one task"
-            )
-        for game in self.env.overrides:
-            if game not in games:
-                raise ValueError(
-                    f"env.overrides: {game!r} is not among env.games; {nearest(game, list(games))}"
-                )
-        return self
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:

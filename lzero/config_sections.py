@@ -5,9 +5,25 @@ keys are refused with the nearest valid name.
 """
 
 import difflib
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+READ_ENV = "read_env"
+"""Key of a validation context: a function from the environments' section as it was written to that
+of its domain, checked."""
+LONGEST_NAME = 200  # bytes; file systems take 255, and names are made longer
 
 
 def nearest(name: str, choices: list[str]) -> str:
@@ -357,3 +373,85 @@ class TrainConfig(Section):
     """Updates between two looks at the expert selection; 0 never looks."""
     video: bool = True
     """Record one episode per game at the end."""
+
+
+class Experiment(Section):
+    """What every experiment has, whatever it learns with; an algorithm adds its own sections."""
+
+    fixed_fields: ClassVar[tuple[str, ...]] = (
+        "env.domain",
+        "env.games",
+        "env.num_envs",
+        "env.overrides",
+    )
+    """Fields and sections to which what a checkpoint holds belongs; a run keeps them to its end."""
+
+    exp_name: str = Field("atari_unizero_multitask_moe", min_length=1)
+    """Name of the run; its files go to ``{output_dir}/{exp_name}``."""
+    output_dir: Path = Path("runs")
+    """Folder of all runs."""
+    env: SerializeAsAny[EnvConfig] = EnvConfig()
+    """Games."""
+    train: TrainConfig = TrainConfig()
+    """Length and rhythm."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes CUDA where there is some."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` computes in bfloat16 where the processor has matrix units for it."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of this run."""
+        return self.output_dir / self.exp_name
+
+    @property
+    def num_tasks(self) -> int:
+        """T, the number of games."""
+        return len(self.env.games)
+
+    @field_validator("exp_name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        problem = None
+        if not name.isprintable() or not name.strip():
+            problem = "it needs letters that can be seen"
+        elif "/" in name or name in (".", ".."):
+            problem = "it is one folder's name; the place goes into output_dir"
+        elif len(name.encode()) > LONGEST_NAME:
+            problem = f"it has {len(name.encode())} bytes, more than {LONGEST_NAME}"
+        if problem:
+            raise ValueError(f"exp_name={name!r}: {problem}")
+        return name
+
+    @field_validator("output_dir")
+    @classmethod
+    def _check_place(cls, place: Path) -> Path:
+        if "\0" in str(place):
+            raise ValueError(f"output_dir={str(place)!r}: no folder can have this name")
+        return place
+
+    @field_validator("env")
+    @classmethod
+    def _read_env(cls, env: EnvConfig, info: ValidationInfo) -> EnvConfig:
+        # Only some callers load domains (with_domain_settings): the schema itself knows none.
+        read = (info.context or {}).get(READ_ENV)
+        return env if read is None else read(env)
+
+    @model_validator(mode="after")
+    def _check_games(self) -> Self:
+        games = self.env.games
+        if not games:
+            raise ValueError(
+                "env.games is empty; name at least one game, e.g. --env.games Pong MsPacman"
+            )
+        doubled = sorted({game for game in games if games.count(game) > 1})
+        if doubled:
+            raise ValueError(
+                f"env.games names {', '.join(doubled)} more than once; each game is one task"
+            )
+        for game in self.env.overrides:
+            if game not in games:
+                raise ValueError(
+                    f"env.overrides: {game!r} is not among env.games; {nearest(game, list(games))}"
+                )
+        return self

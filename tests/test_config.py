@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from lzero.config import (
     EncoderConfig,
     EnvConfig,
+    Experiment,
     ExperimentConfig,
     GameOverride,
     ModelConfig,
@@ -57,7 +58,12 @@ def sections(
 
 
 def test_the_walk_reaches_every_section():
-    assert set(sections().values()) == {ExperimentConfig, *Section.__subclasses__()}
+    ours = {
+        section
+        for section in Section.__subclasses__()
+        if section.__module__ in ("lzero.config", "lzero.config_sections")
+    }
+    assert set(sections().values()) == {ExperimentConfig, *ours} - {Experiment}
 
 
 @pytest.mark.parametrize("path", sections())

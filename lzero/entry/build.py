@@ -1,12 +1,14 @@
 """A run from its config: process group, environments, policy, replay and the generators of everything random."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lzero.analysis.aggregation import AggregationError
-from lzero.config import ExperimentConfig
+from lzero.config import Experiment, ExperimentConfig
 from lzero.device import DeviceError, resolve_device
 from lzero.distributed import (
     Distributed,
@@ -26,58 +28,67 @@ from lzero.replay.storage import GIBIBYTE, available_memory
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a run works with on this rank.
+class Foundation:
+    """What any run stands on, on this rank.
 
     Attributes:
         dist: process group.
         share: tasks of this rank, and its part of each one's environments and batch.
         env: training environments.
         legal_actions: ``(T, A)`` bool of all tasks of the run, also those of other ranks.
-        policy: what is trained.
-        replay: what was collected.
-        rngs: generators by name: ``act`` and ``replay``.
-        profilers: off, unless the config asks for them.
     """
 
     dist: Distributed
     share: RankShare
     env: MultiTaskVectorEnv
     legal_actions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What UniZero's run works with on this rank.
+
+    Attributes:
+        foundation: process group and environments.
+        policy: what is trained.
+        replay: what was collected.
+        rngs: generators by name: ``act`` and ``replay``.
+        profilers: off, unless the config asks for them.
+    """
+
+    foundation: Foundation
     policy: UniZeroMTPolicy
     replay: ReplayBuffer
     rngs: dict[str, np.random.Generator]
     profilers: Profilers
 
 
-def build(config: ExperimentConfig, seed: int) -> Parts:
-    """Everything of a fresh run; nothing is written.
-
-    Args:
-        config: the experiment.
-        seed: of everything random.
+@contextmanager
+def lacks_are_run_errors() -> Iterator[None]:
+    """Say as a RunError what the machine lacks that a config asks for.
 
     Raises:
-        RunError: if the machine lacks something that the config asks for; it says what to type or install instead.
+        RunError: it says what to type or install instead.
     """
     try:
-        return _build(config, seed)
+        yield
     # an ImportError names an optional package
     except (ImportError, AggregationError, DeviceError, LaunchError) as error:
         raise RunError(str(error)) from error
 
 
-def _build(config: ExperimentConfig, seed: int) -> Parts:
+def lay_foundation(config: Experiment, batch_sizes: Sequence[int]) -> Foundation:
+    """Process group and environments of a run; nothing is written.
+
+    Args:
+        config: the experiment.
+        batch_sizes: samples of each task in one update.
+    """
     dist = init_distributed(resolve_device(config.device, local_rank_from_environment()))
     games = config.env.games
-    share = assign_tasks(
-        len(games),
-        [config.env.envs_of(game) for game in games],
-        [config.batch_size_of(game) for game in games],
-        dist.world_size,
-    )[dist.rank]
+    num_envs = [config.env.envs_of(game) for game in games]
+    share = assign_tasks(len(games), num_envs, batch_sizes, dist.world_size)[dist.rank]
     setup_logging(dist.is_main)
-    profilers = Profilers(config.policy.profile, config.run_dir, is_main=dist.is_main)
     env = load_domain(config.env.domain).make(
         config.env,
         games,
@@ -91,14 +102,34 @@ def _build(config: ExperimentConfig, seed: int) -> Parts:
     mine = np.zeros((config.num_tasks, env.num_actions), dtype=bool)
     mine[env.task_id] = env.legal_actions
     legal_actions = np.logical_or.reduce(dist.all_gather_array(mine))
+    return Foundation(dist, share, env, legal_actions)
+
+
+def generators(names: Sequence[str], seed: int, rank: int) -> dict[str, np.random.Generator]:
+    """A generator by name, of this rank alone."""
+    return {name: np.random.default_rng([seed, rank, stream]) for stream, name in enumerate(names)}
+
+
+@lacks_are_run_errors()
+def build(config: ExperimentConfig, seed: int) -> Parts:
+    """Everything of a fresh run; nothing is written.
+
+    Args:
+        config: the experiment.
+        seed: of everything random.
+
+    Raises:
+        RunError: if the machine lacks something that the config asks for; it says what to type or install instead.
+    """
+    foundation = lay_foundation(config, [config.batch_size_of(game) for game in config.env.games])
+    dist, env = foundation.dist, foundation.env
+    profilers = Profilers(config.policy.profile, config.run_dir, is_main=dist.is_main)
     torch.manual_seed(seed)  # the same parameters on every rank
-    policy = UniZeroMTPolicy(config, env.observation_shape, legal_actions, dist)
+    policy = UniZeroMTPolicy(config, env.observation_shape, foundation.legal_actions, dist)
     torch.manual_seed(seed + dist.rank)  # but each drops out what it likes
     replay = _replay(config, env, dist)
-    rngs = {}
-    for stream, name in enumerate(("act", "replay")):
-        rngs[name] = np.random.default_rng([seed, dist.rank, stream])
-    return Parts(dist, share, env, legal_actions, policy, replay, rngs, profilers)
+    rngs = generators(("act", "replay"), seed, dist.rank)
+    return Parts(foundation, policy, replay, rngs, profilers)
 
 
 def _replay(config: ExperimentConfig, env: MultiTaskVectorEnv, dist: Distributed) -> ReplayBuffer:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from lzero.checkpoint import (
     set_rng_state,
     train_iter_of,
 )
-from lzero.config import ExperimentConfig
+from lzero.config import Experiment
 from lzero.config_fields import (
     EARLIER_CONFIG,
     NOT_LEARNING,
@@ -40,32 +40,18 @@ from lzero.config_fields import (
     flatten,
     is_one_of,
 )
-from lzero.entry.shards import Rings, assign_tasks, rings_by_rank
 from lzero.envs.multitask import NotTheSameError
-from lzero.replay.frame_chunks import CHUNK_NAME, Shard
+from lzero.policy.unizero_multitask import UniZeroMTPolicy
+from lzero.replay.frame_chunks import CHUNK_NAME
 
 if TYPE_CHECKING:
-    from lzero.entry.run import Run
+    from lzero.entry.life import RunLife
 
 logger = logging.getLogger(__name__)
 
-# Files of a policy's state.
-POLICY_GROUPS = ("model", "target", "optimizer", "entropy", "expert_selection")
 COUNTERS = ("train_iter", "skipped", "skipped_in_a_row")
 PLAYING_FILE = "playing.safetensors"
 """Of a rank: where its environments are, and what is known of their episodes."""
-FIXED = (
-    "model",
-    "env.domain",
-    "env.games",
-    "env.num_envs",
-    "env.overrides",
-    "policy.unroll_steps",
-    "policy.td_steps",
-    "policy.replay",
-)
-"""Fields and sections to which the parameters and the replay of a checkpoint belong."""
-
 # What files raise that were not damaged but forged: their hashes are right.
 READING_ERRORS = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError),
@@ -84,7 +70,7 @@ class RunError(RuntimeError):
 
 def check_resumable(
     state: Mapping[str, Any],
-    config: ExperimentConfig,
+    config: Experiment,
     *,
     seed: int,
     max_env_steps: int,
@@ -100,7 +86,7 @@ def check_resumable(
         RunError: naming each field that differs and what to type instead.
     """
     then, now = state["config"], config.model_dump(mode="json")
-    defaults = dict(flatten(ExperimentConfig(env=type(config.env)()).model_dump(mode="json")))
+    defaults = dict(flatten(type(config)(env=type(config.env)()).model_dump(mode="json")))
     found = {}
     for name, (before, after) in differences(
         then | {"seed": state["seed"]}, now | {"seed": seed}
@@ -110,7 +96,7 @@ def check_resumable(
         if before != after:
             found[name] = (before, after)
     shapes = (f"env.{name}" for name in config.env.shapes_observations)
-    fixed = (*FIXED, "seed", *shapes)
+    fixed = (*config.fixed_fields, "seed", *shapes)
     found = {name: pair for name, pair in found.items() if not is_one_of(name, NOT_LEARNING)}
     refused = {name: pair for name, pair in found.items() if is_one_of(name, fixed)}
     if refused:
@@ -134,15 +120,14 @@ def described(changes: Changes) -> str:
     )
 
 
-def save(run: "Run") -> Path:
-    """Write a checkpoint of ``run``: policy, counters, generators, replay, and where the environments are; collective."""
+def save(run: "RunLife") -> Path:
+    """Write a checkpoint of ``run``: policy, counters, generators, data, and where the environments are; collective."""
     state = run.policy.state_dict()
     counters = state.pop("counters")
-    playing = run.collector.state()
+    playing = run.playing()
 
     def write_rank_files(directory: Path, previous: Path | None) -> None:
-        before = None if previous is None else previous / directory.name
-        run.replay.save(directory, suffix="rank", previous=before)
+        run.write_rank_files(directory, previous)
         if playing is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in playing.items()}
             save_file(arrays, directory / PLAYING_FILE)
@@ -152,42 +137,42 @@ def save(run: "Run") -> Path:
         state,
         {
             **{name: int(counters[name]) for name in COUNTERS},
-            "env_steps": run.env_steps,
-            "before": run.before,
-            "stage": run.stage,
-            "collected_steps": run.collected_steps,
-            "learning_since": run.learning_since,
-            "last_returns": run.last_returns,
-            "reward_rate": run.reward_rate.state(),
-            "return_scale": None if run.return_scale is None else run.return_scale.totals(),
+            **run.counters(),
             "world_size": run.dist.world_size,
             "seed": run.seed,
             "config": run.config.model_dump(mode="json"),
             "observation_shape": run.env.observation_shape,
             "legal_actions": run.legal_actions.tolist(),
         },
-        rank_state={"rng": rng_state(run.rngs), "collected": run.collected.tolist()},
+        rank_state={"rng": rng_state(run.rngs), **run.rank_state()},
         write_rank_files=write_rank_files,
         exact=not run.dist.any(playing is None),
         score=run.score_at(run.env_steps),
     )
 
 
-def load_policy_state(checkpoint: Path, device: torch.device) -> dict[str, Mapping[str, Tensor]]:
+def load_policy_state(
+    checkpoint: Path, device: torch.device, groups: Sequence[str] = UniZeroMTPolicy.state_groups
+) -> dict[str, Mapping[str, Tensor]]:
     """What ``load_state_dict`` of a policy takes, from the folder of a checkpoint.
+
+    Args:
+        checkpoint: the folder.
+        device: where tensors go.
+        groups: names of the policy's groups of tensors, ``state_groups``.
 
     Raises:
         CheckpointError: if something is missing or damaged.
     """
     state: dict[str, Mapping[str, Tensor]] = {}
-    for name in POLICY_GROUPS:
+    for name in groups:
         state[name] = load_tensors(checkpoint, name, device)
     counters = load_state(checkpoint)
     state["counters"] = {name: torch.tensor(counters[name]) for name in COUNTERS}
     return state
 
 
-def restore(run: "Run", resume: Resume) -> bool:
+def restore(run: "RunLife", resume: Resume) -> bool:
     """Continue ``run`` from a checkpoint; whether there is one.
 
     Args:
@@ -251,21 +236,20 @@ def restore(run: "Run", resume: Resume) -> bool:
         _say_where(run, checkpoint, state, changed)
     same_ranks = state["world_size"] == run.dist.world_size
     if not (same_ranks and _play_on(run, checkpoint, exact=not lost)):
-        run.replay.cut()  # what was played last does not go on
-        run.collector.begin(env_seed(run.seed, run.env_steps))
+        run.begin(env_seed(run.seed, run.env_steps))
     return True
 
 
-def _what_is_damaged(checkpoint: Path, run: "Run") -> tuple[str | None, set[str]]:
+def _what_is_damaged(checkpoint: Path, run: "RunLife") -> tuple[str | None, set[str]]:
     """Why ``checkpoint`` cannot be used, if so, and which frame files that this rank needs are lost, with their folders."""
     try:
         manifest = read_manifest(checkpoint)
         ranks = _ranks_to_read(run, manifest)
         damaged = damaged_files(checkpoint, ranks)
-        needed = {f"{group}.safetensors" for group in POLICY_GROUPS}
+        needed = {f"{group}.safetensors" for group in run.policy.state_groups}
         needed.add(STATE_FILE)
         for rank in ranks:
-            needed |= {f"rank_{rank}/{STATE_FILE}", f"rank_{rank}/replay-rank.safetensors"}
+            needed |= {f"rank_{rank}/{name}" for name in (STATE_FILE, *run.rank_files)}
         unnamed = sorted(needed - manifest.files.keys())
         if unnamed:
             return f"{MANIFEST_FILE} does not name {', '.join(unnamed)}", set()
@@ -292,28 +276,19 @@ def _what_is_damaged(checkpoint: Path, run: "Run") -> tuple[str | None, set[str]
     return None, lost
 
 
-def _ranks_to_read(run: "Run", manifest: Manifest) -> list[int]:
-    """Ranks of a checkpoint whose replay this one goes on with."""
+def _ranks_to_read(run: "RunLife", manifest: Manifest) -> list[int]:
+    """Ranks of a checkpoint whose files this one goes on with."""
     if manifest.world_size == run.dist.world_size:
         return [run.dist.rank]
     try:
-        return sorted(_rings_by_rank(run, manifest.world_size))
+        return run.ranks_to_read(manifest.world_size)
     except ValueError:  # of other environments: that is refused where settings are compared
         folders = {name.partition("/")[0] for name in manifest.files if "/" in name}
         return sorted(int(folder.removeprefix("rank_")) for folder in folders)
 
 
-def _rings_by_rank(run: "Run", world_size: int) -> dict[int, Rings]:
-    """Where the replay of each environment of this rank is in a checkpoint of ``world_size`` processes."""
-    config = run.config
-    num_envs = [config.env.envs_of(game) for game in config.env.games]
-    batch_sizes = [world_size] * config.num_tasks  # they are no matter of who has which environment
-    then = assign_tasks(config.num_tasks, num_envs, batch_sizes, world_size)
-    return rings_by_rank(then, run.share)
-
-
 @contextmanager
-def _on_all_ranks(run: "Run", checkpoint: Path) -> Iterator[None]:
+def _on_all_ranks(run: "RunLife", checkpoint: Path) -> Iterator[None]:
     """Reading of a checkpoint that ends on all ranks if one cannot do it, instead of letting the others wait; collective.
 
     Raises:
@@ -334,34 +309,18 @@ def _on_all_ranks(run: "Run", checkpoint: Path) -> Iterator[None]:
         raise problem or CheckpointError(f"another rank cannot go on from {checkpoint}")
 
 
-def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]) -> None:
+def _load(run: "RunLife", checkpoint: Path, state: Mapping[str, Any], lost: set[str]) -> None:
     """Take over all but the environments."""
+    run.load_counters(state)
+    groups = run.policy.state_groups
+    run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device, groups))
     own = None
     if state["world_size"] == run.dist.world_size:
         own = load_state(checkpoint, run.dist.rank)
-        run.collected[:] = own["collected"]
-    elif run.dist.is_main:  # sums over all ranks
-        ranks = range(state["world_size"])
-        run.collected[:] = sum(
-            np.array(load_state(checkpoint, rank)["collected"]) for rank in ranks
-        )
-    run.env_steps, run.before, run.stage = state["env_steps"], state["before"], state["stage"]
-    run.collected_steps = state["collected_steps"]
-    run.learning_since = state["learning_since"]
-    run.last_returns = state["last_returns"]
-    run.reward_rate.load(state["reward_rate"])
-    if run.return_scale is not None and state["return_scale"] is not None:
-        run.return_scale.set_totals(state["return_scale"])
-    run.policy.load_state_dict(load_policy_state(checkpoint, run.policy.device))
-    if own is not None:
         set_rng_state(own["rng"], run.rngs)
-        run.replay.load(
-            checkpoint / f"rank_{run.dist.rank}",
-            suffix="rank",
-            lost=_in_folder(lost, run.dist.rank),
-        )
     else:
-        _share_out(run, checkpoint, state["world_size"], lost)
+        _draw_anew(run, checkpoint, state["world_size"])
+    run.load_rank(checkpoint, state, own, lost)
     for file in sorted(lost):
         logger.warning(
             "rank %d: frames %s of %s are damaged; windows with them are not learned from, and the run does not go on bit "
@@ -372,41 +331,30 @@ def _load(run: "Run", checkpoint: Path, state: Mapping[str, Any], lost: set[str]
         )
 
 
-def _in_folder(files: Collection[str], rank: int) -> list[str]:
-    """Names of those files that are in the folder of a rank."""
-    folder = f"rank_{rank}/"
-    return [name.removeprefix(folder) for name in files if name.startswith(folder)]
-
-
-def _share_out(run: "Run", checkpoint: Path, world_size: int, lost: Collection[str]) -> None:
-    """Take over the replay of a checkpoint of another number of processes, and random numbers that none of them drew."""
-    shards = [
-        Shard(checkpoint / f"rank_{rank}", own, theirs, _in_folder(lost, rank))
-        for rank, (own, theirs) in _rings_by_rank(run, world_size).items()
-    ]
-    run.replay.load_shards(shards, suffix="rank")
+def _draw_anew(run: "RunLife", checkpoint: Path, world_size: int) -> None:
+    """Random numbers that none of another number of processes drew."""
     for stream, generator in enumerate(run.rngs.values()):
         anew = np.random.default_rng([run.seed, run.dist.rank, stream, run.env_steps])
         generator.bit_generator.state = anew.bit_generator.state
     torch.manual_seed(env_seed(run.seed, run.env_steps) + run.dist.rank)
     if run.dist.is_main:
         logger.warning(
-            "%s was written by %d process(es), this run has %d: the replay is shared out anew and episodes begin anew; the "
-            "run does not go on bit for bit",
+            "%s was written by %d process(es), this run has %d: %sepisodes begin anew; the run does not go on bit for bit",
             checkpoint,
             world_size,
             run.dist.world_size,
+            "the replay is shared out anew and " if run.rank_files else "",
         )
 
 
-def _play_on(run: "Run", checkpoint: Path, *, exact: bool) -> bool:
+def _play_on(run: "RunLife", checkpoint: Path, *, exact: bool) -> bool:
     """Bring environments, episodes and contexts back to where they were; whether that is possible."""
     name = f"rank_{run.dist.rank}/{PLAYING_FILE}"
     problem = None
     with _on_all_ranks(run, checkpoint):
         if name in read_manifest(checkpoint).files:
             try:
-                run.collector.restore(load_arrays(checkpoint, name))
+                run.play_on(load_arrays(checkpoint, name))
             except NotTheSameError as error:
                 problem = str(error)
         else:
@@ -424,7 +372,9 @@ def env_seed(seed: int, env_steps: int) -> int:
     return int(np.random.SeedSequence((seed, env_steps)).generate_state(1)[0])
 
 
-def _say_where(run: "Run", checkpoint: Path, state: Mapping[str, Any], changed: Changes) -> None:
+def _say_where(
+    run: "RunLife", checkpoint: Path, state: Mapping[str, Any], changed: Changes
+) -> None:
     """Tell the user what is continued, and keep settings on record that are changed from here on."""
     logger.info("resuming from %s at %s env steps per game", checkpoint, f"{run.env_steps:,}")
     if run.env_steps >= run.max_env_steps:

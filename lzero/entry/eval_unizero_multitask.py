@@ -25,8 +25,10 @@ from lzero.entry.checkpointing import load_policy_state
 from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.shards import RankShare
 from lzero.envs.domain import check_trusted
+from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import setup_logging
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
+from lzero.worker.actor import Actor
 from lzero.worker.score_table import ScoreTable
 
 logger = logging.getLogger(
@@ -138,7 +140,11 @@ def eval_unizero_multitask(
     config = policy.config
     check_trusted(config.env.domain, allow_domains)
     everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
-    evaluator = GameEvaluator(config, policy, dist, everything)
+
+    def player(env: MultiTaskVectorEnv) -> Actor:
+        return Actor(policy, env.task_id, env.legal_actions, None)
+
+    evaluator = GameEvaluator(config, player, dist, everything)
     run_dir = checkpoint.parent.parent
     try:
         table = evaluator.run(

@@ -1,7 +1,7 @@
 """Evaluating a policy inside a run or from a checkpoint: environments, episodes, table, videos."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,15 +11,13 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lzero import checks
-from lzero.config import ExperimentConfig
+from lzero.config import Experiment
 from lzero.distributed import Distributed
 from lzero.entry.shards import RankShare
 from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
-from lzero.policy.unizero_multitask import UniZeroMTPolicy
-from lzero.worker.actor import Actor
-from lzero.worker.evaluator import Evaluation, Film, evaluate
+from lzero.worker.evaluator import Evaluation, Film, Player, evaluate
 from lzero.worker.score_table import ScoreTable
 
 logger = logging.getLogger(__name__)
@@ -33,7 +31,7 @@ class GameEvaluator:
 
     Args:
         config: the experiment.
-        policy: what is evaluated; neither its parameters nor any training generator change.
+        make_player: who plays environments; neither parameters nor any training generator change by it.
         dist: process group.
         share: tasks of this rank.
         stop: who may ask for an end before all episodes are played; None for nobody.
@@ -41,13 +39,13 @@ class GameEvaluator:
 
     def __init__(
         self,
-        config: ExperimentConfig,
-        policy: UniZeroMTPolicy,
+        config: Experiment,
+        make_player: Callable[[MultiTaskVectorEnv], Player],
         dist: Distributed,
         share: RankShare,
         stop: StopRequest | None = None,
     ) -> None:
-        self.config, self.policy, self.dist = config, policy, dist
+        self.config, self._make_player, self.dist = config, make_player, dist
         self._stop = stop or StopRequest()
         pairs = zip(share.task_ids, share.env_offset, strict=True)
         self.tasks = tuple(task for task, offset in pairs if offset == 0)
@@ -140,7 +138,7 @@ class GameEvaluator:
         num_episodes: int,
         films: Mapping[int, Film],
     ) -> Evaluation:
-        actor = Actor(self.policy, env.task_id, env.legal_actions, None)
+        actor = self._make_player(env)
         env_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         columns = (
             TextColumn("evaluating"),

@@ -1,17 +1,33 @@
 """Updates that are no numbers: whose they are, and what was learned from."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from safetensors.torch import save_file
+from torch import Tensor
 
-from lzero.policy.metrics import LearnResult
-from lzero.policy.unizero_multitask import UniZeroMTPolicy
+from lzero.policy.state import TrainedPolicy
 from lzero.replay.buffer import ReplayWindows
 
+SaveInput = Callable[[Path], Path]
+"""Writes what an update was learned from to a file, and names it."""
 
-def described(policy: UniZeroMTPolicy, result: LearnResult, games: Sequence[str]) -> str:
+
+class Update(Protocol):
+    """What is asked of the result of an update that is no number."""
+
+    @property
+    def task_losses(self) -> Tensor:
+        """Loss of each task ``(T,)``."""
+
+    @property
+    def gradient_norms(self) -> Tensor:
+        """Of every trained parameter ``(P,)``, in the order of ``model.parameters()``."""
+
+
+def described(policy: TrainedPolicy, result: Update, games: Sequence[str]) -> str:
     """Whose loss and which parameter's gradient are no numbers; waits for the device."""
     broken = (~result.task_losses.isfinite()).nonzero().flatten().tolist()
     said = (

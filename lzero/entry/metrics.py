@@ -19,6 +19,7 @@ from lzero.policy.open_loop import open_loop_errors
 from lzero.worker.health import HealthSums
 
 if TYPE_CHECKING:
+    from lzero.entry.life import RunLife
     from lzero.entry.run import Run
     from lzero.replay.buffer import ReplayWindows
 
@@ -27,12 +28,6 @@ logger = logging.getLogger(__name__)
 
 # Share of a game's returns at the limit that a user should know of.
 MUCH_SATURATED = 0.01
-
-
-def log(run: "Run", metrics: dict[str, float]) -> None:
-    """Write numbers at the run's env steps and updates."""
-    if metrics:
-        run.logger.scalars(metrics, run.env_steps, run.policy.train_iter)
 
 
 def log_collected(run: "Run", collected: np.ndarray) -> None:
@@ -55,7 +50,7 @@ def log_collected(run: "Run", collected: np.ndarray) -> None:
         run.last_returns[games[task]] = score[task] / count[task]
         metrics[tags.of_game(tags.COLLECT_RETURN, games[task])] = score[task] / count[task]
         metrics[f"collect_length/{games[task]}"] = length[task] / count[task]
-    log(run, metrics)
+    run.log(metrics)
 
 
 def log_update(run: "Run", result: LearnResult, windows: "ReplayWindows") -> None:
@@ -94,7 +89,7 @@ def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> N
         metrics |= plasticity_metrics(run.policy, windows, result)
         metrics |= open_loop_errors(run.policy, windows)
     metrics |= run.rates.pop(run.of_all_games(run.env_steps), run.policy.train_iter)
-    log(run, metrics)
+    run.log(metrics)
 
 
 def _warn_of_saturation(run: "Run", counted: dict[str, float]) -> None:
@@ -112,10 +107,10 @@ def _warn_of_saturation(run: "Run", counted: dict[str, float]) -> None:
             )
 
 
-def log_progress(run: "Run") -> None:
+def log_progress(run: "RunLife") -> None:
     """Log phase times and refresh the progress display."""
     times = run.timer.pop()
-    log(run, times | run.checkpoint_size)
+    run.log(times | run.checkpoint_size)
     run.checkpoint_size = {}
     run.progress.update(
         run.of_all_games(run.env_steps),

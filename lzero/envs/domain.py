@@ -5,13 +5,15 @@ Experiments name a domain by its import path. Nothing of it is imported before i
 
 import importlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from lzero import checks
-from lzero.config import READ_ENV, EnvConfig, ExperimentConfig, nearest
+from lzero.config import READ_ENV, EnvConfig, Experiment, ExperimentConfig, nearest
 from lzero.envs.multitask import MultiTaskVectorEnv
+
+E = TypeVar("E", bound=Experiment)
 
 
 class Screen(Protocol):
@@ -157,8 +159,13 @@ def with_domain_settings(config: ExperimentConfig | Mapping[str, Any]) -> Experi
         pydantic.ValidationError: if the config is not valid, the domain cannot be loaded, or it
             does not know a game or a setting; with what to type instead.
     """
-    data = dict(config) if isinstance(config, ExperimentConfig) else config
-    return ExperimentConfig.model_validate(data, context={READ_ENV: _as_its_domain_reads_it})
+    return read_experiment(ExperimentConfig, config)
+
+
+def read_experiment(kind: type[E], config: E | Mapping[str, Any]) -> E:
+    """An experiment of any ``kind``, as :func:`with_domain_settings` reads UniZero's."""
+    data = dict(config) if isinstance(config, Experiment) else config
+    return kind.model_validate(data, context={READ_ENV: _as_its_domain_reads_it})
 
 
 def _as_its_domain_reads_it(env: EnvConfig) -> EnvConfig:

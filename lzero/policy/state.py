@@ -1,15 +1,45 @@
 """What a policy is made of between two updates, as tensors for a checkpoint."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lzero.checkpoint import load_optimizer_state_, optimizer_state_to_tensors
 
 if TYPE_CHECKING:
     from lzero.policy.unizero_multitask import UniZeroMTPolicy
+
+
+class TrainedPolicy(Protocol):
+    """What a run asks of a policy, whatever it learns with.
+
+    Attributes:
+        device: where its networks are.
+        train_iter: updates so far.
+        skipped_in_a_row: of the last updates those whose loss or gradient was no number, a scalar.
+    """
+
+    device: torch.device
+    train_iter: int
+    skipped_in_a_row: Tensor
+
+    @property
+    def state_groups(self) -> tuple[str, ...]:
+        """Groups of its state that a checkpoint keeps as files of tensors; ``counters`` is one more, which goes into the
+        checkpoint's JSON.
+        """
+
+    @property
+    def model(self) -> nn.Module:
+        """Its online network."""
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Everything but environments, data and random generators, in groups of tensors; collective."""
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue from what :meth:`state_dict` gave."""
 
 
 def state_of(policy: "UniZeroMTPolicy") -> dict[str, dict[str, Tensor]]:
@@ -49,6 +79,6 @@ def load_state_of_(policy: "UniZeroMTPolicy", state: Mapping[str, Mapping[str, T
     policy.skipped_in_a_row = counters["skipped_in_a_row"].to(policy.device)
 
 
-def is_finite(policy: "UniZeroMTPolicy") -> bool:
+def is_finite(policy: TrainedPolicy) -> bool:
     """Whether all parameters are numbers; waits for the device."""
     return bool(torch.stack(torch._foreach_norm(list(policy.model.parameters()))).isfinite().all())

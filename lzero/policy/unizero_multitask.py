@@ -60,6 +60,8 @@ class UniZeroMTPolicy:
     Source: UniZero (arXiv 2406.10667), eq. 5; targets as in MuZero (arXiv 1911.08265).
     """
 
+    state_groups = ("model", "target", "optimizer", "entropy", "expert_selection")
+
     def __init__(
         self,
         config: ExperimentConfig,
