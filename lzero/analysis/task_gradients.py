@@ -56,6 +56,8 @@ class TaskGradients:
         own: list[nn.Parameter],
         points: Mapping[str, MeasuringPoint],
         losses: Sequence[TaskLoss],
+        *,
+        retain_graph: bool = False,
     ) -> "TaskGradients":
         """Backward through each task's graph, which is freed before the next one's turn.
 
@@ -65,6 +67,7 @@ class TaskGradients:
                 columns.
             points: where to measure.
             losses: of the tasks of this rank, ascending.
+            retain_graph: keep the graph, because the tasks share one.
 
         Raises:
             ValueError: if there are none, a loss is no scalar with a graph, nothing has passed a
@@ -93,7 +96,12 @@ class TaskGradients:
         for row, part in zip(rows, losses, strict=True):
             seen = list(chain.from_iterable(map(part.activations.__getitem__, widths)))
             gradients = iter(
-                torch.autograd.grad(part.loss, [*shared, *own, *seen], allow_unused=True)
+                torch.autograd.grad(
+                    part.loss,
+                    [*shared, *own, *seen],
+                    allow_unused=True,
+                    retain_graph=retain_graph,
+                )
             )
             at_shared, at_own = (
                 list(islice(gradients, len(shared))),

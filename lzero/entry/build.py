@@ -89,6 +89,16 @@ def lay_foundation(config: Experiment, batch_sizes: Sequence[int]) -> Foundation
     num_envs = [config.env.envs_of(game) for game in games]
     share = assign_tasks(len(games), num_envs, batch_sizes, dist.world_size)[dist.rank]
     setup_logging(dist.is_main)
+    env = make_env(config, share, dist.threads)
+    mine = np.zeros((config.num_tasks, env.num_actions), dtype=bool)
+    mine[env.task_id] = env.legal_actions
+    legal_actions = np.logical_or.reduce(dist.all_gather_array(mine))
+    return Foundation(dist, share, env, legal_actions)
+
+
+def make_env(config: Experiment, share: RankShare, threads: int) -> MultiTaskVectorEnv:
+    """Training environments of a rank."""
+    games = config.env.games
     env = load_domain(config.env.domain).make(
         config.env,
         games,
@@ -96,13 +106,10 @@ def lay_foundation(config: Experiment, batch_sizes: Sequence[int]) -> Foundation
         share.num_envs,
         env_offsets=share.env_offset,
         training=True,
-        num_threads=dist.threads,
+        num_threads=threads,
     )
     env.limit_episodes({task: config.env.step_limit_of(games[task]) for task in share.task_ids})
-    mine = np.zeros((config.num_tasks, env.num_actions), dtype=bool)
-    mine[env.task_id] = env.legal_actions
-    legal_actions = np.logical_or.reduce(dist.all_gather_array(mine))
-    return Foundation(dist, share, env, legal_actions)
+    return env
 
 
 def generators(names: Sequence[str], seed: int, rank: int) -> dict[str, np.random.Generator]:

@@ -137,6 +137,10 @@ class RunLife(ABC):
     def begin(self, seed: int) -> None:
         """Begin an episode in every environment."""
 
+    def close(self) -> None:
+        """Close the environments that collect."""
+        self.env.close()
+
     @abstractmethod
     def player(self, env: MultiTaskVectorEnv) -> Player:
         """Who plays evaluation environments: the policy, without exploring."""
@@ -221,7 +225,7 @@ class RunLife(ABC):
                 self._lock.release,
                 self.dist.shutdown,
                 self.evaluator.close,
-                self.env.close,
+                self.close,
                 self.logger.close,
             ):
                 closing.callback(close)

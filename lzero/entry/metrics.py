@@ -31,6 +31,16 @@ MUCH_SATURATED = 0.01
 
 
 def log_collected(run: "Run", collected: np.ndarray) -> None:
+    """Log the reward of one round of collecting and the episodes that ended in it, and what rewards are divided by;
+    collective. Arguments as of :func:`log_rewards`.
+    """
+    log_rewards(run, collected)
+    if run.return_scale is not None:
+        scales = zip(run.config.env.games, run.return_scale.by_task().tolist(), strict=True)
+        run.log({f"collect_return_scale/{game}": scale for game, scale in scales})
+
+
+def log_rewards(run: "RunLife", collected: np.ndarray) -> None:
     """Log the reward of one round of collecting and the episodes that ended in it; collective.
 
     Args:
@@ -41,11 +51,9 @@ def log_collected(run: "Run", collected: np.ndarray) -> None:
     reward, steps, score, length, count = np.sum(run.dist.all_gather_array(collected), axis=0)
     run.reward_rate.add(reward, steps)
     metrics = {}
-    for game, rate in run.reward_rate.by_game().items():
-        metrics[tags.of_game(tags.COLLECT_REWARD, game)] = rate
-    if run.return_scale is not None:
-        for game, scale in zip(games, run.return_scale.by_task().tolist(), strict=True):
-            metrics[f"collect_return_scale/{game}"] = scale
+    rates = run.reward_rate.by_game()
+    for task in np.flatnonzero(steps):  # games that were played in this round
+        metrics[tags.of_game(tags.COLLECT_REWARD, games[task])] = rates[games[task]]
     for task in np.flatnonzero(count):
         run.last_returns[games[task]] = score[task] / count[task]
         metrics[tags.of_game(tags.COLLECT_RETURN, games[task])] = score[task] / count[task]

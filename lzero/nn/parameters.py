@@ -40,12 +40,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters that are trained; source: Loshchilov and Hutter (arXiv 1711.05101)."""
+def adamw(
+    model: nn.Module, config: OptimiserConfig, epsilon: float = 1e-8
+) -> torch.optim.AdamW:
+    """AdamW over all parameters that are trained; source: Loshchilov and Hutter (arXiv 1711.05101).
+
+    ``epsilon`` is added to the root of the second moment; torch's default is the default here.
+    """
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
+        eps=epsilon,
         fused=True,
     )
 
