@@ -227,7 +227,8 @@ def measure_plasticity(
           activation function: of ``all``; of ``encoder``, what is named ``encoder/…``; of every
           name in ``units``. Maps have channels as units; a mixture has ``{name}/shared``,
           ``{name}/routed`` (all routed experts) and ``{name}/expert_{e}`` (over the tokens that
-          chose it); separate heads are each over the rows of their task.
+          chose it), and where experts are networks of several hidden layers, both for every
+          ``{name}/layer{i}``; separate heads are each over the rows of their task.
         - ``plasticity/router_entropy/{name}``: mean over tokens in nats; a leading ``moe/`` of the
           name is left out.
 

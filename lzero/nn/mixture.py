@@ -3,9 +3,9 @@
 A sample is cut into tokens (Obando-Ceron et al., arXiv 2402.08609), every token sees a weighted sum of experts, and the tokens'
 outputs are put together again. What the world model's mixture is made of serves here too: router, counting, the padded path.
 
-Shape legend: R = samples, N = tokens of a sample, T = R·N tokens, D = width of a flattened token, E = experts, K = experts per
-token, C = tokens per expert, S = slots, G = tasks, X = length of the vector about the gradient, U = units.
-A suffix names a tensor's shape.
+Shape legend: R = samples, N = tokens of a sample, T = R·N tokens, D = width of what a router sees of one, E = experts, K =
+experts per token, C = tokens per expert, P = (token, expert) pairs, S = slots, G = tasks, X = length of the vector about the
+gradient, U = units. A suffix names a tensor's shape.
 """
 
 import math
@@ -19,6 +19,13 @@ from lzero import checks
 from lzero.config_mixture import MixtureConfig
 from lzero.nn.moe import Router, count_selections_, hardcoded_experts
 from lzero.nn.moe_paths import Segments, run_padded
+from lzero.nn.routing import (
+    Routing,
+    entropies,
+    experts_choose,
+    tokens_see_all_or_top_k,
+    tokens_see_chosen,
+)
 from lzero.nn.softmoe import SlotRouter, SlotWeights
 from lzero.nn.stacked import StackedNetwork
 
@@ -48,25 +55,6 @@ class MixtureSums:
         """Regularisation of this mixture, a scalar: entropy bonus or penalty and Parseval penalty, with their weights."""
         loss = -config.entropy_weight * self.entropy.sum() / self.tokens.sum()
         return loss if self.parseval is None else loss + config.parseval_weight * self.parseval
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Which experts tokens see.
-
-    Attributes:
-        weights: of experts in tokens ``(T, E)``; 0 for an expert that a token does not see.
-        chosen: experts that are counted for a token ``(T, K)``; None where experts choose.
-        gates: their weights, where tokens see these alone ``(T, K)``; else None.
-        tokens: that every expert chose ``(E, C)``; None where tokens choose.
-        log_scores: logarithm of the router's probabilities ``(T, E)``; None without a router.
-    """
-
-    weights: Tensor
-    chosen: Tensor | None = None
-    gates: Tensor | None = None
-    tokens: Tensor | None = None
-    log_scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +227,7 @@ class Mixture(nn.Module):
         entropy_T = None if log_scores_TE is None else entropies(log_scores_TE)
         return MixtureUnits(tuple(self.experts.hidden(flow.rows)), seen_ET, entropy_T)
 
-    def _begin(self, x: Tensor, task_id: Tensor, extra: Tensor | None) -> "Flow":
+    def _begin(self, x: Tensor, task_id: Tensor, extra: Tensor | None) -> Flow:
         """Check and cut samples, and route their tokens."""
         self._check(x, task_id, extra)
         x_RN, task_T = self._cut(x), task_id.repeat_interleave(self.num_tokens)
@@ -256,35 +244,21 @@ class Mixture(nn.Module):
 
     def route(self, seen_TD: Tensor, task_T: Tensor) -> Routing:
         """Routing of tokens, of which the router sees ``(T, D)``; not for slots."""
-        if not isinstance(self.router, Router):
-            if self.config.routing == "hardcoded":
-                chosen_TK = self.experts_of_task.index_select(0, task_T)
-            else:
-                chosen_TK = torch.zeros_like(task_T)[:, None]
-            share = 1 / chosen_TK.shape[1]
-            gates_TK = torch.full(chosen_TK.shape, share, device=seen_TD.device)
-            return Routing(self._spread(gates_TK, chosen_TK), chosen_TK, gates_TK)
-        if self.config.routing == "topk":
-            gates_TK, chosen_TK, _, logits_TE = self.router(seen_TD)
-            weights_TE = self._spread(gates_TK, chosen_TK)
-            log_scores_TE = logits_TE.log_softmax(dim=-1)
-            return Routing(weights_TE, chosen_TK, gates_TK, log_scores=log_scores_TE)
-        logits_TE = self.router.logits(seen_TD)
-        if self.config.routing == "adaptive":
-            log_scores_TE = (logits_TE / self.temperature).log_softmax(dim=-1)
-            scores_TE = log_scores_TE.exp()
-            chosen_TK = log_scores_TE.topk(self.config.top_k, dim=-1).indices
-            is_left_TE = torch.zeros_like(scores_TE, dtype=torch.bool).scatter(1, chosen_TK, True)
-            # a flag on the device: a branch would make the host wait for it
-            weights_TE = scores_TE.where(is_left_TE | ~self.is_hard, 0.0)
-            return Routing(weights_TE, chosen_TK, log_scores=log_scores_TE)
-        log_scores_TE = logits_TE.log_softmax(dim=-1)
-        scores_TE = log_scores_TE.exp()
-        capacity = math.ceil(len(scores_TE) * self.config.top_k / self.num_experts)
-        tokens_EC = scores_TE.t().topk(capacity, dim=-1).indices
-        is_chosen_ET = torch.zeros_like(scores_TE.t(), dtype=torch.bool).scatter(1, tokens_EC, True)
-        weights_TE = scores_TE.where(is_chosen_ET.t(), 0.0)
-        return Routing(weights_TE, tokens=tokens_EC, log_scores=log_scores_TE)
+        config = self.config
+        if isinstance(self.router, Router):
+            if config.routing == "topk":
+                gates_TK, chosen_TK, _, logits_TE = self.router(seen_TD)
+                return tokens_see_chosen(gates_TK, chosen_TK, self.num_experts, logits_TE)
+            logits_TE = self.router.logits(seen_TD)
+            if config.routing == "expert_choice":
+                return experts_choose(logits_TE, config.top_k)
+            return tokens_see_all_or_top_k(logits_TE, config.top_k, self.temperature, self.is_hard)
+        if config.routing == "hardcoded":
+            chosen_TK = self.experts_of_task.index_select(0, task_T)
+        else:  # there is one expert
+            chosen_TK = torch.zeros_like(task_T)[:, None]
+        gates_TK = torch.full(chosen_TK.shape, 1 / chosen_TK.shape[1], device=seen_TD.device)
+        return tokens_see_chosen(gates_TK, chosen_TK, self.num_experts)
 
     def _run(self, flow: Flow) -> Tensor:
         """Outputs ``(T, *out_shape)``, with as little work as goes without a host sync."""
@@ -301,11 +275,6 @@ class Mixture(nn.Module):
                 segments = Segments.of(chosen_TK, self.num_experts)
                 return run_padded(x_T, gates_TK, chosen_TK, self.experts, segments)
         return flow.mix(self.experts(flow.rows))
-
-    def _spread(self, gates_TK: Tensor, chosen_TK: Tensor) -> Tensor:
-        """Gates ``(T, K)`` in the columns of their experts, ``(T, E)``."""
-        nothing_TE = gates_TK.new_zeros(len(gates_TK), self.num_experts)
-        return nothing_TE.scatter(1, chosen_TK, gates_TK)
 
     def _check(self, x: Tensor, task_id: Tensor, extra: Tensor | None) -> None:
         checks.shape("x", x, None, *self.in_shape)
@@ -387,11 +356,6 @@ def token_shape(
 def counts_on_host(x: Tensor) -> bool:
     """Whether the rows of experts can be counted for free; on an accelerator the host would wait for the numbers."""
     return x.device.type == "cpu"
-
-
-def entropies(log_scores_TE: Tensor) -> Tensor:
-    """Entropy of every row ``(T,)`` in nats; finite, with its gradient, where probabilities are 0 in this precision."""
-    return -(log_scores_TE.exp() * log_scores_TE).sum(dim=-1)
 
 
 def parseval_penalty(features: Tensor) -> Tensor:

@@ -321,6 +321,17 @@ def test_a_stack_of_networks_with_convolutions_is_mixed_too(routing):
         torch.testing.assert_close(y, expected)
 
 
+@pytest.mark.parametrize("penalised", [False, True])
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_routers_decide_in_single_precision_under_autocast(routing, penalised):
+    mixture = make(MAPS, routing=routing, tokens="PerConv", parseval_weight=float(penalised))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, sums = mixture(samples(MAPS), TASK_ID)
+    assert y.isfinite().all()
+    assert sums.scores.dtype == sums.entropy.dtype == torch.float32
+    torch.testing.assert_close(y.float(), mixture(samples(MAPS), TASK_ID)[0], atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize("tokens", ["PerConv", "PerSamp"])
 @pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize("penalised", [False, True])
@@ -393,6 +404,12 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 def test_networks_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         ActorCriticConfig(**settings)
+
+
+@pytest.mark.parametrize("section", [MixtureConfig, ActorCriticConfig])
+def test_every_field_is_described(section):
+    for name, field in section.model_fields.items():
+        assert field.description, name
 
 
 def test_calls_that_cannot_be_are_refused():
