@@ -24,12 +24,13 @@ EVERYBODY_MAY_IMPORT = frozenset({"checks", "tags"})
 MAY_IMPORT = {
     "config_sections": frozenset(),
     "config": frozenset({"config_sections"}),
-    "nn": frozenset({"config"}),
+    "config_mixture": frozenset({"config_sections"}),
+    "nn": frozenset({"config", "config_mixture"}),
     "jit": frozenset(),
     "replay": frozenset({"jit"}),
     "mcts": frozenset({"config", "jit"}),
     "native": frozenset(),
-    "model": frozenset({"config", "nn", "native"}),
+    "model": frozenset({"config", "config_mixture", "nn", "native"}),
     "analysis": frozenset({"device", "distributed", "logging", "nn"}),
     "envs": frozenset({"config"}),
     "policy": frozenset(

@@ -25,6 +25,7 @@ from lzero import checks, tags
 from lzero.analysis.points import inputs_of
 from lzero.distributed import Distributed
 from lzero.nn.heads import Head
+from lzero.nn.mixture import Mixture
 from lzero.nn.moe import MoELayer, SwiGLU
 from lzero.nn.moe_paths import Segments
 
@@ -96,11 +97,13 @@ class Recorder:
         """Router entropies of the tokens, as those of a single unit."""
 
     def hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        """Watch a mixture-of-experts layer, a head, anything with a method ``activations(x)``, or
-        an activation function.
+        """Watch a mixture-of-experts layer, a mixture of networks, a head, anything with a method
+        ``activations(x)``, or an activation function.
         """
         if isinstance(module, MoELayer):
             return module.register_forward_pre_hook(partial(self.mixture, name), with_kwargs=True)
+        if isinstance(module, Mixture):
+            return module.register_forward_pre_hook(partial(self.networks, name), with_kwargs=True)
         if isinstance(module, Head):
             return module.register_forward_pre_hook(partial(self.head, name), with_kwargs=True)
         if isinstance(module, HiddenUnits):
@@ -136,6 +139,24 @@ class Recorder:
                 scores_TE = scores_TE.double()
                 entropy_T = -torch.xlogy(scores_TE, scores_TE).sum(dim=1)
                 _add(self.entropy, name.removeprefix("moe/"), Activity.of(entropy_T[:, None]))
+
+    def networks(
+        self, name: str, module: Mixture, arguments: Inputs, keywords: NamedInputs
+    ) -> None:
+        """Forward pre-hook of a mixture of networks: every hidden layer of every expert, over the
+        rows that it sees; one layer is ``{name}/routed``, several are ``{name}/layer{i}/routed``.
+        """
+        units = module.units(*inputs_of(module.forward, arguments, keywords))
+        for index, h in enumerate(units.layers):
+            layer = name if len(units.layers) == 1 else f"{name}/layer{index}"
+            places = h[0, 0, 0].numel()
+            by_row_ETU = _sum_of_absolute(h.flatten(3), dim=(3,)) if h.ndim > 3 else h.abs()
+            seen_ET = units.seen.double()
+            total_EU = torch.einsum("et,etu->eu", seen_ET, by_row_ETU.double())
+            _add(self.activity, f"{layer}/routed", Activity(total_EU, seen_ET.sum(dim=1) * places))
+        if units.entropy is not None:
+            entropy = Activity.of(units.entropy.double()[:, None])
+            _add(self.entropy, name.removeprefix("moe/"), entropy)
 
     def head(self, name: str, module: Head, arguments: Inputs, keywords: NamedInputs) -> None:
         """Forward pre-hook of a head: every task's weights see the rows of that task."""
@@ -206,7 +227,8 @@ def measure_plasticity(
           activation function: of ``all``; of ``encoder``, what is named ``encoder/…``; of every
           name in ``units``. Maps have channels as units; a mixture has ``{name}/shared``,
           ``{name}/routed`` (all routed experts) and ``{name}/expert_{e}`` (over the tokens that
-          chose it); separate heads are each over the rows of their task.
+          chose it), and where experts are networks of several hidden layers, both for every
+          ``{name}/layer{i}``; separate heads are each over the rows of their task.
         - ``plasticity/router_entropy/{name}``: mean over tokens in nats; a leading ``moe/`` of the
           name is left out.
 

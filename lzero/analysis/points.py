@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lzero import checks
 from lzero.device import in_memory_order_of
+from lzero.nn.mixture import Mixture
 from lzero.nn.moe import MoELayer
 
 
@@ -75,19 +76,19 @@ class ActivationPoint:
 MeasuringPoint = ParameterPoint | ActivationPoint
 
 
-def expert_points(layer: MoELayer) -> dict[str, ParameterPoint]:
+def expert_points(layer: MoELayer | Mixture) -> dict[str, ParameterPoint]:
     """``shared_expert``, ``expert_{e}`` and ``router``, as far as ``layer`` has them.
 
     Raises:
-        TypeError: if it is no mixture-of-experts layer.
+        TypeError: if it is no mixture of experts.
     """
-    checks.instance("layer", layer, MoELayer, "a MoELayer")
+    checks.instance("layer", layer, (MoELayer, Mixture), "a MoELayer or a Mixture")
     points = {}
-    if layer.shared_experts:
+    if isinstance(layer, MoELayer) and layer.shared_experts:
         points["shared_expert"] = ParameterPoint.of(*layer.shared_experts)
     if layer.experts is not None:
         stacks = list(layer.experts.parameters())
-        for expert in range(layer.config.num_experts):
+        for expert in range(len(stacks[0])):
             points[f"expert_{expert}"] = ParameterPoint(tuple(product(stacks, [expert])))
     if layer.router is not None:
         points["router"] = ParameterPoint.of(layer.router)

@@ -9,7 +9,7 @@ G = tasks. A suffix names a tensor's shape: ``x_TD``, ``scores_TE``, ``w_in_ED2F
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,19 +59,25 @@ class Router(nn.Module):
     matrices = ("weight",)
     selection_bias: Tensor
 
-    def __init__(self, config: MoEConfig, embed_dim: int) -> None:
+    def __init__(
+        self, embed_dim: int, num_experts: int, top_k: int, *, renormalise: bool = False
+    ) -> None:
         super().__init__()
-        self.top_k = config.num_experts if config.routing == "soft" else config.top_k
-        self.renormalise = config.renormalise
-        self.weight = nn.Parameter(torch.empty(config.num_experts, embed_dim))
+        self.top_k, self.renormalise = top_k, renormalise
+        self.weight = nn.Parameter(torch.empty(num_experts, embed_dim))
         nn.init.normal_(self.weight, std=embed_dim**-0.5)
-        self.register_buffer("selection_bias", torch.zeros(config.num_experts))
+        self.register_buffer("selection_bias", torch.zeros(num_experts))
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """``(T, E)`` in fp32, of doubles in double precision."""
+        dtype = torch.promote_types(x_TD.dtype, torch.float32)
+        with torch.autocast(x_TD.device.type, enabled=False):
+            return F.linear(x_TD.to(dtype), self.weight.to(dtype))
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gates ``(T, K)``, chosen experts ``(T, K)``, scores ``(T, E)`` and logits ``(T, E)``."""
-        with torch.autocast(x_TD.device.type, enabled=False):
-            logits_TE = F.linear(x_TD.float(), self.weight.float())
-            scores_TE = logits_TE.softmax(dim=-1)  # over all experts: keeps a gradient at K = 1
+        logits_TE = self.logits(x_TD)
+        scores_TE = logits_TE.softmax(dim=-1)  # over all experts: keeps a gradient at K = 1
         # The bias moves the choice alone, never the gate (Wang et al., arXiv 2408.15664).
         chosen_TK = (scores_TE + self.selection_bias).topk(self.top_k, dim=-1).indices
         gates_TK = scores_TE.gather(1, chosen_TK)
@@ -100,7 +106,12 @@ class MoELayer(nn.Module):
         self.shared_experts = cast("Sequence[SwiGLU]", shared)  # a ModuleList forgets what it holds
         self.experts = SwiGLU(embed_dim, hidden, config.num_experts) if config.num_experts else None
         learned = config.num_experts > 0 and config.routing != "hardcoded"
-        self.router = Router(config, embed_dim) if learned else None
+        top_k = config.num_experts if config.routing == "soft" else config.top_k
+        self.router = (
+            Router(embed_dim, config.num_experts, top_k, renormalise=config.renormalise)
+            if learned
+            else None
+        )
         if config.num_experts:
             self.register_buffer(
                 "experts_of_task", hardcoded_experts(num_tasks, config), persistent=False
@@ -131,10 +142,7 @@ class MoELayer(nn.Module):
         if self.experts is not None:
             gates_TK, chosen_TK, scores_TE, logits_TE = self.routing(x_TD, task_T)
             if self.training:
-                # how often each task chose each expert: one scatter on the device
-                cell_TK = task_T[:, None] * self.config.num_experts + chosen_TK
-                ones_TK = torch.ones_like(cell_TK)
-                self.selection_counts.view(-1).index_add_(0, cell_TK.flatten(), ones_TK.flatten())
+                count_selections_(self.selection_counts, task_T, chosen_TK)
                 if (
                     self.config.balance == "aux_loss"
                     and scores_TE is not None
@@ -189,7 +197,22 @@ class MoELayer(nn.Module):
         self.router.selection_bias += self.config.bias_rate * (step_E - step_E.mean())
 
 
-def hardcoded_experts(num_tasks: int, config: MoEConfig) -> Tensor:
+def count_selections_(counts_GE: Tensor, task_T: Tensor, chosen_TK: Tensor) -> None:
+    """Add to ``counts_GE`` how often each task chose each expert: one scatter on the device."""
+    cell_TK = task_T[:, None] * counts_GE.shape[1] + chosen_TK
+    ones_TK = torch.ones_like(cell_TK)
+    counts_GE.view(-1).index_add_(0, cell_TK.flatten(), ones_TK.flatten())
+
+
+class HasExperts(Protocol):
+    """A config that says how many experts a layer has."""
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+
+
+def hardcoded_experts(num_tasks: int, config: HasExperts) -> Tensor:
     """Experts ``(G, K)`` that each task owns under ``hardcoded`` routing.
 
     With at least as many experts as tasks the sets are disjoint, each of ``E // G`` experts; otherwise tasks share.

@@ -6,7 +6,7 @@ Shape legend: T = tokens, D = model width, F = hidden width of an expert, E = ro
 P = (token, choice) pairs, T·K of them, R = rows that every expert is given. A suffix names a tensor's shape.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -144,20 +144,26 @@ def run_segments(
 
 
 def run_padded(
-    x_TD: Tensor, gates_TK: Tensor, chosen_TK: Tensor, experts: "SwiGLU", segments: Segments
+    x_TD: Tensor,
+    gates_TK: Tensor,
+    chosen_TK: Tensor,
+    experts: Callable[[Tensor], Tensor],
+    segments: Segments,
 ) -> Tensor:
-    """Give every expert as many rows as the busiest one has and run all in two batched products.
+    """Give every expert as many rows as the busiest one has and run all in one batched pass.
 
-    With few rows the products cost what reading the weights costs, and padding is free.
+    With few rows the products cost what reading the weights costs, and padding is free. Any stack of experts will do: what
+    maps ``(E, R, …)`` to ``(E, R, …)``; tokens and outputs may have several axes.
     """
-    num_experts = len(experts.w_in)
+    num_experts = len(segments.counts)
     rows = int(segments.counts.max())
     if rows > FEW_ROWS:  # few different shapes: oneDNN writes a kernel for each
         rows = -(-rows // FEW_ROWS) * FEW_ROWS
     first_E = segments.counts.cumsum(0) - segments.counts
     place_ER = first_E[:, None] + torch.arange(rows, device=x_TD.device)
     token_ER = segments.token[place_ER.clamp_max(len(segments.token) - 1)]
-    y_ERD = experts(x_TD.index_select(0, token_ER.flatten()).view(num_experts, rows, -1))
+    x_ERD = x_TD.index_select(0, token_ER.flatten()).view(num_experts, rows, *x_TD.shape[1:])
+    y_ERD = experts(x_ERD)
     expert_P = chosen_TK.flatten()[segments.order]
     cell_P = torch.arange(len(expert_P), device=x_TD.device) - first_E[expert_P] + expert_P * rows
     return _combine(y_ERD.flatten(0, 1).index_select(0, cell_P), gates_TK, segments)
@@ -191,13 +197,12 @@ def run_grouped(
 
 
 def _combine(y_PD: Tensor, gates_TK: Tensor, segments: Segments) -> Tensor:
-    """Sum the sorted pairs' outputs ``(T·K, D)`` into their tokens, weighted by their gates: ``(T, D)``."""
+    """Sum the sorted pairs' outputs ``(T·K, …)`` into their tokens, weighted by their gates: ``(T, …)``."""
     num_tokens, top_k = gates_TK.shape
     place_P = torch.empty_like(segments.order)
     place_P[segments.order] = torch.arange(len(place_P), device=place_P.device)
-    y_TKD = y_PD.index_select(0, place_P).view(num_tokens, top_k, -1) * gates_TK.unsqueeze(-1).to(
-        y_PD.dtype
-    )
+    gates = gates_TK.view(num_tokens, top_k, *[1] * (y_PD.ndim - 1)).to(y_PD.dtype)
+    y_TKD = y_PD.index_select(0, place_P).view(num_tokens, top_k, *y_PD.shape[1:]) * gates
     return y_TKD.squeeze(1) if top_k == 1 else y_TKD.sum(dim=1)
 
 
@@ -207,7 +212,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-PATHS = {
+PATHS: dict[str, Callable[[Tensor, Tensor, Tensor, "SwiGLU", Segments], Tensor]] = {
     "segments": run_segments,
     "padded": run_padded,
     "batched": run_batched,
