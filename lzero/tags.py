@@ -25,6 +25,10 @@ DORMANT_RATIO = f"{PLASTICITY}dormant_ratio/"
 ROUTER_ENTROPY = f"{PLASTICITY}router_entropy/"
 WEIGHT_NORM = f"{PLASTICITY}weight_norm/"
 GRADIENT_NORM = f"{PLASTICITY}gradient_norm/"
+EFFECTIVE_RANK = f"{PLASTICITY}effective_rank/"  # of what an output layer sees
+NTK_RANK = f"{PLASTICITY}ntk_effective_rank/"
+GRADIENT_SIMILARITY = f"{PLASTICITY}sequential_gradient_similarity"
+"""Cosine between the gradients of consecutive updates."""
 
 CONFLICT = "gradient_conflict/"
 CONFLICT_MATRIX = "gradient_conflict_matrix/"

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "config_sections": frozenset(),
     "config": frozenset({"config_sections"}),
     "config_mixture": frozenset({"config_sections"}),
+    "config_ppo": frozenset({"config_sections", "config_mixture"}),
     "nn": frozenset({"config", "config_mixture"}),
     "jit": frozenset(),
     "replay": frozenset({"jit"}),
@@ -37,6 +38,7 @@ MAY_IMPORT = {
         {
             "checkpoint",
             "config",
+            "config_ppo",
             "device",
             "distributed",
             "nn",
@@ -62,7 +64,10 @@ MAY_IMPORT = {
         }
     ),
     "entry": frozenset(
-        {"config", "nn", "analysis", "replay", "mcts", "model", "envs", "policy", "worker"}
+        {
+            *("config", "config_ppo", "nn", "analysis", "replay", "mcts", "model", "envs"),
+            *("policy", "worker"),
+        }
     )
     | SERVICES,
     "report": frozenset({"config", "analysis", "envs"}) | SERVICES,

@@ -376,6 +376,45 @@ def effective_rank(rows: Tensor) -> Tensor:
     return torch.where(singular.sum() > 0, entropy.exp(), 0.0).where(finite, torch.nan)
 
 
+def ntk_effective_rank(output: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Effective rank of the empirical neural tangent kernel, a scalar between 1 and B: in how many ways a step of gradient
+    descent can move the outputs of B observations against each other.
+
+    The kernel is J Jᵀ with the gradients of the outputs as rows of J; its effective rank is the exponential of the entropy of
+    its eigenvalues, as shares of their sum. 0 where no output has a gradient, NaN where one is not finite.
+
+    Args:
+        output: a number for each observation ``(B,)``, with its graph, which is kept.
+        parameters: with respect to which.
+
+    Raises:
+        ValueError: if there are no outputs, or no parameters.
+
+    Source: the kernel's rank as a measure of plasticity as in arXiv 2605.04712; the entropy's exponential (Roy and Vetterli
+    2007) is our choice.
+    """
+    checks.shape("output", output, None)
+    if not len(output) or not parameters:
+        raise ValueError(
+            f"{len(output)} outputs and {len(parameters)} parameters: give some of both"
+        )
+    rows = []
+    for one in output:
+        gradients = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
+        parts = []
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        rows.append(torch.cat([part.flatten().float() for part in parts]))
+    jacobian = torch.stack(rows)
+    finite = jacobian.isfinite().all()
+    kernel = jacobian.where(finite, 0.0).double()
+    eigenvalues = torch.linalg.eigvalsh(kernel @ kernel.T).clamp_min(0.0)
+    total = eigenvalues.sum()
+    share = eigenvalues / total.clamp_min(torch.finfo(total.dtype).tiny)
+    entropy = -torch.xlogy(share, share).sum()
+    return torch.where(total > 0, entropy.exp(), 0.0).where(finite, torch.nan)
+
+
 @torch.no_grad()
 def parameter_lag(online: nn.Module, target: nn.Module) -> Tensor:
     """How far the target network is behind: ‖θ − θ'‖ / ‖θ‖, a scalar.

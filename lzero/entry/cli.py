@@ -17,21 +17,20 @@ from pydantic import BaseModel, ValidationError
 
 from lzero import checks
 from lzero.checkpoint import CheckpointError
-from lzero.config import ExperimentConfig, nearest
+from lzero.config import Experiment, ExperimentConfig, nearest
+from lzero.config_ppo import PPOExperiment
 from lzero.distributed import RankLostError
 from lzero.entry.checkpointing import RunError
+from lzero.entry.result import SEEDS, TrainResult
 from lzero.entry.stopping import SHELL_STATUS, StoppedError
-from lzero.entry.train_unizero_multitask_segment_ddp import (
-    SEEDS,
-    TrainResult,
-    train_unizero_multitask_segment_ddp,
-)
-from lzero.envs.domain import with_domain_settings
+from lzero.entry.train_ppo_moe import train_ppo_moe
+from lzero.entry.train_unizero_multitask_segment_ddp import train_unizero_multitask_segment_ddp
+from lzero.envs.domain import E, read_experiment
 from lzero.envs.multitask import EnvironmentFaultError
 
 logger = logging.getLogger(__name__)
 
-Presets = Mapping[str, tuple[str, ExperimentConfig]]
+Presets = Mapping[str, tuple[str, Experiment]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,14 @@ class CommandLine:
     MsPacman.clip_reward=false``; fields: max_episode_steps, clip_reward, num_envs, batch_size."""
 
 
+@dataclass(frozen=True)
+class PPOCommandLine(CommandLine):
+    """What a training script of PPO is asked to do."""
+
+    config: Annotated[PPOExperiment, tyro.conf.arg(name="")]  # type: ignore[assignment]
+    """The experiment."""
+
+
 def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> TrainResult:
     """Train what the command line asks for.
 
@@ -63,9 +70,12 @@ def main(presets: Presets, default: str, argv: Sequence[str] | None = None) -> T
     except KeyboardInterrupt:
         sys.exit(SHELL_STATUS + signal.SIGINT)
     try:
-        result = train_unizero_multitask_segment_ddp(
-            command.config, seed=command.seed, resume=command.resume
-        )
+        if isinstance(command, PPOCommandLine):
+            result = train_ppo_moe(command.config, seed=command.seed, resume=command.resume)
+        else:
+            result = train_unizero_multitask_segment_ddp(
+                command.config, seed=command.seed, resume=command.resume
+            )
     except (
         RunError,
         CheckpointError,
@@ -99,10 +109,11 @@ def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
         argv = [default, *argv]
     try:  # presets first: only with its domain's section does the help of one show its settings
         presets = {
-            name: (text, with_domain_settings(config)) for name, (text, config) in presets.items()
+            name: (text, read_experiment(type(config), config))
+            for name, (text, config) in presets.items()
         }
         command = _read(presets, default, argv)
-        config = with_domain_settings(command.config)
+        config = read_experiment(type(command.config), command.config)
     except ValidationError as error:
         sys.exit(f"error: {_in_one_line(error, presets)}")
     if not 0 <= command.seed < SEEDS:
@@ -114,7 +125,7 @@ def parse(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
             sys.exit(f"error: --game-overrides: {_in_one_line(error, presets)}")
         except ValueError as error:
             sys.exit(f"error: --game-overrides: {error}")
-    return CommandLine(config, command.seed, command.resume)
+    return type(command)(config, command.seed, command.resume)
 
 
 def _read(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
@@ -126,7 +137,7 @@ def _read(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
     commands = {}
     for name, (text, config) in presets.items():
         about = f"{text} (the default here)" if name == default else text
-        commands[name] = (about, CommandLine(config))
+        commands[name] = (about, _command_line(config))
     read = partial(
         tyro.extras.overridable_config_cli,
         commands,
@@ -146,7 +157,20 @@ def _read(presets: Presets, default: str, argv: Sequence[str]) -> CommandLine:
     return read()
 
 
-def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+def _command_line(config: Experiment) -> CommandLine:
+    """A preset as the command line that asks for it and nothing else.
+
+    Raises:
+        TypeError: for an experiment that no script trains.
+    """
+    if isinstance(config, PPOExperiment):
+        return PPOCommandLine(config)
+    if isinstance(config, ExperimentConfig):
+        return CommandLine(config)
+    raise TypeError(f"{type(config).__name__}: no training script knows such experiments")
+
+
+def with_overrides(config: E, overrides: Sequence[str]) -> E:
     """Config with per-game exceptions of the form ``Game.field=value``.
 
     Raises:
@@ -163,7 +187,7 @@ def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> Experi
                 f"{override!r} is not of the form Game.field=value, e.g. Pong.batch_size=16"
             )
         data["env"]["overrides"].setdefault(game, {})[field.replace("-", "_")] = value
-    return with_domain_settings(data)
+    return read_experiment(type(config), data)
 
 
 def _in_one_line(error: ValidationError, presets: Presets) -> str:

@@ -52,13 +52,9 @@ class PPORun(RunLife):
         # every rank needs a step of each of its tasks in every update
         foundation = lay_foundation(config, [config.env.num_envs] * config.num_tasks)
         super().__init__(config, foundation, seed=seed, max_env_steps=max_env_steps, stop=stop)
-        self.profilers = Profilers(
-            config.policy.profile, config.run_dir, is_main=self.dist.is_main
-        )
+        self.profilers = Profilers(config.policy.profile, config.run_dir, is_main=self.dist.is_main)
         torch.manual_seed(seed)  # the same parameters on every rank
-        self.policy = PPOPolicy(
-            config, self.env.observation_shape, self.legal_actions, self.dist
-        )
+        self.policy = PPOPolicy(config, self.env.observation_shape, self.legal_actions, self.dist)
         self.rngs = generators(("act",), seed, self.dist.rank)
         self.rngs |= generators(("shuffle",), seed, self.dist.world_size)  # the same on all ranks
         self.shares: dict[int | None, RankShare] = {None: self.share}
@@ -165,7 +161,7 @@ class PPORun(RunLife):
 
     def playing(self) -> dict[str, np.ndarray] | None:
         """Where the environments of all turns are; None if one cannot say it."""
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for turn, collector in enumerate(self.turns.values()):
             state = collector.state()
             if state is None:

@@ -298,7 +298,7 @@ class ActorCritic(nn.Module):
     def mixtures(self) -> dict[str, Mixture]:
         """All mixtures by name, such as ``actor/dense_1``, ``critic/final`` or ``shared/big``."""
         found = {}
-        for name, layer in self._layers().items():
+        for name, layer in self.layers().items():
             if isinstance(layer, Mixture):
                 found[name] = layer
         return found
@@ -306,7 +306,7 @@ class ActorCritic(nn.Module):
     def unit_groups(self) -> dict[str, nn.Module]:
         """Modules whose units are watched, by name: mixtures with hidden units, and activation functions."""
         found: dict[str, nn.Module] = {}
-        for name, layer in self._layers().items():
+        for name, layer in self.layers().items():
             if isinstance(layer, Mixture) and len(layer.experts.layers):
                 found[name] = layer
             elif isinstance(layer, nn.Sequential):
@@ -329,7 +329,8 @@ class ActorCritic(nn.Module):
         for mixture in self.mixtures().values():
             mixture.set_progress(progress)
 
-    def _layers(self) -> dict[str, nn.Module]:
+    def layers(self) -> dict[str, nn.Module]:
+        """All layers by network and name, such as ``actor/dense_0``."""
         found: dict[str, nn.Module] = {}
         for name, network in self.networks.items():
             assert isinstance(network, Network)

@@ -40,9 +40,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def adamw(
-    model: nn.Module, config: OptimiserConfig, epsilon: float = 1e-8
-) -> torch.optim.AdamW:
+def adamw(model: nn.Module, config: OptimiserConfig, epsilon: float = 1e-8) -> torch.optim.AdamW:
     """AdamW over all parameters that are trained; source: Loshchilov and Hutter (arXiv 1711.05101).
 
     ``epsilon`` is added to the root of the second moment; torch's default is the default here.

@@ -105,9 +105,7 @@ class PPOPolicy:
         self.model.to(self.device).eval()
         self.dist.broadcast_parameters_(self.model)
         self.legal = torch.as_tensor(legal_actions, device=self.device)
-        self.optimizer = adamw(
-            self.model, config.policy.optimiser, config.policy.optimiser.epsilon
-        )
+        self.optimizer = adamw(self.model, config.policy.optimiser, config.policy.optimiser.epsilon)
         self.train_iter = 0
         # updates whose loss or gradient was no number: all of them, and in a row until now
         self.skipped, self.skipped_in_a_row = torch.zeros(
@@ -128,9 +126,7 @@ class PPOPolicy:
         self._points = measuring_points(self.model)
 
     @torch.inference_mode()
-    def act(
-        self, observation: Tensor, task_id: Tensor, rng: np.random.Generator | None
-    ) -> Acted:
+    def act(self, observation: Tensor, task_id: Tensor, rng: np.random.Generator | None) -> Acted:
         """Draw an action for every observation ``(N, *shape)`` of tasks ``(N,)``; without ``rng`` the likeliest one."""
         with self.autocast():
             logits, value, _ = self.model(observation.to(self.device), task_id, self.extra)
@@ -224,9 +220,7 @@ class PPOPolicy:
         return torch.stack([policy, 0.5 * error, entropy, kl, clipped])
 
     def _log_probs(self, logits: Tensor, task_id: Tensor) -> Tensor:
-        return F.log_softmax(
-            logits.float().masked_fill(~self.legal[task_id], -torch.inf), dim=-1
-        )
+        return F.log_softmax(logits.float().masked_fill(~self.legal[task_id], -torch.inf), dim=-1)
 
     def _backward_by_task(
         self,

@@ -1,7 +1,7 @@
 """What PPO learns from: the steps of a round, how much better than expected they went, and the updates' shares of them.
 
-Shape legend: S = steps of a round, N = environments of this rank, n = environments of a task on all ranks, T = tasks of the run,
-M = updates of a round, R = rows of an update on this rank.
+Shape legend: S = steps of a round, N = environments of this rank, n = environments of a task on all ranks, T = tasks of the
+run, M = updates of a round, R = rows of an update on this rank.
 """
 
 from collections.abc import Iterator, Mapping
