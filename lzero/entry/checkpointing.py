@@ -97,7 +97,11 @@ def check_resumable(
             found[name] = (before, after)
     shapes = (f"env.{name}" for name in config.env.shapes_observations)
     fixed = (*config.fixed_fields, "seed", *shapes)
-    found = {name: pair for name, pair in found.items() if not is_one_of(name, NOT_LEARNING)}
+    found = {
+        name: pair
+        for name, pair in found.items()
+        if name in fixed or not is_one_of(name, NOT_LEARNING)
+    }
     refused = {name: pair for name, pair in found.items() if is_one_of(name, fixed)}
     if refused:
         raise RunError(

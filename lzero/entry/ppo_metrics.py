@@ -16,7 +16,7 @@ from lzero.analysis.plasticity import (
 )
 from lzero.model.actor_critic import ActorCritic
 from lzero.nn.parameters import trained
-from lzero.policy.ppo_moe import TERMS, PPOResult
+from lzero.policy.ppo_result import TERMS, PPOResult
 
 if TYPE_CHECKING:
     from lzero.entry.ppo_run import PPORun

@@ -19,7 +19,8 @@ from lzero.entry.life import RunLife
 from lzero.entry.shards import RankShare, assign_tasks
 from lzero.entry.stopping import StopRequest
 from lzero.envs.multitask import MultiTaskVectorEnv
-from lzero.policy.ppo_moe import PPOPolicy, PPOResult
+from lzero.policy.ppo_moe import PPOPolicy
+from lzero.policy.ppo_result import PPOResult
 from lzero.policy.rollout import Rollout, shuffled_rows
 from lzero.profiling import Profilers
 from lzero.worker.rollouts import PolicyPlayer, RolloutCollector, random_observations

@@ -3,11 +3,10 @@
 Source: Schulman et al., "Proximal policy optimization algorithms" (arXiv 1707.06347); details as in PureJaxRL's MinAtar recipe.
 
 Shape legend: S = steps of a round, N = environments of this rank, R = rows of an update on this rank, T = tasks of the run,
-A = actions, M = updates of a round, P = parameters, X = numbers about the last gradient, Q = terms (:data:`TERMS`).
+A = actions, M = updates of a round, P = parameters, X = numbers about the last gradient, Q = terms (``TERMS``).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lzero.analysis.conflict import GradientConflict, gram_matrices
+from lzero.analysis.conflict import gram_matrices
 from lzero.analysis.expert_statistics import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
@@ -27,52 +26,11 @@ from lzero.model.actor_critic import ActorCritic
 from lzero.nn.parameters import adamw, trained
 from lzero.nn.tasks import check_legal_actions
 from lzero.policy.ppo_points import measuring_points
+from lzero.policy.ppo_result import TERMS, Acted, PPOResult
 from lzero.policy.rollout import Minibatch, Rollout, minibatches_of
 
-TERMS = ("policy", "value", "entropy", "kl", "clipped")
-"""Means over the steps of a task: the three terms of the loss, the approximate divergence from the policy that acted
-(Schulman's estimator r − 1 − ln r), and the share of steps whose ratio is clipped."""
 SMALLEST_NORM = 1e-8  # of a gradient that has a direction
 PROJECTION_SEED = 0  # of the directions along which routers see gradients: the same in all runs
-
-
-@dataclass(frozen=True)
-class Acted:
-    """What was drawn for N observations: ``action`` int64, ``log_prob`` of it, and the critic's ``value``, each ``(N,)``."""
-
-    action: np.ndarray
-    log_prob: Tensor
-    value: Tensor
-
-
-@dataclass(frozen=True)
-class PPOResult:
-    """What the updates of a round measured; tensors stay on the device until somebody reads them.
-
-    Attributes:
-        task_means: means of the terms over steps, ranks and updates ``(Q, T)``; NaN for a task that was not played.
-        task_losses: loss of each task in the last update ``(T,)``.
-        gradient_norms: of every parameter in the last update, before clipping ``(P,)``.
-        grad_norm: mean over the updates, before clipping.
-        similarity: mean cosine between the gradients of consecutive updates; NaN where there is none before.
-        router_entropy: by mixture, mean over updates and tokens in nats, by task ``(T,)``.
-        grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if no update measured any.
-    """
-
-    task_means: Tensor
-    task_losses: Tensor
-    gradient_norms: Tensor
-    grad_norm: Tensor
-    similarity: Tensor
-    router_entropy: Mapping[str, Tensor]
-    grams: Mapping[str, Tensor]
-
-    def conflicts(self) -> dict[str, GradientConflict]:
-        """Gradient conflict by measuring point; empty if no update measured it. Waits for the device."""
-        if not self.grams:
-            return {}
-        conflicts = GradientConflict.from_grams(torch.stack(list(self.grams.values())))
-        return dict(zip(self.grams, conflicts, strict=True))
 
 
 class PPOPolicy:
@@ -266,16 +224,12 @@ class PPOPolicy:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.last_gradient = torch.where(finite, flat, self.last_gradient)
-        self._show_gradient()
+        if self.extra is not None:  # routers see its direction
+            unit = self.last_gradient / self.last_gradient.norm().clamp_min(SMALLEST_NORM)
+            self.extra = self._directions @ unit
         self.expert_statistics.record(is_played)
         self.train_iter += 1
         return norms, cosine
-
-    def _show_gradient(self) -> None:
-        """Let routers see the direction of the last gradient."""
-        if self.extra is not None:
-            unit = self.last_gradient / self.last_gradient.norm().clamp_min(SMALLEST_NORM)
-            self.extra = self._directions @ unit
 
     @property
     def measures_conflict(self) -> bool:
@@ -298,7 +252,8 @@ class PPOPolicy:
         return {
             "model": self.model.state_dict(),
             "optimizer": optimizer_state_to_tensors(self.optimizer, named),
-            "gradient": {"last": self.last_gradient},
+            "gradient": {"last": self.last_gradient}
+            | ({} if self.extra is None else {"seen": self.extra}),
             "expert_selection": self.expert_statistics.state(),
             "counters": {
                 "train_iter": torch.tensor(self.train_iter),
@@ -318,7 +273,8 @@ class PPOPolicy:
         named = list(self.model.named_parameters())
         load_optimizer_state_(self.optimizer, named, state["optimizer"])
         self.last_gradient = state["gradient"]["last"].clone()
-        self._show_gradient()
+        if self.extra is not None:
+            self.extra = state["gradient"]["seen"].clone()
         self.expert_statistics.load_state(state["expert_selection"], is_main=self.dist.is_main)
         counters = state["counters"]
         self.train_iter = int(counters["train_iter"])

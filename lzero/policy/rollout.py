@@ -87,7 +87,7 @@ def advantages(
     checks.shape("terminated", terminated, steps, envs)
     checks.shape("truncated", truncated, steps, envs)
     delta = reward + discount * value[1:] * ~terminated - value[:-1]
-    goes_on = discount * gae_lambda * ~(terminated | truncated)
+    goes_on = discount * gae_lambda * (~(terminated | truncated)).to(reward.dtype)
     found = torch.empty_like(delta)
     later = torch.zeros_like(delta[0])
     for t in reversed(range(steps)):

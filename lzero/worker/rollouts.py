@@ -8,7 +8,8 @@ import torch
 
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import PhaseTimer
-from lzero.policy.ppo_moe import Acted, PPOPolicy
+from lzero.policy.ppo_moe import PPOPolicy
+from lzero.policy.ppo_result import Acted
 from lzero.policy.rollout import Rollout
 from lzero.worker.collector import Collected, EpisodeCounter
 
