@@ -7,7 +7,7 @@ python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe/checkpoints/step
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,8 @@ import tyro
 
 from lzero import checks
 from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
-from lzero.config import ExperimentConfig
+from lzero.config import Experiment, ExperimentConfig
+from lzero.config_ppo import PPOExperiment
 from lzero.device import resolve_device
 from lzero.distributed import init_distributed
 from lzero.entry.checkpointing import load_policy_state
@@ -27,8 +28,11 @@ from lzero.entry.shards import RankShare
 from lzero.envs.domain import check_trusted
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import setup_logging
+from lzero.policy.ppo_moe import PPOPolicy
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.actor import Actor
+from lzero.worker.evaluator import Player
+from lzero.worker.rollouts import PolicyPlayer
 from lzero.worker.score_table import ScoreTable
 
 logger = logging.getLogger(
@@ -109,6 +113,56 @@ def load_policy(
     return policy
 
 
+def load_ppo_policy(checkpoint: Path, *, device: str = "auto") -> PPOPolicy:
+    """The PPO policy of a checkpoint, ready to evaluate; arguments and errors as of :func:`load_policy`."""
+    state = load_state(checkpoint)
+    config = PPOExperiment.model_validate(state["config"] | {"device": device})
+    legal = np.array(state["legal_actions"], dtype=bool)
+    policy = PPOPolicy(config, tuple(state["observation_shape"]), legal)
+    groups = PPOPolicy.state_groups
+    policy.load_state_dict(load_policy_state(checkpoint, policy.device, groups))
+    return policy
+
+
+@dataclass(frozen=True)
+class LoadedPlayer:
+    """The experiment of a checkpoint, its updates, simulations per move (None: it does not search), and who plays for it."""
+
+    config: Experiment
+    train_iter: int
+    simulations: int | None
+    make_player: Callable[[MultiTaskVectorEnv], Player]
+
+
+def _load_player(checkpoint: Path, device: str, simulations: int | None, seed: int) -> LoadedPlayer:
+    """Whatever algorithm has written a checkpoint.
+
+    Raises:
+        ValueError: if simulations are asked of a policy that does not search.
+    """
+    if load_state(checkpoint)["config"].get("algorithm") == "ppo":
+        if simulations is not None:
+            raise ValueError(
+                f"simulations={simulations}: {checkpoint} is of PPO, which does not search; leave it out"
+            )
+        actor_critic = load_ppo_policy(checkpoint, device=device)
+        config = actor_critic.config
+        rng = None if config.policy.greedy_evaluation else np.random.default_rng(seed)
+        return LoadedPlayer(
+            config,
+            actor_critic.train_iter,
+            None,
+            lambda env: PolicyPlayer(actor_critic, env.task_id, rng),
+        )
+    policy = load_policy(checkpoint, device=device, simulations=simulations)
+    return LoadedPlayer(
+        policy.config,
+        policy.train_iter,
+        policy.config.policy.search.num_eval_simulations,
+        lambda env: Actor(policy, env.task_id, env.legal_actions, None),
+    )
+
+
 def eval_unizero_multitask(
     path: Path | str,
     *,
@@ -126,8 +180,8 @@ def eval_unizero_multitask(
     Raises:
         TypeError: if ``path`` is none, or a number is no whole one.
         CheckpointError: if ``path`` holds no checkpoint, or a damaged one.
-        ValueError: for numbers out of range, or if the checkpoint's domain is neither of this project nor among
-            ``allow_domains``.
+        ValueError: for numbers out of range, simulations of what does not search, or if the checkpoint's domain is neither of
+            this project nor among ``allow_domains``.
     """
     path = checks.path("path", path)
     checks.count("episodes", episodes)
@@ -136,19 +190,15 @@ def eval_unizero_multitask(
     checks.count("seed", seed, 0)
     dist = init_distributed(resolve_device(device))
     checkpoint = find_checkpoint(path)
-    policy = load_policy(checkpoint, device=device, simulations=simulations)
-    config = policy.config
+    loaded = _load_player(checkpoint, device, simulations, seed)
+    config = loaded.config
     check_trusted(config.env.domain, allow_domains)
     everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
-
-    def player(env: MultiTaskVectorEnv) -> Actor:
-        return Actor(policy, env.task_id, env.legal_actions, None)
-
-    evaluator = GameEvaluator(config, player, dist, everything)
+    evaluator = GameEvaluator(config, loaded.make_player, dist, everything)
     run_dir = checkpoint.parent.parent
     try:
         table = evaluator.run(
-            [seed, policy.train_iter],
+            [seed, loaded.train_iter],
             episodes,
             run_dir / "videos" / "evaluation" if video else None,
         )
@@ -156,7 +206,7 @@ def eval_unizero_multitask(
         evaluator.close()
     report = {
         "checkpoint": checkpoint.name,
-        "simulations": config.policy.search.num_eval_simulations,
+        "simulations": loaded.simulations,
         "seed": seed,
         "scores": {game: scores.tolist() for game, scores in table.scores.items()},
         "normalised": dict(table.normalised),

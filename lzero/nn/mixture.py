@@ -93,7 +93,9 @@ class Flow:
     def mix(self, y_E: Tensor) -> Tensor:
         """Every token's sum over experts ``(T, …)``, from what experts make of their rows ``(E, …)``."""
         if self.slots is None:
-            return torch.einsum("te,et...->t...", self.routing.weights.to(y_E.dtype), y_E)
+            # a product of T tiny matrices takes longer than E multiplications of whole tensors
+            weights_ET = self.routing.weights.t().to(y_E.dtype)
+            return (y_E * weights_ET.view(*weights_ET.shape, *[1] * (y_E.ndim - 2))).sum(dim=0)
         return self.slots.mix(y_E.flatten(2)).flatten(0, 1).unflatten(1, y_E.shape[2:])
 
     def by_expert(self, y_E: Tensor) -> Tensor:
@@ -237,6 +239,9 @@ class Mixture(nn.Module):
             log_scores_TE = slots.log_experts.flatten(0, 1)
             largest_T1 = log_scores_TE.argmax(dim=1, keepdim=True)
             routing = Routing(log_scores_TE.exp(), largest_T1, log_scores=log_scores_TE)
+            if self.num_tokens == 1:  # every slot holds the sample's only token
+                rows = x_T.expand(self.num_experts, *x_T.shape)
+                return Flow(task_T, x_T, rows, routing, None)
             rows = slots.fill(x_RN.flatten(2)).unflatten(2, self.token_shape)
             return Flow(task_T, x_T, rows, routing, slots)
         routing = self.route(seen_RND.flatten(0, 1), task_T)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from lzero import checks
 
+SHORTEST = 1e-12  # length of a token that has a direction, as in ``torch.nn.functional.normalize``
+
 
 @dataclass(frozen=True)
 class SlotWeights:
@@ -78,9 +80,12 @@ class SlotRouter(nn.Module):
         """Weights for tokens ``(R, N, D)``; a token of zeros scores 0 everywhere."""
         dtype = torch.promote_types(x_RND.dtype, torch.float32)
         with torch.autocast(x_RND.device.type, enabled=False):
-            x_RND = F.normalize(x_RND.to(dtype), dim=-1)
+            x_RND = x_RND.to(dtype)
             slots_DES = self.scale * F.normalize(self.slots.to(dtype), dim=0)
+            # the product of what is brought to length 1, without a copy of the tokens
+            length_RN = torch.linalg.vector_norm(x_RND, dim=-1).clamp_min(SHORTEST)
             logits_RNES = torch.einsum("rnd,des->rnes", x_RND, slots_DES)
+            logits_RNES = logits_RNES / length_RN[:, :, None, None]
             log_combine = logits_RNES.flatten(2).log_softmax(dim=-1).view_as(logits_RNES)
             return SlotWeights(
                 dispatch=logits_RNES.softmax(dim=1),

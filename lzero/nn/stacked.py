@@ -55,8 +55,18 @@ class StackedLinear(nn.Module):
             orthogonal_columns_(weight_IO, heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(E, R, …)``, flattened from the third axis on, to ``(E, R, O)``."""
-        return torch.baddbmm(self.bias, x.flatten(2), self.weight)
+        """``(E, R, …)``, flattened from the third axis on, to ``(E, R, O)``.
+
+        Where all experts are given the same rows (an expanded tensor), they are one wide map of them.
+        """
+        x = x.flatten(2)
+        if x.stride(0) != 0 or len(x) == 1:
+            return torch.baddbmm(self.bias, x, self.weight)
+        num_experts, _, outputs = self.weight.shape
+        wide_IO = self.weight.transpose(0, 1).flatten(1)
+        y_RO = torch.addmm(self.bias.flatten(), x[0], wide_IO)
+        # in one piece: products of such strides take several times as long
+        return y_RO.view(-1, num_experts, outputs).transpose(0, 1).contiguous()
 
 
 class StackedConv(nn.Module):
@@ -80,10 +90,13 @@ class StackedConv(nn.Module):
             nn.init.orthogonal_(weight, HIDDEN_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(E, R, C, H, W)`` to ``(E, R, C', H', W')``."""
-        num_experts = len(self.weight)
-        x = x.transpose(0, 1).flatten(1, 2)
-        y = F.conv2d(x, self.weight.flatten(0, 1), self.bias.flatten(), groups=num_experts)
+        """``(E, R, C, H, W)`` to ``(E, R, C', H', W')``; the same rows for all experts are not copied."""
+        num_experts = groups = len(self.weight)
+        if x.stride(0) == 0:
+            x, groups = x[0], 1
+        else:
+            x = x.transpose(0, 1).flatten(1, 2)
+        y = F.conv2d(x, self.weight.flatten(0, 1), self.bias.flatten(), groups=groups)
         return y.unflatten(1, (num_experts, -1)).transpose(0, 1)
 
 

@@ -199,8 +199,9 @@ def minibatches_of(
         mine[index].index_add_(1, task_id[of_update], columns)
     everywhere = dist.all_reduce_sum_(mine.clone())
     for of_update, here, (steps, total, squares, count) in zip(own, mine, everywhere, strict=True):
-        task = task_id[of_update]
-        a = advantage[of_update]
+        task = task_id.index_select(0, of_update)
+        raw = a = advantage.index_select(0, of_update)
+        before = value.index_select(0, of_update)
         if config.advantages != "raw":
             number = steps
             if config.advantages == "all":
@@ -210,14 +211,15 @@ def minibatches_of(
             a = (a - mean[task]) / (spread[task] + SMALLEST_SPREAD)
         is_played = steps > 0
         yield Minibatch(
-            observation=observation[of_update],
+            observation=observation.index_select(0, of_update),
             task_id=task,
-            action=action[of_update],
-            log_prob=log_prob[of_update],
-            value=value[of_update],
+            action=action.index_select(0, of_update),
+            log_prob=log_prob.index_select(0, of_update),
+            value=before,
             advantage=a,
-            target=advantage[of_update] + value[of_update],
-            weight=acted[of_update] / (steps.clamp_min(1.0)[task] * is_played.sum()),
+            target=raw + before,
+            weight=acted.index_select(0, of_update)
+            / (steps.clamp_min(1.0)[task] * is_played.sum()),
             is_played=is_played,
             share=here[3].sum() / count.sum(),
             share_of_task=here[3] / count.clamp_min(1.0),

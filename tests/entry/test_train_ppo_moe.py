@@ -13,6 +13,7 @@ from lzero.config_ppo import PPOExperiment
 from lzero.distributed import Distributed
 from lzero.entry import train_ppo_moe
 from lzero.entry.checkpointing import RunError
+from lzero.entry.eval_unizero_multitask import eval_unizero_multitask
 from lzero.entry.ppo_run import PPORun
 from lzero.entry.stopping import StoppedError
 from lzero.logging import read_metrics
@@ -55,7 +56,7 @@ def tiny(directory: Path, name: str = "together", **train) -> dict:
         "policy": {
             "epochs": 2,
             "minibatches": 4,
-            "gradient_conflict_interval": 16,
+            "gradient_conflict_interval": 32,
             "probe_observations": 8,
         },
         "train": {
@@ -65,7 +66,7 @@ def tiny(directory: Path, name: str = "together", **train) -> dict:
             "eval_episodes": 3,
             "checkpoint_interval": 80,
             "log_interval": 8,
-            "moe_log_interval": 16,
+            "moe_log_interval": 32,
             "video": False,
         }
         | train,
@@ -115,7 +116,7 @@ def test_it_learns_catch_and_its_mirror_image(tmp_path):
 def test_a_run_that_died_goes_on_bit_for_bit(tmp_path, name, monkeypatch):
     train_ppo_moe(tiny(tmp_path / "undisturbed", name), seed=3)
     learn = PPOPolicy.learn
-    for end in (8, 24, 40):
+    for end in (24, 40):
 
         def dying(policy, rollout, rows, end=end):
             if policy.train_iter == end:
@@ -194,6 +195,17 @@ def test_another_length_is_another_experiment(tmp_path):
 def test_a_limit_behind_the_schedules_end_is_refused(tmp_path):
     with pytest.raises(ValueError, match="max_env_step=321"):
         train_ppo_moe(tiny(tmp_path), max_env_step=321)
+
+
+def test_its_checkpoints_are_evaluated(tmp_path):
+    train_ppo_moe(tiny(tmp_path, "in turn, all topk", max_env_steps=80), seed=0)
+    first = eval_unizero_multitask(tmp_path / "tiny", episodes=4, seed=1, video=False)
+    again = eval_unizero_multitask(tmp_path / "tiny", episodes=4, seed=1, video=False)
+    assert first.scores.keys() == {"Catch", "MirroredCatch"}
+    for game, scores in first.scores.items():
+        assert (scores == again.scores[game]).all() and len(scores) == 4
+    with pytest.raises(ValueError, match="PPO, which does not search"):
+        eval_unizero_multitask(tmp_path / "tiny", simulations=3)
 
 
 def test_the_experiment_is_kept_as_it_is(tmp_path):

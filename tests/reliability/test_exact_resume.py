@@ -79,7 +79,7 @@ def test_environments_that_ended_elsewhere_begin_anew(tmp_path, caplog, monkeypa
     finishing(tmp_path, "minatar", **{"train.max_env_steps": 80})
     observe = MinAtarVectorEnv._observe
     monkeypatch.setattr(
-        MinAtarVectorEnv, "_observe", lambda self: np.roll(observe(self), 1, axis=1)
+        MinAtarVectorEnv, "_observe", lambda self, envs: np.roll(observe(self, envs), 1, axis=1)
     )
     with caplog.at_level(logging.WARNING):
         finishing(tmp_path, "minatar")

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from lzero.config import ExperimentConfig
-from lzero.entry import train_unizero_multitask_segment_ddp
+from lzero.entry import train_ppo_moe, train_unizero_multitask_segment_ddp
 from lzero.logging import read_metrics
 from zoo.atari.config.presets import presets as atari
+from zoo.catch.config.ppo_presets import ppo_presets as catch_ppo
 from zoo.catch.config.presets import presets as catch
+from zoo.minatar.config.ppo_presets import ppo_presets as minatar_ppo
 from zoo.minatar.config.presets import presets as minatar
 
 PRESETS = {
@@ -54,3 +56,23 @@ def test_it_starts(name, tmp_path):
     rows = read_metrics(result.run_dir / "metrics.jsonl")
     losses = [row["metrics"]["learn/loss"] for row in rows if "learn/loss" in row["metrics"]]
     assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+PPO_PRESETS = {
+    f"{domain}-{name}": config
+    for domain, made in (("catch", catch_ppo), ("minatar", minatar_ppo))
+    for name, (_, config) in made().items()
+}
+
+
+@pytest.mark.parametrize("name", PPO_PRESETS)
+def test_ppo_starts(name, tmp_path):
+    config = PPO_PRESETS[name]
+    data = config.model_dump() | {"output_dir": str(tmp_path), "device": "cpu"}
+    data["env"] |= {"num_envs": 2, "num_eval_envs": 1, "max_episode_steps": STEPS}
+    data["policy"] |= {"epochs": 1, "minibatches": 2, "probe_observations": 6}
+    data["train"] |= {"max_env_steps": 2 * STEPS, "collect_steps": STEPS // 2, "eval_episodes": 1}
+    data["train"] |= {"log_interval": 1, "video": False}
+    result = train_ppo_moe(data)
+    rounds = 2 * (config.num_tasks if config.is_continual else 1)
+    assert result.train_iter == 2 * rounds and set(result.scores) == set(config.env.games)

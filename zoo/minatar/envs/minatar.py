@@ -113,6 +113,7 @@ class MinAtarVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._over = np.ones(num_envs, np.bool_)
         self._steps = np.zeros(num_envs, np.int64)
+        self._seen = np.zeros((num_envs, SIDE, SIDE, game_shape(name).channels), np.uint8)
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
@@ -132,7 +133,10 @@ class MinAtarVectorEnv(VectorEnv):
             _begin_episode(self._games[j])
         self._over[where] = False
         self._steps[where] = 0
-        return self._observe(), {}
+        begun = np.flatnonzero(where)
+        if len(begun):  # the others show what they showed
+            self._seen[begun] = self._observe(begun.tolist())
+        return self._seen.copy(), {}
 
     def step(
         self, actions: np.ndarray
@@ -164,10 +168,11 @@ class MinAtarVectorEnv(VectorEnv):
         self._steps = np.where(self._over, 0, self._steps + 1)
         truncated = (self._steps >= self._max_episode_steps) & ~terminated
         self._over = terminated | truncated
-        return self._observe(), reward, terminated, truncated, {}
+        self._seen = self._observe(range(self.num_envs))
+        return self._seen.copy(), reward, terminated, truncated, {}
 
-    def _observe(self) -> np.ndarray:
-        occupied = np.stack([game.state() for game in self._games])
+    def _observe(self, envs: Sequence[int]) -> np.ndarray:
+        occupied = np.stack([self._games[j].state() for j in envs])
         return np.multiply(occupied, 255, dtype=np.uint8)
 
 
