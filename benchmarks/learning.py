@@ -230,7 +230,11 @@ SUITES = {
         Variant("breakout", f"{MINATAR}_moe.py", "breakout"),
         Variant("three", f"{MINATAR}_moe.py", "three"),
     ),
-    "pong": (Variant("pong", f"{ATARI}_moe.py", "cpu", PONG),),
+    "pong": (
+        Variant("pong", f"{ATARI}_moe.py", "cpu", PONG),
+        # as many env steps as three hours of one core have room for
+        replace(afternoon("Pong", "dense", "--train.max-env-steps 400000"), name="pong afternoon"),
+    ),
     "study_catch": study(CATCH, more=True),
     "study_minatar": study(MINATAR, more=False),
 }

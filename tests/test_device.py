@@ -1,9 +1,11 @@
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from lzero import device as device_module
+from lzero.config import MoEConfig
 from lzero.device import (
     autocast,
     fast_products,
@@ -12,6 +14,7 @@ from lzero.device import (
     resolve_device,
     resolve_precision,
 )
+from lzero.nn.moe import MoELayer
 
 CPU = torch.device("cpu")
 
@@ -140,3 +143,20 @@ def test_onednn_multiplies_on_amd_with_avx512(cpu_flags, monkeypatch, vendor, fl
     onednn_is_better.cache_clear()
     assert not onednn_is_better()
     onednn_is_better.cache_clear()
+
+
+@pytest.mark.parametrize("num_tokens", [6, 400])
+def test_experts_are_the_same_by_fast_products(num_tokens, monkeypatch):
+    """Few tokens take the padded path, many the segments, which stay with MKL."""
+    monkeypatch.setattr(device_module, "onednn_is_better", lambda: True)
+    torch.manual_seed(0)
+    layer = MoELayer(MoEConfig(num_experts=4), 32, 2)
+    x = torch.randn(num_tokens, 32)
+    task_id = torch.arange(num_tokens) % 2
+    found = []
+    for context in (nullcontext(), fast_products(CPU)):
+        with context:
+            y, _ = layer(x, task_id)
+            gradients = torch.autograd.grad(y.square().sum(), list(layer.parameters()))
+        found.append([y, *gradients])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
