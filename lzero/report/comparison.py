@@ -66,8 +66,8 @@ def compare(study: Study) -> tuple[Comparison | None, list[str]]:
         notes.append(f"not compared over games: {single}, of which one seed says nothing of others")
     tasks = common_tasks(groups) if len(groups) > 1 else []
     if not tasks:
-        notes.append("no comparison over games: it needs two experiments of two seeds or more "
-                     "that have a game in common")  # fmt: skip
+        needed = "it needs two experiments of two seeds or more that have a game in common"
+        notes.append(f"no comparison over games: {needed}")
         return None, notes
     elsewhere = [task for task in study.tasks if task not in tasks]
     if elsewhere:
@@ -84,9 +84,9 @@ def compare(study: Study) -> tuple[Comparison | None, list[str]]:
             scores[group.label], seeds[group.label] = table, tuple(names)
     kept = tuple(group for group in groups if group.label in scores)
     if len(kept) < 2:
-        notes.append("no comparison over games: fewer than two experiments have two seeds with "
-                     "final scores")  # fmt: skip
-        return None, notes
+        reason = "fewer than two experiments have two seeds with final scores"
+        notes.append(f"no comparison over games: {reason}")
+        return None, [*scale.notes, *notes]
     return Comparison(scale, kept, scores, seeds), [*scale.notes, *notes]
 
 

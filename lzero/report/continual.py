@@ -12,12 +12,12 @@ import numpy as np
 from lzero import tags
 from lzero.analysis import continual as measures
 from lzero.report.last_part import over_seeds
-from lzero.report.run_data import Group, RunData, Series, Task
+from lzero.report.run_data import Group, Series, Task
 from lzero.report.scale import Scale, common_scale
 from lzero.report.statistics import RANDOM
 from lzero.report.study import Study
 from lzero.report.tables import Row
-from lzero.report.turns import Turn, common_turns, is_continual, played_until
+from lzero.report.turns import Turn, common_turns, is_continual
 
 CONTINUAL_COLUMNS = (
     *("group", "seeds", "domain", "game", "measure", "score", "turns", "before"),
@@ -58,14 +58,8 @@ def finished_turns(group: Group) -> Finished | None:
     planned = common_turns(group)
     if planned is None:
         return None
-    fields = group.runs[0].fields
-    real, end = [], 0
-    for turn in planned:
-        if played_until(fields, turn) > end:  # else the round before it took all its steps
-            real.append(turn)
-            end = played_until(fields, turn)
     reached = min(run.env_steps for run in group.runs)
-    return Finished([turn for turn in real if turn.end <= reached], len(real))
+    return Finished([turn for turn in planned if turn.end <= reached], len(planned))
 
 
 def continual_rows(study: Study) -> Iterator[Row]:
@@ -130,7 +124,7 @@ def _rows(
             tag = tags.of_game(tags.EVAL_RETURN, task[1])
             curves[task] = run.series(tag) if scale is None else scale.series(run, task)
         by_measure = run_measures(
-            _table(run, group, finished, curves), played, _before(study, group, curves, scale)
+            _table(group, finished, curves), played, _before(study, group, curves, scale)
         )
         for measure, values in by_measure.items():
             on_scale = []
@@ -165,11 +159,9 @@ def run_measures(
     }
 
 
-def _table(
-    run: RunData, group: Group, finished: Finished, curves: Mapping[Task, Series]
-) -> np.ndarray:
+def _table(group: Group, finished: Finished, curves: Mapping[Task, Series]) -> np.ndarray:
     """Scores ``(T, G)`` at the ends of turns; NaN columns for games without a curve."""
-    ends = [played_until(run.fields, turn) for turn in finished.turns]
+    ends = [turn.end for turn in finished.turns]
     scores = np.full((len(ends), len(group.games)), np.nan)
     for column, task in enumerate(group.tasks):
         if task in curves:
@@ -214,5 +206,5 @@ def _without_evaluation(group: Group, finished: Finished) -> list[str]:
         curves = {}
         for task in group.tasks:
             curves[task] = run.series(tags.of_game(tags.EVAL_RETURN, task[1]))
-        lacking |= np.isnan(_table(run, group, finished, curves)).any(axis=1)
+        lacking |= np.isnan(_table(group, finished, curves)).any(axis=1)
     return [f"turn {turn + 1} ({finished.turns[turn].game})" for turn in np.flatnonzero(lacking)]

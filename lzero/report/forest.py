@@ -1,12 +1,17 @@
 """Figures of numbers with intervals, one below the other: a dot and a whisker for each group."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lzero.report.figures import COLOURS, DPI, GREY, STYLE
+from lzero.report.figures import COLOURS, DPI, GREY, LEGEND, STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "^", "D")  # where there are more groups than colours
 # Inches.
@@ -40,7 +45,7 @@ def draw_forest(
     title: str,
     caption: str,
     zero_line: bool,
-) -> Any:
+) -> "Figure":
     """A figure with a panel beside the other for each panel of the (at least one) estimates.
 
     Args:
@@ -50,8 +55,6 @@ def draw_forest(
         caption: how the numbers were made.
         zero_line: whether 0 is marked, and in view.
     """
-    import textwrap
-
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -87,9 +90,11 @@ def draw_forest(
         for label in shown:
             color, marker = look_of(label, groups)
             handles.append(Line2D([], [], color=color, marker=marker, linewidth=1.6))
-        looks: dict[str, Any] = {"loc": "upper left", "alignment": "left", "frameon": False}
-        figure.legend(handles, shown, title=title, ncols=columns, bbox_to_anchor=(0, 1), **looks,
-                      title_fontproperties={"size": 13, "weight": "bold"})  # fmt: skip
+        # matplotlib would leave out a text that begins with an underscore
+        entries = [f"entry {number}" for number in range(len(shown))]
+        legend = figure.legend(handles, entries, title=title, ncols=columns, **LEGEND)
+        for written, label in zip(legend.get_texts(), shown, strict=True):
+            written.set_text(label)
         at = {"x": EDGE / width, "y": EDGE / height, "ha": "left", "va": "bottom"}
         figure.supxlabel(text, **at, **GREY)
     return figure
@@ -102,7 +107,7 @@ def look_of(label: str, groups: Sequence[str]) -> tuple[str, str]:
 
 
 def _draw_panel(
-    ax: Any,
+    ax: "Axes",
     estimates: Sequence[Estimate],
     names: Sequence[str],
     shown: Sequence[str],

@@ -178,8 +178,8 @@ def expert_legend(_: Study, panels: Sequence[Panel]) -> dict[str, str | None]:
 def with_turns(study: Study, panels: Sequence[Panel]) -> list[Panel]:
     """Panels with lines where continual groups begin another game, and the game's turns shaded.
 
-    The lines are grey where all continual groups of a panel have the same, else in their colours;
-    shaded are the turns of a panel's own game, where they are the same for all.
+    The lines are grey where several groups of a panel, or all that are continual, have the same,
+    else in a group's colour; shaded are the turns of a panel's own game, if all have the same.
     """
     found = {}
     for group in study.groups:
@@ -197,16 +197,21 @@ def with_turns(study: Study, panels: Sequence[Panel]) -> list[Panel]:
         if not continual:
             shown.append(panel)
             continue
-        lines = {label: [turn.start for turn in found[label][1:]] for label in continual}
         first = found[continual[0]]
+        is_common = all(found[label] == first for label in continual)
+        lines: dict[str, set[float]] = {}
+        for label in continual:
+            is_shared = sum(found[other] == found[label] for other in continual) > 1
+            owner = "" if is_common or is_shared else label
+            lines.setdefault(owner, set()).update(turn.start for turn in found[label][1:])
         spans: list[tuple[float, float]] = []
-        if all(found[label] == first for label in continual):
-            lines = {"": lines[continual[0]]}
+        if is_common:
             games = {curve.game for curve in panel.curves}
             spans = [(turn.start, turn.end) for turn in first if games == {turn.game}]
         together = len(continual) < len(labels)
         x_label = MIXED_STEPS if together else CONTINUAL_STEPS
-        shown.append(replace(panel, switches=lines, spans=spans, x_label=x_label))
+        places = {owner: sorted(starts) for owner, starts in lines.items()}
+        shown.append(replace(panel, switches=places, spans=spans, x_label=x_label))
     return shown
 
 

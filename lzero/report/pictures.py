@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lzero import tags
 from lzero.report import curves, matrices, panels
 from lzero.report.figures import Panel, draw
 from lzero.report.statistics import LEVEL, MAX_BINS, RESAMPLES
 from lzero.report.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BAND = (
     f"Line: mean over seeds. Band: {LEVEL} percentile bootstrap interval over seeds "
@@ -25,7 +28,9 @@ SMOOTH = (
 LINES = "Dashed: random policy. Dotted: published and other scores."
 RANGE = "Shown are the env steps that all seeds of a group cover."
 SEEDS = f"{BAND}; with one seed none. {SMOOTH} {RANGE}"
-LINES_OF_TURNS = "Vertical lines: another game begins."
+LINES_OF_TURNS = (
+    "Vertical lines: another game begins, in the colour of an experiment with turns of its own."
+)
 SHADES_OF_TURNS = "Shaded: turns of the panel's own game, in which it is trained."
 LAYERS = f"Means over layers. {SEEDS}"
 SCORE = (
@@ -135,7 +140,7 @@ class MatrixPicture(Picture):
         return Drawn(png, f"{self.reading}{shown}")
 
 
-def as_png(figure: Any) -> bytes:
+def as_png(figure: "Figure") -> bytes:
     """Content of a file of a matplotlib figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png")

@@ -46,11 +46,12 @@ def continual_estimates(study: Study) -> list[forest.Estimate]:
     there is none.
     """
     rows = list(continual.continual_rows(study))
-    on_scale = [row for row in rows if row["score"] != continual.RETURN]
+    on_scale = {row["group"] for row in rows if row["score"] != continual.RETURN}
     found = []
     for measure, title in continual.MEASURES.items():
-        for row in on_scale or rows:
-            if row["measure"] == measure:
+        for row in rows:
+            is_shown = row["score"] != continual.RETURN or row["group"] not in on_scale
+            if is_shown and row["measure"] == measure:
                 name = "mean over games"
                 if row["game"]:
                     name = study.task_title((row["domain"], row["game"]))

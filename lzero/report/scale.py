@@ -60,7 +60,8 @@ def common_scale(study: Study, groups: Sequence[Group], tasks: Sequence[Task]) -
         if not all(len(run.series(tag)) for group in groups for run in group.runs):
             lacking.append(study.task_title(task))
     if not lacking:
-        names, random = {}, {}
+        names: dict[str, None] = {}
+        random = {}
         for domain, game in tasks:
             scale = study.scales.get(domain)
             names[scale.name if scale else "normalised"] = None
@@ -77,12 +78,14 @@ def common_scale(study: Study, groups: Sequence[Group], tasks: Sequence[Task]) -
         else:
             bare.append(study.task_title(task))
     why = f"not every run has logged {tags.EVAL_NORMALISED}/… of {', '.join(lacking)}"
-    meaning = "0 is a random policy, or the lowest final score of a run where none is known"
-    notes = [f"scores of games are compared on a min-max scale, because {why}: {meaning}; 1 is the "
-             "best mean over seeds of an experiment"]  # fmt: skip
+    zero = "a random policy's, or the lowest final score of a run where that is not known"
+    notes = [
+        f"scores of games are compared on a min-max scale, because {why}: 0 is {zero}; 1 is the "
+        "best mean over seeds of an experiment"
+    ]
     if bare:
-        notes.append(f"{', '.join(bare)} left out of what is compared over games: no experiment "
-                     "ended above 0 of the min-max scale")  # fmt: skip
+        reason = "no experiment ended above 0 of the min-max scale"
+        notes.append(f"left out of what is compared over games: {', '.join(bare)}: {reason}")
     return Scale(MIN_MAX, tuple(ends), ends, random, tuple(notes))
 
 

@@ -11,6 +11,7 @@ from lzero.report.notes import study_notes
 from lzero.report.progress import shown
 from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, load_runs
 from lzero.report.statistics import RANDOM, Curve, FinalScore, final_score
+from lzero.report.turns import is_ppo
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Study:
     @property
     def has_ppo(self) -> bool:
         """Whether any group is one of PPO."""
-        return any(group.fields.get("algorithm") == "ppo" for group in self.groups)
+        return any(is_ppo(group.fields) for group in self.groups)
 
     @property
     def tasks(self) -> list[Task]:

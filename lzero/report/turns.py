@@ -1,4 +1,4 @@
-"""Turns of games in continual runs, from their configs as they lie on disk.
+"""Turns of games in continual runs of PPO, from their configs as they lie on disk.
 
 The rules are those of :class:`lzero.config_ppo.PPOExperiment`, which a config of another version
 need not fit. Env steps are those of the run's clock, on which the steps of all games add up.
@@ -23,6 +23,11 @@ class Turn:
     game: str
     start: int  # no longer in it
     end: int  # in it
+
+
+def is_ppo(fields: Mapping[str, Any]) -> bool:
+    """Whether it is a run of PPO, by a flat config."""
+    return fields.get("algorithm") == "ppo"
 
 
 def is_continual(fields: Mapping[str, Any]) -> bool:
@@ -63,17 +68,30 @@ def switches(fields: Mapping[str, Any]) -> list[int]:
     return [turn.start for turn in turns(fields)[1:]]
 
 
-def played_until(fields: Mapping[str, Any], turn: Turn) -> int:
-    """Env steps at which a turn really ends: a round that began in it is played to its end."""
-    game = turn.game
-    envs = fields.get(f"env.overrides.{game}.num_envs") or fields.get("env.num_envs")
-    steps = fields.get("train.collect_steps")
-    if not envs or not steps:
-        return turn.end
-    return math.ceil(turn.end / (envs * steps)) * envs * steps
+def played_turns(fields: Mapping[str, Any]) -> list[Turn]:
+    """Turns as they are played: a round of steps that has begun is finished before games change.
+
+    So a turn ends up to a round late, and one that is over by then is left out. Where the length of
+    rounds is not known, it is :func:`turns`.
+
+    Raises:
+        RunDataError: as :func:`turns`.
+    """
+    found: list[Turn] = []
+    end = 0
+    for turn in turns(fields):
+        envs = fields.get(f"env.overrides.{turn.game}.num_envs") or fields.get("env.num_envs") or 1
+        steps = envs * (fields.get("train.collect_steps") or 1)  # of a round
+        until = math.ceil(turn.end / steps) * steps
+        if until > end:
+            found.append(Turn(turn.game, end, until))
+            end = until
+    return found
 
 
 def common_turns(group: Group) -> list[Turn] | None:
-    """Turns of all seeds of a group; None where they differ, empty where it is not continual."""
-    first, *others = [turns(run.fields) for run in group.runs]
+    """Turns as all seeds of a group play them; None where they differ, empty where the group is not
+    continual.
+    """
+    first, *others = [played_turns(run.fields) for run in group.runs]
     return first if all(other == first for other in others) else None
