@@ -78,10 +78,10 @@ def improvement_interval(
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     values = []
     for _ in range(0, RESAMPLES, CHUNK):
-        one = _shares(draw(rng, *first.shape, whole_runs=whole_runs))
-        other = _shares(draw(rng, *second.shape, whole_runs=whole_runs))
+        one = _counts(draw(rng, *first.shape, whole_runs=whole_runs))
+        other = _counts(draw(rng, *second.shape, whole_runs=whole_runs))
         values.append(np.einsum("bsg,stg,btg->b", one, wins, other, optimize=True))
-    return _ends(np.concatenate(values) / wins.shape[2])
+    return _ends(np.concatenate(values) / wins.size)
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -100,8 +100,8 @@ def profile_band(scores: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     profiles = []
     for _ in range(0, RESAMPLES, CHUNK):
-        shares = _shares(draw(rng, *scores.shape, whole_runs=False)) / scores.shape[1]
-        profiles.append(shares.reshape(CHUNK, -1) @ above)
+        counts = _counts(draw(rng, *scores.shape, whole_runs=False))
+        profiles.append(counts.reshape(CHUNK, -1) @ above / scores.size)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(profiles), (tail, 1 - tail), axis=0)
     return low, high
@@ -115,11 +115,11 @@ def draw(rng: np.random.Generator, seeds: int, games: int, *, whole_runs: bool) 
     return rng.integers(seeds, size=(CHUNK, seeds, games))
 
 
-def _shares(drawn_BSG: np.ndarray) -> np.ndarray:
-    """``(B, S, G)`` share of every seed in the resamples of a game."""
-    seeds = drawn_BSG.shape[1]
-    counts = np.stack([(drawn_BSG == seed).sum(axis=1) for seed in range(seeds)], axis=1)
-    return counts / seeds
+def _counts(drawn_BSG: np.ndarray) -> np.ndarray:
+    """``(B, S, G)`` how often every seed is in the resamples of a game."""
+    seeds = range(drawn_BSG.shape[1])
+    counts = np.stack([(drawn_BSG == seed).sum(axis=1) for seed in seeds], axis=1)
+    return counts.astype(np.float64)  # of which sums are exact
 
 
 def _wins(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Differences between two experiments, seed by seed: what the seeds share cancels out."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import sqrt
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from lzero.report import aggregates
 from lzero.report.comparison import compare, score_table
-from lzero.report.run_data import Group, RunData, gather
+from lzero.report.run_data import Group, RunData, Task, gather
 from lzero.report.scale import Scale, common_scale, common_tasks, final_returns, final_scores
 from lzero.report.statistics import CONFIDENCE, OVER_SEEDS, bootstrap_mean
 from lzero.report.study import Study
@@ -45,7 +45,8 @@ def paired_rows(study: Study) -> Iterator[Row]:
             scale = comparison.scale  # that of the other tables
         else:
             scale = common_scale(study, (first, second), tasks)
-        both = zip(_of_runs(first, scale), _of_runs(second, scale), strict=True)
+        ours_and_theirs = (_of_runs(group, scale, tasks) for group in (first, second))
+        both = zip(*ours_and_theirs, strict=True)
         for (where, ours), (_, theirs) in both:
             differences = {}
             for seed, (one, other) in pairs.items():
@@ -106,7 +107,7 @@ def student_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def _of_runs(
-    group: Group, scale: Scale
+    group: Group, scale: Scale, tasks: Sequence[Task]
 ) -> Iterator[tuple[tuple[str, str, str], Mapping[str, float]]]:
     """Domain, game and name of a score, and its values by the name of the run."""
     names, table = score_table(group, scale)
@@ -119,7 +120,7 @@ def _of_runs(
     for task in scale.tasks:
         series = {run.name: scale.series(run, task) for run in group.runs}
         yield (*task, scale.name), final_scores(group, series)
-    for task in scale.tasks:
+    for task in tasks:
         yield (*task, RETURN), final_returns(group, task[1])
 
 

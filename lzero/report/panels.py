@@ -15,7 +15,7 @@ from lzero.report.figures import Panel, value_range
 from lzero.report.run_data import Task, gather
 from lzero.report.statistics import OVER_EPISODES, RANDOM, Curve
 from lzero.report.study import Study
-from lzero.report.turns import common_turns
+from lzero.report.turns import changes, common_turns
 
 NUM_EXPERTS = "model.moe.num_experts"
 CONTINUAL_STEPS = "env steps of all games, in turns"
@@ -203,7 +203,7 @@ def with_turns(study: Study, panels: Sequence[Panel]) -> list[Panel]:
         for label in continual:
             is_shared = sum(found[other] == found[label] for other in continual) > 1
             owner = "" if is_common or is_shared else label
-            lines.setdefault(owner, set()).update(turn.start for turn in found[label][1:])
+            lines.setdefault(owner, set()).update(changes(found[label]))
         spans: list[tuple[float, float]] = []
         if is_common:
             games = {curve.game for curve in panel.curves}

@@ -5,8 +5,9 @@ need not fit. Env steps are those of the run's clock, on which the steps of all 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from lzero.report.run_data import Group, RunDataError
@@ -63,9 +64,7 @@ def turns(fields: Mapping[str, Any]) -> list[Turn]:
 
 def switches(fields: Mapping[str, Any]) -> list[int]:
     """Env steps at which another game begins; none if the run is not continual."""
-    if len(fields["env.games"]) == 1:
-        return []
-    return [turn.start for turn in turns(fields)[1:]]
+    return changes(turns(fields))
 
 
 def played_turns(fields: Mapping[str, Any]) -> list[Turn]:
@@ -87,6 +86,11 @@ def played_turns(fields: Mapping[str, Any]) -> list[Turn]:
             found.append(Turn(turn.game, end, until))
             end = until
     return found
+
+
+def changes(found: Sequence[Turn]) -> list[int]:
+    """Env steps at which one of the turns begins whose game is another than that of the one before."""
+    return [turn.start for last, turn in pairwise(found) if turn.game != last.game]
 
 
 def common_turns(group: Group) -> list[Turn] | None:
