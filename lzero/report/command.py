@@ -47,8 +47,9 @@ ALWAYS = ("curves.csv", "final.csv")  # the others are written only if there is 
 @dataclass(frozen=True)
 class ReportCommand:
     """Report on runs, seeds of one experiment together: final scores, returns, losses, gradient
-    conflict, expert selection and plasticity. Writes index.html, which has everything in one file,
-    and beside it every picture (PNG) and every number (CSV).
+    conflict, expert selection and plasticity; of PPO also comparisons over games, forgetting and
+    transfer. Writes index.html, which has everything in one file, and beside it every picture (PNG)
+    and every number (CSV).
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]

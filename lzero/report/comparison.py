@@ -87,6 +87,8 @@ def compare(study: Study) -> tuple[Comparison | None, list[str]]:
         reason = "fewer than two experiments have two seeds with final scores"
         notes.append(f"no comparison over games: {reason}")
         return None, [*scale.notes, *notes]
+    if not scale.has_target:
+        notes.append(f"no optimality gap: 1 of the scale {scale.name} is nothing known to reach")
     return Comparison(scale, kept, scores, seeds), [*scale.notes, *notes]
 
 

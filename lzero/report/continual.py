@@ -12,7 +12,7 @@ import numpy as np
 from lzero import tags
 from lzero.analysis import continual as measures
 from lzero.report.last_part import over_seeds
-from lzero.report.run_data import Group, Series, Task
+from lzero.report.run_data import Group, Series, Task, gather
 from lzero.report.scale import Scale, common_scale
 from lzero.report.statistics import RANDOM
 from lzero.report.study import Study
@@ -83,31 +83,37 @@ def continual_rows(study: Study) -> Iterator[Row]:
 
 
 def continual_notes(study: Study) -> Iterator[str]:
-    """What must be known of continual groups."""
+    """What must be known of continual groups, a sentence for each reason."""
     groups = continual_groups(study)
+    found = []
     for group in groups:
         same = [other for other in groups if other.tasks == group.tasks]
         yield from common_scale(study, same, group.tasks).notes
-        steps = "env steps are those of all games together, which take turns"
-        finished = finished_turns(group)
-        if finished is None:
-            yield f"{group.label}: {steps}; no turns shown, because its seeds differ in them"
-            continue
-        length = finished.turns[0].end if finished.turns else 0
-        yield f"{group.label}: {steps}" + (f" of {length:,}" if length else "")
-        if len(finished.turns) < finished.planned:
-            played = f"{len(finished.turns)} of {finished.planned} turns"
-            yield f"{group.label}: forgetting and transfer after {played}, which all seeds have behind them"
-        lacking = _without_evaluation(group, finished)
-        if lacking:
-            what = "their scores are not known, and no measure that needs them"
-            yield f"{group.label}: no evaluation in {', '.join(lacking)}: {what}"
-        if finished.turns and not _evaluated_before(group):
-            known = [task for task in group.tasks if RANDOM in study.references[task]]
-            stands = "a random policy's score stands for it in forward transfer"
-            if len(known) < len(group.tasks):
-                stands = "no forward transfer of games without a known score of a random policy"
-            yield f"{group.label}: no evaluation before training: {stands}"
+        for what in _of_group(study, group):
+            found.append((what, group.label))
+    for what, labels in gather(found).items():
+        yield f"{', '.join(labels)}: {what}"
+
+
+def _of_group(study: Study, group: Group) -> Iterator[str]:
+    steps = "env steps are those of all games together, which take turns"
+    finished = finished_turns(group)
+    if finished is None:
+        yield f"{steps}; no turns shown, because its seeds differ in them"
+        return
+    yield steps
+    if len(finished.turns) < finished.planned:
+        played = f"{len(finished.turns)} of {finished.planned} turns"
+        yield f"forgetting and transfer after {played}, which all seeds have behind them"
+    lacking = _without_evaluation(group, finished)
+    if lacking:
+        what = "their scores are not known, and no measure that needs them"
+        yield f"no evaluation in {', '.join(lacking)}: {what}"
+    if finished.turns and not _evaluated_before(group):
+        stands = "a random policy's score stands for it in forward transfer"
+        if not all(RANDOM in study.references[task] for task in group.tasks):
+            stands = "no forward transfer of games without a known score of a random policy"
+        yield f"no evaluation before training: {stands}"
 
 
 def _rows(

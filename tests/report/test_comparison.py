@@ -134,6 +134,7 @@ def test_min_max_where_scores_on_a_scale_are_missing(tmp_path):
     np.testing.assert_allclose(comparison.scores["moe"], (SECOND - random) / (best - random))
     assert comparison.scores["dense"].mean(axis=0).tolist() == pytest.approx([1.0, 1.0])
     assert "eval_normalised/… of Catch, MirroredCatch: 0 is a random policy's" in notes[0]
+    assert "no optimality gap: 1 of the scale min-max is nothing known to reach" in notes
     assert "optimality_gap" not in {row["aggregate"] for row in aggregate_rows(study)}
 
 
