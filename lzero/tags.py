@@ -23,6 +23,7 @@ HEALTH = "health/"
 PLASTICITY = "plasticity/"
 DORMANT_RATIO = f"{PLASTICITY}dormant_ratio/"
 ROUTER_ENTROPY = f"{PLASTICITY}router_entropy/"
+GAME_ROUTER_ENTROPY = "router_entropy_"  # a mixture's name and a game follow
 WEIGHT_NORM = f"{PLASTICITY}weight_norm/"
 GRADIENT_NORM = f"{PLASTICITY}gradient_norm/"
 EFFECTIVE_RANK = f"{PLASTICITY}effective_rank/"  # of what an output layer sees

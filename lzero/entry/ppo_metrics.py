@@ -89,7 +89,8 @@ def _numbers(run: "PPORun", result: PPOResult) -> dict[str, float]:
     for name, entropy in result.router_entropy.items():
         metrics[f"{tags.ROUTER_ENTROPY}{name}"] = entropy.nanmean().item()
         for task, game in enumerate(run.config.env.games):
-            metrics[f"router_entropy_{name.replace('/', '_')}/{game}"] = entropy[task].item()
+            of_mixture = f"{tags.GAME_ROUTER_ENTROPY}{name.replace('/', '_')}"
+            metrics[tags.of_game(of_mixture, game)] = entropy[task].item()
     metrics |= run.rates.pop(run.of_all_games(run.env_steps), run.policy.train_iter)
     return {tag: value for tag, value in metrics.items() if value == value}  # NaN: not played
 

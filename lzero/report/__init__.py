@@ -6,6 +6,11 @@ are the places where gradients were compared, ``last_part`` the ends of training
 holds all that; ``pictures`` is the table of all pictures, whose panels are made in ``panels`` and
 drawn in ``figures``; ``matrices`` has pictures of matrices; ``tables``, ``analysis_tables`` and
 ``notes`` make the numbers and the texts; ``page`` and ``command`` put them together.
+
+Of studies with PPO: ``scale`` makes games comparable, ``aggregates`` are the statistics of scores
+over games and seeds, ``comparison`` and ``paired`` the tables of experiments against each other;
+``turns`` are those of continual runs, ``continual`` tells what they forget. ``ppo_pictures`` has
+their pictures, of which ``forest`` draws dots with whiskers, and ``page_tables`` their tables.
 """
 
 from lzero.report.run_data import Group, RunData, RunDataError, Series, group_runs, load_runs

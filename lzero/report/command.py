@@ -19,9 +19,10 @@ import rich
 import tyro
 
 from lzero.logging import setup_logging
-from lzero.report import analysis_tables, matrices, tables
+from lzero.report import analysis_tables, comparison, continual, matrices, paired, tables
 from lzero.report.page import page
 from lzero.report.pictures import PICTURES, SECTION_LACKING, Drawn, Picture
+from lzero.report.ppo_pictures import PPO_PICTURES
 from lzero.report.progress import shown
 from lzero.report.run_data import RunDataError, gather
 from lzero.report.study import Study, build_study
@@ -32,6 +33,10 @@ PAGE = "index.html"
 TABLES = {
     "curves.csv": (tables.CURVE_COLUMNS, tables.curve_rows),
     "final.csv": (tables.FINAL_COLUMNS, tables.final_rows),
+    "aggregate.csv": (comparison.AGGREGATE_COLUMNS, comparison.aggregate_rows),
+    "improvement.csv": (comparison.IMPROVEMENT_COLUMNS, comparison.improvement_rows),
+    "paired.csv": (paired.PAIRED_COLUMNS, paired.paired_rows),
+    "continual.csv": (continual.CONTINUAL_COLUMNS, continual.continual_rows),
     "conflict_final.csv": (analysis_tables.CONFLICT_COLUMNS, analysis_tables.conflict_rows),
     "expert_final.csv": (analysis_tables.EXPERT_COLUMNS, analysis_tables.expert_rows),
     "matrices.csv": (matrices.MATRIX_COLUMNS, matrices.matrix_rows),
@@ -42,8 +47,9 @@ ALWAYS = ("curves.csv", "final.csv")  # the others are written only if there is 
 @dataclass(frozen=True)
 class ReportCommand:
     """Report on runs, seeds of one experiment together: final scores, returns, losses, gradient
-    conflict, expert selection and plasticity. Writes index.html, which has everything in one file,
-    and beside it every picture (PNG) and every number (CSV).
+    conflict, expert selection and plasticity; of PPO also comparisons over games, forgetting and
+    transfer. Writes index.html, which has everything in one file, and beside it every picture (PNG)
+    and every number (CSV).
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
@@ -94,17 +100,20 @@ def write_report(study: Study, folder: Path) -> list[str]:
     drawn: list[tuple[Picture, Drawn]] = []
     missing: list[Picture] = []
     files = [PAGE]
-    for picture in shown(PICTURES, "drawing"):
+    for picture in shown((*PICTURES, *PPO_PICTURES), "drawing"):
         path = folder / f"{picture.name}.png"
         content = picture.draw(study)
         if content is None:
             path.unlink(missing_ok=True)
-            missing.append(picture)
+            if picture.expected(study):
+                missing.append(picture)
         else:
             path.write_bytes(content.png)
             drawn.append((picture, content))
             files.append(path.name)
-    notes = [*study.notes, *_not_drawn(missing, drawn)]
+    _, compared = comparison.compare(study)
+    of_tables = (*compared, *paired.paired_notes(study), *continual.continual_notes(study))
+    notes = [*study.notes, *dict.fromkeys(of_tables), *_not_drawn(missing, drawn)]
     files += _write_tables(study, folder)
     (folder / PAGE).write_text(page(study, drawn, notes), encoding="utf-8")
     (folder / "notes.txt").write_text("\n".join([*notes, ""]), encoding="utf-8")

@@ -35,6 +35,7 @@ LEGEND: dict[str, Any] = {
     "title_fontproperties": {"size": 13, "weight": "bold"},
 }
 FAINT: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45, "zorder": 1.5}
+SWITCH: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9, "alpha": 0.7, "zorder": 1.2}
 LINE_SHARE = 0.055  # of a panel's height that one line of small text takes
 STRETCH = 3.0  # a reference line may make the y-axis this many times as long; else it is written
 LOG_RATIO = 50.0  # positive losses that span more than this are shown on a logarithmic axis
@@ -70,6 +71,12 @@ class Panel:
     limits: tuple[float, float] | None = None  # ends of the y-axis; None fits it to the curves
     has_zero_line: bool = False
     row: str | None = None  # name of its row, given for all panels of a figure or for none
+    x_label: str = "env steps per game"
+    x_limits: tuple[float, float] | None = None  # None begins at 0
+    has_steps: bool = False  # whether curves stay as they are up to their next point
+    # Places of vertical lines by group, in its colour; grey where the label is no group's.
+    switches: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    spans: Sequence[tuple[float, float]] = ()  # stretches of the x-axis that are shaded
 
 
 class Layout:
@@ -203,28 +210,45 @@ def _draw_panel(ax: "Axes", panel: Panel, styles: Styles, line_width: float) -> 
     remarks = list(panel.missing)
     for curve in panel.curves:
         color, dash = styles[curve.group]
-        marker = "o" if len(curve.env_step) <= 30 else ""
+        marker = "o" if len(curve.env_step) <= 30 and not panel.has_steps else ""
         looks: dict[str, Any] = {"linewidth": line_width, "marker": marker, "markersize": 3}
+        step: Any = "post" if panel.has_steps else None
+        looks["drawstyle"] = "steps-post" if panel.has_steps else "default"
         ax.plot(curve.env_step, curve.mean, dash, color=color, **looks)
         if np.isfinite(curve.low).any():
             band = (curve.env_step, curve.low, curve.high)
-            ax.fill_between(*band, color=color, alpha=0.2, linewidth=0)
+            ax.fill_between(*band, step=step, color=color, alpha=0.2, linewidth=0)
     for curve in panel.faint:
         ax.plot(curve.env_step, curve.mean, "-", color=styles[curve.group][0], **FAINT)
     if panel.has_zero_line:
         ax.axhline(0.0, color="0.45", linewidth=0.8, zorder=1)
-    ax.set_xlabel("env steps per game")
+    ax.set_xlabel(panel.x_label)
     curves = [*panel.curves, *panel.faint]
     if curves:
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        is_steps = panel.x_limits is None  # else small numbers, of which 0.2 is not 200m
+        ax.xaxis.set_major_formatter(EngFormatter(sep="") if is_steps else _written_out)
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        ax.set_xlim(0, 1.02 * max(curve.env_step[-1] for curve in curves))
+        end = max(float(curve.env_step[-1]) for curve in curves)
+        ax.set_xlim(*(panel.x_limits or (0, 1.02 * end)))
+        _draw_turns(ax, panel, styles, end)
         beyond = _set_y_axis(ax, panel)
         remarks += [f"off the scale: {', '.join(beyond)}"] if beyond else []
     else:
         ax.text(0.5, 0.5, "nothing to draw yet", transform=ax.transAxes, ha="center", **GREY)
         ax.set(xticks=[], yticks=[])
     return textwrap.fill("; ".join(remarks), REMARK_WIDTH)
+
+
+def _draw_turns(ax: "Axes", panel: Panel, styles: Styles, end: float) -> None:
+    """Vertical lines and shades up to where the curves end."""
+    for label, places in panel.switches.items():
+        color = styles[label][0] if label in styles else "0.35"
+        for place in places:
+            if place < end:
+                ax.axvline(place, color=color, **SWITCH)
+    for start, stop in panel.spans:
+        if start < end:
+            ax.axvspan(start, min(stop, end), color="0.5", alpha=0.12, linewidth=0, zorder=0)
 
 
 def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:

@@ -13,6 +13,7 @@ from lzero.report.components import HEADLINE, Component
 from lzero.report.last_part import SHARE, with_numbers
 from lzero.report.run_data import SHOWN_FIELDS, Group, RunData, differing_fields, gather
 from lzero.report.statistics import FinalScore, common_range
+from lzero.report.turns import is_continual, is_ppo
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Analysis:
         """Why a group cannot have it, by its config; None if it could."""
         if self.prefix == tags.CONFLICT and len(group.games) < 2:
             return "one game has no other to be in conflict with"
+        if self.prefix == tags.CONFLICT and is_continual(group.runs[0].fields):
+            return "games come one after another, no update has two of them"
+        if self.prefix == tags.EXPERTS and group.fields.get("model.architecture") == "baseline":
+            return "there is no mixture (model.architecture is baseline)"
         if self.prefix == tags.EXPERTS and group.fields.get("model.moe.enabled") is False:
             return "the feed-forward is a dense MLP (model.moe.enabled is false)"
         if self.prefix == tags.EXPERTS and group.fields.get("model.moe.num_experts") == 0:
@@ -95,7 +100,7 @@ def _not_there_yet(run: RunData) -> Iterator[str]:
         if games:
             yield f"no {kind} yet of {', '.join(games)} ({metric}/…)"
     for kind, prefix in (("update", tags.LEARN), ("health numbers", tags.HEALTH)):
-        if not run.tags(prefix):
+        if not run.tags(prefix) and not (prefix == tags.HEALTH and is_ppo(run.fields)):
             yield f"no {kind} yet ({prefix}…)"
 
 

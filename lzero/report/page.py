@@ -2,7 +2,7 @@
 
 import base64
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import isnan
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import Any
 
 from lzero.report.analysis_tables import ALL_LAYERS, conflict_rows, expert_rows
 from lzero.report.components import HEADLINE
+from lzero.report.page_tables import comparison_tables, continual_table, table
 from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section
 from lzero.report.run_data import ABSENT, differing_fields
 from lzero.report.statistics import LEVEL
 from lzero.report.study import Study
 from lzero.report.tables import final_cells, final_intervals, interval, number
+from lzero.report.turns import clock_steps, is_continual
 
 STYLE_FILE = Path(__file__).with_name("page.css")
 RUNS, FINAL, NOTES = "Runs", "Final evaluation", "What is missing and must be known"
@@ -26,6 +28,8 @@ def page(study: Study, drawn: Sequence[tuple[Picture, Drawn]], notes: Sequence[s
     title = escape(f"{' against '.join(study.labels)}: report")
     sections: dict[str, str] = {RUNS: _runs(study), FINAL: _final(study)}
     sections.update(dict.fromkeys(Section, ""))
+    sections[Section.COMPARISON] += comparison_tables(study)
+    sections[Section.CONTINUAL] += continual_table(study)
     sections[Section.CONFLICT] += _conflict_tables(study)
     sections[Section.EXPERTS] += _expert_table(study)
     links = dict.fromkeys(sections, "")
@@ -53,24 +57,6 @@ def page(study: Study, drawn: Sequence[tuple[Picture, Drawn]], notes: Sequence[s
 """
 
 
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, caption: str = ""
-) -> str:
-    """A table of escaped cells; the first ``texts`` columns hold words, the others numbers."""
-    body = "".join(f"<tr>{_cells('td', row, texts)}</tr>" for row in rows)
-    note = f"<caption>{escape(caption)}</caption>" if caption else ""
-    names = f"<thead><tr>{_cells('th', head, texts)}</tr></thead>"
-    return f'<div class="table"><table>{note}{names}<tbody>{body}</tbody></table></div>'
-
-
-def _cells(tag: str, texts: Sequence[str], words: int) -> str:
-    cells = ""
-    for column, text in enumerate(texts):
-        kind = ' class="text"' if column < words else ""
-        cells += f"<{tag}{kind}>{escape(text)}</{tag}>"
-    return cells
-
-
 def _details(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
@@ -89,6 +75,8 @@ def _runs(study: Study) -> str:
     for group in study.groups:
         for run in group.runs:
             asked = _value(run.fields, "train.max_env_steps")
+            if is_continual(run.fields):
+                asked = f"{clock_steps(run.fields):,} of all games"
             rows.append((group.label, run.name, f"{run.env_steps:,.0f}", asked))
     html = table(("experiment", "run", "env steps per game", "asked for"), rows, texts=2)
     differing = differing_fields(study.groups)

@@ -8,13 +8,18 @@ from itertools import chain
 
 from lzero import tags
 from lzero.report import curves as logged
+from lzero.report.aggregates import performance_profile, profile_band
+from lzero.report.comparison import STRATIFIED, compare, thresholds
 from lzero.report.components import EXPERT, HEADLINE, ROUTED, SHARED, Component
 from lzero.report.figures import Panel, value_range
 from lzero.report.run_data import Task, gather
 from lzero.report.statistics import OVER_EPISODES, RANDOM, Curve
 from lzero.report.study import Study
+from lzero.report.turns import changes, common_turns
 
 NUM_EXPERTS = "model.moe.num_experts"
+CONTINUAL_STEPS = "env steps of all games, in turns"
+MIXED_STEPS = "env steps per game; in turns: of all games"
 PARTS = {
     "moe_layer": "whole feed-forward",
     SHARED: "shared expert",
@@ -168,6 +173,74 @@ def expert_legend(_: Study, panels: Sequence[Panel]) -> dict[str, str | None]:
         for curve in panel.curves:
             legend[curve.group] = ""
     return legend
+
+
+def with_turns(study: Study, panels: Sequence[Panel]) -> list[Panel]:
+    """Panels with lines where continual groups begin another game, and the game's turns shaded.
+
+    The lines are grey where several groups of a panel, or all that are continual, have the same,
+    else in a group's colour; shaded are the turns of a panel's own game, if all have the same.
+    """
+    found = {}
+    for group in study.groups:
+        turns = common_turns(group)
+        if turns:
+            found[group.label] = turns
+    if not found:
+        return list(panels)
+    shown = []
+    for panel in panels:
+        labels = {curve.group for curve in panel.curves} & {*study.labels}
+        if not labels and panel.row in found:  # its curves are parts of one group
+            labels = {panel.row}
+        continual = [label for label in study.labels if label in labels and label in found]
+        if not continual:
+            shown.append(panel)
+            continue
+        first = found[continual[0]]
+        is_common = all(found[label] == first for label in continual)
+        lines: dict[str, set[float]] = {}
+        for label in continual:
+            is_shared = sum(found[other] == found[label] for other in continual) > 1
+            owner = "" if is_common or is_shared else label
+            lines.setdefault(owner, set()).update(changes(found[label]))
+        spans: list[tuple[float, float]] = []
+        if is_common:
+            games = {curve.game for curve in panel.curves}
+            spans = [(turn.start, turn.end) for turn in first if games == {turn.game}]
+        together = len(continual) < len(labels)
+        x_label = MIXED_STEPS if together else CONTINUAL_STEPS
+        places = {owner: sorted(starts) for owner, starts in lines.items()}
+        shown.append(replace(panel, switches=places, spans=spans, x_label=x_label))
+    return shown
+
+
+def profile_panels(study: Study) -> list[Panel]:
+    """Performance profiles of the experiments that are compared; none if there are none."""
+    comparison, _ = compare(study)
+    if comparison is None:
+        return []
+    places = thresholds(comparison)
+    profiles = []
+    for group in comparison.groups:
+        scores = comparison.scores[group.label]
+        band = profile_band(scores, places)
+        seeds = comparison.seeds[group.label]
+        share = performance_profile(scores, places)
+        where = (group.label, seeds, "", "", "performance_profile")
+        profiles.append(Curve(*where, places, share, *band, STRATIFIED))
+    title = f"{len(comparison.scale.tasks)} game(s), all seeds"
+    ends = (float(places[0]), float(places[-1]))
+    score = f"score τ [{comparison.scale.name}]"
+    return [Panel(title, profiles, limits=(0.0, 1.0), x_label=score, x_limits=ends, has_steps=True)]
+
+
+def router_panels(study: Study) -> list[Panel]:
+    """Entropy of every router, a panel for each game and a row for each mixture."""
+    panels = []
+    for panel in tag_panels(study, tags.GAME_ROUTER_ENTROPY, log_scale=False):
+        panels.append(replace(panel, row=panel.curves[0].metric))
+    return panels
 
 
 def _missing(study: Study, task: Task, curves: Sequence[Curve], lacking: str) -> Iterator[str]:

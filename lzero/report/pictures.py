@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lzero import tags
 from lzero.report import curves, matrices, panels
 from lzero.report.figures import Panel, draw
 from lzero.report.statistics import LEVEL, MAX_BINS, RESAMPLES
 from lzero.report.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BAND = (
     f"Line: mean over seeds. Band: {LEVEL} percentile bootstrap interval over seeds "
@@ -24,6 +28,10 @@ SMOOTH = (
 LINES = "Dashed: random policy. Dotted: published and other scores."
 RANGE = "Shown are the env steps that all seeds of a group cover."
 SEEDS = f"{BAND}; with one seed none. {SMOOTH} {RANGE}"
+LINES_OF_TURNS = (
+    "Vertical lines: another game begins, in the colour of an experiment with turns of its own."
+)
+SHADES_OF_TURNS = "Shaded: turns of the panel's own game, in which it is trained."
 LAYERS = f"Means over layers. {SEEDS}"
 SCORE = (
     "The conflict of two games is the negative cosine of their gradients: 1 where they pull in "
@@ -39,6 +47,8 @@ class Section(StrEnum):
     """Sections of the page, in their order."""
 
     RETURNS = "Returns"
+    COMPARISON = "Comparison over games"
+    CONTINUAL = "Continual learning"
     LEARNING = "Learning"
     CONFLICT = "Gradient conflict"
     EXPERTS = "Expert selection"
@@ -70,6 +80,8 @@ class Picture:
     title: str  # what it shows
     reading: str = field(default="", kw_only=True)  # how to read it; written below the picture
     lacking: str = field(default="", kw_only=True)  # why there is none; else SECTION_LACKING
+    # Whether runs of a study should have it: only then is it said that it is not there.
+    expected: Callable[[Study], bool] = field(default=lambda study: True, kw_only=True)
 
     def draw(self, study: Study) -> Drawn | None:
         """None if the runs have nothing to show there."""
@@ -84,6 +96,7 @@ class CurvePicture(Picture):
     y_label: str = ""  # of its panels, with the unit
     caption: str = SEEDS  # how its numbers were made; written into the picture
     line_width: float = 1.8  # of its curves, in points
+    is_over_training: bool = True  # whether its x-axes are env steps
     legend: Callable[[Study, Sequence[Panel]], Mapping[str, str | None]] = panels.group_legend
 
     def draw(self, study: Study) -> Drawn | None:
@@ -91,11 +104,16 @@ class CurvePicture(Picture):
         shown = self.make(study)
         if not shown:
             return None
-        texts = {"title": self.title, "y_label": self.y_label, "caption": self.caption}
+        caption = self.caption
+        if self.is_over_training:
+            shown = panels.with_turns(study, shown)
+            if any(panel.switches for panel in shown):
+                caption = f"{caption} {LINES_OF_TURNS}"
+            if any(panel.spans for panel in shown):
+                caption = f"{caption} {SHADES_OF_TURNS}"
+        texts = {"title": self.title, "y_label": self.y_label, "caption": caption}
         figure = draw(shown, self.legend(study, shown), line_width=self.line_width, **texts)
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-        return Drawn(file.getvalue(), self.reading)
+        return Drawn(as_png(figure), self.reading)
 
 
 @dataclass(frozen=True)
@@ -120,6 +138,13 @@ class MatrixPicture(Picture):
         shown = f" Shown: {'; '.join(seeds.values())}." if self.names_seeds else ""
         png = matrices.draw_blocks(blocks, self.limits, self.colors, self.column_label)
         return Drawn(png, f"{self.reading}{shown}")
+
+
+def as_png(figure: "Figure") -> bytes:
+    """Content of a file of a matplotlib figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 PICTURES: tuple[Picture, ...] = (
@@ -287,4 +312,4 @@ PICTURES: tuple[Picture, ...] = (
         lacking=f"no run has logged {tags.GRADIENT_NORM}…",
     ),
 )
-"""In the order of the page."""
+"""In the order of the page; those of PPO and of comparisons over games are in ``ppo_pictures``."""

@@ -226,20 +226,34 @@ def final_score(group: Group, game: str) -> FinalScore:
     make = partial(FinalScore, group.label, tuple(series), group.domain, game)
     if not series:
         return make((), np.nan, np.nan, np.nan, 0, NO_EVALUATION)
-    _, end = common_range([*series.values()])
+    last = last_common(series)
+    if not last:
+        return make((), np.nan, np.nan, np.nan, 0, NO_OVERLAP)
     steps, returns, scores = [], [], []
     for run in group.runs:
-        if run.name not in series:
-            continue
-        evaluations = series[run.name]
-        until = int((evaluations.env_step <= end).sum())
-        if not until:
-            return make((), np.nan, np.nan, np.nan, 0, NO_OVERLAP)
-        steps.append(int(evaluations.env_step[until - 1]))
-        returns.append(evaluations.value[until - 1])
-        scores.append(run.episode_scores(game, steps[-1]))
+        if run.name in last:
+            step, value = last[run.name]
+            steps.append(int(step))
+            returns.append(value)
+            scores.append(run.episode_scores(game, step))
     low, high, interval = _final_interval(np.array(returns), scores)
     return make(tuple(steps), float(np.mean(returns)), low, high, sum(map(len, scores)), interval)
+
+
+def last_common(series: Mapping[str, Series]) -> dict[str, tuple[float, float]]:
+    """Env step and value of the last number of every series, none empty, up to the env step that
+    all of them reached; empty if one has none up to there, or there is no series.
+    """
+    if not series:
+        return {}
+    _, end = common_range([*series.values()])
+    last = {}
+    for name, one in series.items():
+        until = int((one.env_step <= end).sum())
+        if not until:
+            return {}
+        last[name] = (float(one.env_step[until - 1]), float(one.value[until - 1]))
+    return last
 
 
 def _final_interval(returns: np.ndarray, scores: list[np.ndarray]) -> tuple[float, float, str]:

@@ -1,7 +1,7 @@
 """A study: groups of runs with their curves, final scores and reference scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -10,7 +10,17 @@ from lzero.report.curves import all_curves
 from lzero.report.notes import study_notes
 from lzero.report.progress import shown
 from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, load_runs
-from lzero.report.statistics import Curve, FinalScore, final_score
+from lzero.report.statistics import RANDOM, Curve, FinalScore, final_score
+from lzero.report.turns import is_ppo
+
+
+@dataclass(frozen=True)
+class DomainScale:
+    """The scale on which a domain makes the scores of its games comparable."""
+
+    name: str
+    # Of a random policy, by game; without those that the domain does not know.
+    random: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,11 +33,18 @@ class Study:
     # Raw scores by label, as its domain names them, of every task; empty where there are none.
     references: Mapping[Task, Mapping[str, float]]
     notes: tuple[str, ...]  # what is missing or must be known, one sentence each
+    # By domain; without those whose code was not loaded or that have none.
+    scales: Mapping[str, DomainScale] = field(default_factory=dict)
 
     @property
     def labels(self) -> list[str]:
         """Of the groups."""
         return [group.label for group in self.groups]
+
+    @property
+    def has_ppo(self) -> bool:
+        """Whether any group is one of PPO."""
+        return any(is_ppo(group.fields) for group in self.groups)
 
     @property
     def tasks(self) -> list[Task]:
@@ -74,7 +91,33 @@ def build_study(
     for group in groups:
         finals += map(partial(final_score, group), group.games)
     notes = (*study_notes(groups, finals), *lacking)
-    return Study(groups, curves, tuple(finals), references, notes)
+    scales = domain_scales(references, allow_domains)
+    return Study(groups, curves, tuple(finals), references, notes, scales)
+
+
+def domain_scales(
+    references: Mapping[Task, Mapping[str, float]], allow_domains: Sequence[str] = ()
+) -> dict[str, DomainScale]:
+    """The scales of the tasks' domains, as far as :func:`reference_scores` may load them."""
+    from lzero.envs.domain import check_trusted, load_domain
+
+    found = {}
+    for path, games in gather(references).items():
+        try:
+            check_trusted(path, allow_domains)
+            domain = load_domain(path)
+        except ValueError:
+            continue  # reference_scores has said why
+        if not hasattr(domain, "normalised_score"):
+            continue
+        random = {}
+        for game in games:
+            if RANDOM in references[path, game]:
+                score = domain.normalised_score(game, references[path, game][RANDOM])
+                if score is not None:
+                    random[game] = float(score)
+        found[path] = DomainScale(getattr(domain, "score_scale", "normalised"), random)
+    return found
 
 
 def reference_scores(
