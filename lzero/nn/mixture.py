@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from lzero import checks
 from lzero.config_mixture import MixtureConfig
-from lzero.nn.moe import Router, count_selections_, hardcoded_experts
+from lzero.nn.moe import Router, count_selections_
 from lzero.nn.moe_paths import Segments, run_padded
 from lzero.nn.routing import (
     Routing,
     entropies,
     experts_choose,
+    hardcoded_experts,
     tokens_see_all_or_top_k,
     tokens_see_chosen,
 )

@@ -9,7 +9,7 @@ G = tasks. A suffix names a tensor's shape: ``x_TD``, ``scores_TE``, ``w_in_ED2F
 """
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from lzero import checks
 from lzero.config import MoEConfig
 from lzero.nn.balance import BalanceSums
 from lzero.nn.moe_paths import PATHS, Segments, choose_path, compute_dtype
+from lzero.nn.routing import hardcoded_experts
 from lzero.nn.tasks import check_tokens
 
 
@@ -202,21 +203,3 @@ def count_selections_(counts_GE: Tensor, task_T: Tensor, chosen_TK: Tensor) -> N
     cell_TK = task_T[:, None] * counts_GE.shape[1] + chosen_TK
     ones_TK = torch.ones_like(cell_TK)
     counts_GE.view(-1).index_add_(0, cell_TK.flatten(), ones_TK.flatten())
-
-
-class HasExperts(Protocol):
-    """A config that says how many experts a layer has."""
-
-    @property
-    def num_experts(self) -> int:
-        """E."""
-
-
-def hardcoded_experts(num_tasks: int, config: HasExperts) -> Tensor:
-    """Experts ``(G, K)`` that each task owns under ``hardcoded`` routing.
-
-    With at least as many experts as tasks the sets are disjoint, each of ``E // G`` experts; otherwise tasks share.
-    """
-    share = max(1, config.num_experts // checks.count("num_tasks", num_tasks))
-    first = torch.arange(num_tasks)[:, None] * share
-    return (first + torch.arange(share)) % config.num_experts

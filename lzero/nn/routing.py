@@ -1,13 +1,17 @@
 """Which experts tokens see: the ways of a mixture that have no slots.
 
-Shape legend: T = tokens, E = experts, K = experts per token, C = tokens per expert. A suffix names a tensor's shape.
+Shape legend: T = tokens, E = experts, K = experts per token, C = tokens per expert, G = tasks. A suffix names a tensor's
+shape.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from lzero import checks
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,21 @@ def experts_choose(logits_TE: Tensor, top_k: int) -> Routing:
 def entropies(log_scores_TE: Tensor) -> Tensor:
     """Entropy of every row ``(T,)`` in nats; finite, with its gradient, where probabilities are 0 in this precision."""
     return -(log_scores_TE.exp() * log_scores_TE).sum(dim=-1)
+
+
+class HasExperts(Protocol):
+    """A config that says how many experts a layer has."""
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+
+
+def hardcoded_experts(num_tasks: int, config: HasExperts) -> Tensor:
+    """Experts ``(G, K)`` that each task owns under ``hardcoded`` routing.
+
+    With at least as many experts as tasks the sets are disjoint, each of ``E // G`` experts; otherwise tasks share.
+    """
+    share = max(1, config.num_experts // checks.count("num_tasks", num_tasks))
+    first = torch.arange(num_tasks)[:, None] * share
+    return (first + torch.arange(share)) % config.num_experts
