@@ -123,9 +123,12 @@ def tuned_for(work: float, device: torch.device) -> Iterator[None]:
         work: multiplications of a pass through the tokens, and 16 for each number of an observation.
         device: where it runs.
     """
-    # a second CPU thread costs more to wake than a small update computes
-    threads = 1 if device.type == "cpu" and work < SMALL_UPDATE else None
-    with torch_threads(threads), fast_products(device):
+    # a second CPU thread costs more to wake than a small update computes, and small products gain nothing by oneDNN
+    is_small = device.type == "cpu" and work < SMALL_UPDATE
+    with (
+        torch_threads(1 if is_small else None),
+        nullcontext() if is_small else fast_products(device),
+    ):
         yield
 
 

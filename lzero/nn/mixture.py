@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from lzero import checks
 from lzero.config_mixture import MixtureConfig
-from lzero.nn.moe import Router, count_selections_
+from lzero.nn.moe import Router
 from lzero.nn.moe_paths import Segments, run_padded
 from lzero.nn.routing import (
     Routing,
+    count_selections_,
     entropies,
     experts_choose,
     hardcoded_experts,

@@ -19,7 +19,7 @@ from lzero import checks
 from lzero.config import MoEConfig
 from lzero.nn.balance import BalanceSums
 from lzero.nn.moe_paths import PATHS, Segments, choose_path, compute_dtype
-from lzero.nn.routing import hardcoded_experts
+from lzero.nn.routing import count_selections_, hardcoded_experts
 from lzero.nn.tasks import check_tokens
 
 
@@ -196,10 +196,3 @@ class MoELayer(nn.Module):
         load_E = load_E.float()
         step_E = (load_E.mean() - load_E).sign()
         self.router.selection_bias += self.config.bias_rate * (step_E - step_E.mean())
-
-
-def count_selections_(counts_GE: Tensor, task_T: Tensor, chosen_TK: Tensor) -> None:
-    """Add to ``counts_GE`` how often each task chose each expert: one scatter on the device."""
-    cell_TK = task_T[:, None] * counts_GE.shape[1] + chosen_TK
-    ones_TK = torch.ones_like(cell_TK)
-    counts_GE.view(-1).index_add_(0, cell_TK.flatten(), ones_TK.flatten())

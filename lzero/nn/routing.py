@@ -95,3 +95,10 @@ def hardcoded_experts(num_tasks: int, config: HasExperts) -> Tensor:
     share = max(1, config.num_experts // checks.count("num_tasks", num_tasks))
     first = torch.arange(num_tasks)[:, None] * share
     return (first + torch.arange(share)) % config.num_experts
+
+
+def count_selections_(counts_GE: Tensor, task_T: Tensor, chosen_TK: Tensor) -> None:
+    """Add to ``counts_GE`` how often each task chose each expert: one scatter on the device."""
+    cell_TK = task_T[:, None] * counts_GE.shape[1] + chosen_TK
+    ones_TK = torch.ones_like(cell_TK)
+    counts_GE.view(-1).index_add_(0, cell_TK.flatten(), ones_TK.flatten())
