@@ -11,6 +11,8 @@ LONGEST = (
     "test_kills.py",
     "test_lost_rank.py",
     "test_full_disk.py",
+    "test_presets_start.py",
+    "test_train_ppo_moe.py",
     "test_soak.py",
 )
 

@@ -27,8 +27,11 @@ SETTINGS = {
     "big softmoe": {
         "model": {"architecture": "big", "mixture": {"routing": "softmoe"}},
     },
-    "in turn, all topk": {
-        "model": {"architecture": "all", "mixture": {"routing": "topk", "router_gradient": True}},
+    "in turn, middle topk": {
+        "model": {
+            "architecture": "middle",
+            "mixture": {"routing": "topk", "router_gradient": True},
+        },
         "schedule": {"setting": "crl", "cycles": 2},
     },
 }
@@ -112,7 +115,7 @@ def test_it_learns_catch_and_its_mirror_image(tmp_path):
     } <= logged
 
 
-@pytest.mark.parametrize("name", ["together", "in turn, all topk"])
+@pytest.mark.parametrize("name", ["together", "in turn, middle topk"])
 def test_a_run_that_died_goes_on_bit_for_bit(tmp_path, name, monkeypatch):
     train_ppo_moe(tiny(tmp_path / "undisturbed", name), seed=3)
     learn = PPOPolicy.learn
@@ -162,7 +165,7 @@ def test_games_are_played_in_turn_and_all_of_them_evaluated(tmp_path, monkeypatc
         return rollout, sums
 
     monkeypatch.setattr(PPORun, "collect", watched)
-    result = train_ppo_moe(tiny(tmp_path, "in turn, all topk"), seed=0)
+    result = train_ppo_moe(tiny(tmp_path, "in turn, middle topk"), seed=0)
     assert played == [[0]] * 4 + [[1]] * 4 + [[0]] * 4 + [[1]] * 4
     assert result.env_steps == 640
     rows = read_metrics(result.run_dir / "metrics.jsonl")
@@ -198,7 +201,7 @@ def test_a_limit_behind_the_schedules_end_is_refused(tmp_path):
 
 
 def test_its_checkpoints_are_evaluated(tmp_path):
-    train_ppo_moe(tiny(tmp_path, "in turn, all topk", max_env_steps=80), seed=0)
+    train_ppo_moe(tiny(tmp_path, "in turn, middle topk", max_env_steps=80), seed=0)
     first = eval_unizero_multitask(tmp_path / "tiny", episodes=4, seed=1, video=False)
     again = eval_unizero_multitask(tmp_path / "tiny", episodes=4, seed=1, video=False)
     assert first.scores.keys() == {"Catch", "MirroredCatch"}
