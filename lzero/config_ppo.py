@@ -9,7 +9,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from lzero.config_mixture import ActorCriticConfig
-from lzero.config_sections import Experiment, OptimiserConfig, ProfileConfig, Section
+from lzero.config_sections import (
+    Experiment,
+    OptimiserConfig,
+    ProfileConfig,
+    Section,
+    nearest_divisor,
+)
 
 
 class AdamConfig(OptimiserConfig):
@@ -124,12 +130,6 @@ class PPOExperiment(Experiment):
         turn = min(env_steps, self.clock_steps - 1) // self.turn_steps
         return self.env.games.index(self.order[turn % self.num_tasks])
 
-    def switches(self) -> list[int]:
-        """crl: env steps of the clock at which another game begins."""
-        if not self.is_continual or self.num_tasks == 1:
-            return []
-        return list(range(self.turn_steps, self.clock_steps, self.turn_steps))
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         games, train = self.env.games, self.train
@@ -151,10 +151,11 @@ class PPOExperiment(Experiment):
                     f"env.overrides: batch_size of {game}: PPO learns from all steps of a round; use policy.minibatches"
                 )
         steps = train.collect_steps * self.env.num_envs
-        if self.policy.minibatches > steps:
+        if steps % self.policy.minibatches:
             raise ValueError(
-                f"policy.minibatches={self.policy.minibatches} is more than the {steps} steps of a round "
-                "(train.collect_steps x env.num_envs)"
+                f"policy.minibatches={self.policy.minibatches} does not divide the {steps} steps of a round "
+                "(train.collect_steps x env.num_envs): some would never be learned from; try "
+                f"{nearest_divisor(steps, self.policy.minibatches)}"
             )
         if self.is_continual and self.turn_steps < steps:
             raise ValueError(

@@ -137,7 +137,7 @@ def fast_products(device: torch.device) -> Iterator[None]:
     """Let oneDNN multiply fp32 matrices for a while, where that is faster and as exact.
 
     torch asks MKL, which takes its AVX2 kernels on AMD's processors; oneDNN's use all of AVX-512, and products of some
-    hundred rows take less than half the time (``benchmarks/matmul.py``). Attention as one fused call gets slow by it:
+    hundred rows take less than half the time (``benchmarks/products.py``). Attention as one fused call gets slow by it:
     :func:`~lzero.nn.attention.attend` does without on CPUs.
     """
     if device.type != "cpu" or not onednn_is_better():

@@ -112,9 +112,14 @@ def make_env(config: Experiment, share: RankShare, threads: int) -> MultiTaskVec
     return env
 
 
-def generators(names: Sequence[str], seed: int, rank: int) -> dict[str, np.random.Generator]:
-    """A generator by name, of this rank alone."""
-    return {name: np.random.default_rng([seed, rank, stream]) for stream, name in enumerate(names)}
+def generators(
+    names: Sequence[str], seed: int, rank: int, shared: Sequence[str] = ()
+) -> dict[str, np.random.Generator]:
+    """A generator by name, of this rank alone but for those that are ``shared``."""
+    found = {}
+    for stream, name in enumerate(names):
+        found[name] = np.random.default_rng([seed, 0 if name in shared else rank, stream])
+    return found
 
 
 @lacks_are_run_errors()

@@ -337,8 +337,9 @@ def _load(run: "RunLife", checkpoint: Path, state: Mapping[str, Any], lost: set[
 
 def _draw_anew(run: "RunLife", checkpoint: Path, world_size: int) -> None:
     """Random numbers that none of another number of processes drew."""
-    for stream, generator in enumerate(run.rngs.values()):
-        anew = np.random.default_rng([run.seed, run.dist.rank, stream, run.env_steps])
+    for stream, (name, generator) in enumerate(run.rngs.items()):
+        rank = 0 if name in run.shared_rngs else run.dist.rank
+        anew = np.random.default_rng([run.seed, rank, stream, run.env_steps])
         generator.bit_generator.state = anew.bit_generator.state
     torch.manual_seed(env_seed(run.seed, run.env_steps) + run.dist.rank)
     if run.dist.is_main:

@@ -65,6 +65,8 @@ class RunLife(ABC):
     profilers: Profilers
     rank_files: ClassVar[tuple[str, ...]] = ()
     """Files of a rank without which no checkpoint can be used."""
+    shared_rngs: ClassVar[tuple[str, ...]] = ()
+    """Generators that draw the same on all ranks."""
 
     def __init__(
         self,
@@ -290,14 +292,31 @@ class RunLife(ABC):
         name = f"update_{self.policy.train_iter:06d}_rank_{self.dist.rank}.safetensors"
         file = save_input(self.config.run_dir / "faults" / name)
         raise FloatingPointError(
-            f"{in_a_row} updates in a row were no numbers, the last one at {self.policy.train_iter}: {what}; its windows are "
-            f"in {file}. Lower policy.optimiser.learning_rate or use precision=fp32, then resume from the last checkpoint"
+            f"{in_a_row} updates in a row were no numbers, the last one at {self.policy.train_iter}: {what}; what it was "
+            f"learned from is in {file}. Lower policy.optimiser.learning_rate or use precision=fp32, then resume from the "
+            "last checkpoint"
         )
 
     @property
     @abstractmethod
     def max_skipped_updates(self) -> int:
         """Updates in a row that may be no numbers."""
+
+    def end_round(self, limit: int) -> None:
+        """Evaluate and save where it is time, or ``limit`` env steps are reached.
+
+        Raises:
+            AskedToStopError: in an evaluation.
+        """
+        train = self.config.train
+        evaluated = self.crossed(train.eval_interval) and self.env_steps < limit
+        if evaluated:
+            with self.timer("evaluate"):
+                self.evaluate()
+        self.stage = "collect"
+        if evaluated or self.crossed(train.checkpoint_interval) or self.env_steps >= limit:
+            with self.timer("checkpoint"):
+                self.save()
 
     def evaluate(self, *, video: bool = False) -> ScoreTable:
         """Evaluate all games and log the table; with ``video`` also film one episode of each."""

@@ -6,7 +6,7 @@ A run is left between rounds, which take seconds: what a round has collected is 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class PPORun(RunLife):
 
     config: PPOExperiment
     policy: PPOPolicy
+    shared_rngs: ClassVar[tuple[str, ...]] = ("shuffle",)
 
     @lacks_are_run_errors()
     def __init__(
@@ -56,8 +57,7 @@ class PPORun(RunLife):
         self.profilers = Profilers(config.policy.profile, config.run_dir, is_main=self.dist.is_main)
         torch.manual_seed(seed)  # the same parameters on every rank
         self.policy = PPOPolicy(config, self.env.observation_shape, self.legal_actions, self.dist)
-        self.rngs = generators(("act",), seed, self.dist.rank)
-        self.rngs |= generators(("shuffle",), seed, self.dist.world_size)  # the same on all ranks
+        self.rngs = generators(("act", "shuffle"), seed, self.dist.rank, self.shared_rngs)
         self.shares: dict[int | None, RankShare] = {None: self.share}
         self.turns: dict[int | None, RolloutCollector] = {}
         if not config.is_continual:

@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lzero import checks
 from lzero.entry.checkpointing import Resume
@@ -14,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
 SEEDS = 2**63  # torch's generators take more, but each rank adds its number
+R = TypeVar("R", bound=RunLife)
 
 
 def check_call(seed: int, max_env_step: int | None, resume: Resume) -> None:
@@ -77,7 +80,35 @@ def read_result(run: RunLife) -> TrainResult | None:
     return result
 
 
-def finish(run: RunLife, stop: StopRequest) -> TrainResult:
+def train_to_end(
+    run: R, stop: StopRequest, limit: int, one_round: Callable[[R, int], None], unit: str
+) -> TrainResult:
+    """Rounds until the env steps are used up, then the last evaluation; collective.
+
+    Args:
+        run: which has just been opened.
+        stop: who may ask it to stop.
+        limit: env steps.
+        one_round: goes on in the round under way.
+        unit: what the env steps are counted by, for the message.
+
+    Raises:
+        StoppedError: if it was asked to stop, with a checkpoint behind it.
+    """
+    stop.training_begins()
+    finished = read_result(run)
+    if finished is not None:
+        return finished
+    try:
+        while run.env_steps < limit or run.stage != "collect":
+            one_round(run, limit)
+    except AskedToStopError:
+        run.save()
+        raise stop.stopped(f"stopped at {run.env_steps:,} of {limit:,} env steps {unit}") from None
+    return _finish(run, stop)
+
+
+def _finish(run: RunLife, stop: StopRequest) -> TrainResult:
     """The last evaluation of a run, and its result; collective.
 
     Raises:

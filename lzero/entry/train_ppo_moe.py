@@ -11,8 +11,8 @@ from lzero.entry.metrics import log_progress, log_rewards
 from lzero.entry.ppo_metrics import log_updates
 from lzero.entry.ppo_run import PPORun
 from lzero.entry.resource_faults import resource_faults_are_run_errors
-from lzero.entry.result import TrainResult, check_call, finish, read_result
-from lzero.entry.stopping import AskedToStopError, StopRequest
+from lzero.entry.result import TrainResult, check_call, train_to_end
+from lzero.entry.stopping import StopRequest
 from lzero.envs.domain import read_experiment
 
 
@@ -46,19 +46,7 @@ def train_ppo_moe(
         StopRequest() as stop,
         PPORun(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
     ):
-        stop.training_begins()
-        finished = read_result(run)
-        if finished is not None:
-            return finished
-        try:
-            while run.env_steps < limit or run.stage != "collect":
-                _one_round(run, limit)
-        except AskedToStopError:
-            run.save()
-            raise stop.stopped(
-                f"stopped at {run.env_steps:,} of {limit:,} env steps of the run"
-            ) from None
-        return finish(run, stop)
+        return train_to_end(run, stop, limit, _one_round, "of the run")
 
 
 def _one_round(run: PPORun, limit: int) -> None:
@@ -67,7 +55,7 @@ def _one_round(run: PPORun, limit: int) -> None:
     Raises:
         AskedToStopError: where the round can be left.
     """
-    timer, train = run.timer, run.config.train
+    timer = run.timer
     if run.stage == "collect":
         run.stop_if_asked()
         with timer("collect"):
@@ -82,11 +70,4 @@ def _one_round(run: PPORun, limit: int) -> None:
         log_progress(run)
         run.stage = "evaluate"
 
-    evaluated = run.crossed(train.eval_interval) and run.env_steps < limit
-    if evaluated:
-        with timer("evaluate"):
-            run.evaluate()
-    run.stage = "collect"
-    if evaluated or run.crossed(train.checkpoint_interval) or run.env_steps >= limit:
-        with timer("checkpoint"):
-            run.save()
+    run.end_round(limit)

@@ -8,9 +8,9 @@ from lzero.distributed import losing_a_rank_is_an_error
 from lzero.entry.checkpointing import Resume
 from lzero.entry.metrics import log_collected, log_progress, log_update
 from lzero.entry.resource_faults import resource_faults_are_run_errors
-from lzero.entry.result import TrainResult, check_call, finish, read_result
+from lzero.entry.result import TrainResult, check_call, train_to_end
 from lzero.entry.run import Run
-from lzero.entry.stopping import AskedToStopError, StopRequest
+from lzero.entry.stopping import StopRequest
 from lzero.envs.domain import with_domain_settings
 
 
@@ -48,19 +48,7 @@ def train_unizero_multitask_segment_ddp(
         StopRequest() as stop,
         Run(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
     ):
-        stop.training_begins()
-        finished = read_result(run)
-        if finished is not None:
-            return finished
-        try:
-            while run.env_steps < limit or run.stage != "collect":
-                _one_round(run, limit)
-        except AskedToStopError:
-            run.save()
-            raise stop.stopped(
-                f"stopped at {run.env_steps:,} of {limit:,} env steps per game"
-            ) from None
-        return finish(run, stop)
+        return train_to_end(run, stop, limit, _one_round, "per game")
 
 
 def _one_round(run: Run, limit: int) -> None:
@@ -69,7 +57,7 @@ def _one_round(run: Run, limit: int) -> None:
     Raises:
         AskedToStopError: where the round can be left.
     """
-    timer, train = run.timer, run.config.train
+    timer = run.timer
     if run.stage == "collect":
         with timer("collect"):
             collected = run.collect()
@@ -92,11 +80,4 @@ def _one_round(run: Run, limit: int) -> None:
         log_progress(run)
         run.stage = "evaluate"
 
-    evaluated = run.crossed(train.eval_interval) and run.env_steps < limit
-    if evaluated:
-        with timer("evaluate"):
-            run.evaluate()
-    run.stage = "collect"
-    if evaluated or run.crossed(train.checkpoint_interval) or run.env_steps >= limit:
-        with timer("checkpoint"):
-            run.save()
+    run.end_round(limit)

@@ -92,29 +92,3 @@ class SlotRouter(nn.Module):
                 combine=log_combine.exp(),
                 log_experts=log_combine.logsumexp(dim=-1),
             )
-
-
-class SoftMoE(nn.Module):
-    """Any stack of experts behind slots.
-
-    Args:
-        experts: what maps ``(E, R, D)`` to ``(E, R, O)``.
-        width: D.
-        num_experts: E.
-        slots: S, of every expert.
-    """
-
-    def __init__(self, experts: nn.Module, width: int, num_experts: int, slots: int) -> None:
-        super().__init__()
-        self.experts = experts
-        self.router = SlotRouter(width, num_experts, slots)
-
-    def forward(self, x_RND: Tensor) -> Tensor:
-        """``(R, N, D)`` to ``(R, N, O)``; samples do not see each other.
-
-        Raises:
-            ValueError: if tokens have another width.
-        """
-        checks.shape("x_RND", x_RND, None, None, len(self.router.slots))
-        weights = self.router(x_RND)
-        return weights.mix(self.experts(weights.fill(x_RND)))

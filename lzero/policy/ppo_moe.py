@@ -171,8 +171,9 @@ class PPOPolicy:
         if config.clip_value:
             near = batch.value + (value - batch.value).clamp(-config.clip, config.clip)
             error = torch.maximum(error, (near - batch.target).square())
-        # actions that are not legal have probability 0 and log-probability minus infinity
-        entropy = -torch.where(log_probs.isfinite(), log_probs.exp() * log_probs, 0.0).sum(dim=1)
+        # of an action that is not legal it is minus infinity, and 0 times that no number, in the gradient too
+        finite = log_probs.masked_fill(~self.legal[batch.task_id], 0.0)
+        entropy = -(log_probs.exp() * finite).sum(dim=1)
         kl = ratio - 1 - change
         clipped = ((ratio - 1).abs() > config.clip).float()
         return torch.stack([policy, 0.5 * error, entropy, kl, clipped])

@@ -120,9 +120,9 @@ def shuffled_rows(
     Returns:
         Rows of ``(S·N,)`` flattened steps ``(M, R')`` int64, −1 in the place of those of other ranks.
     """
-    size = steps * num_envs // config.minibatches
+    size = steps * num_envs // config.minibatches  # it divides them: the config sees to it
     order = rng.random((config.epochs, tasks, steps * num_envs)).argsort(axis=2)
-    step, env = np.divmod(order[:, :, : size * config.minibatches], num_envs)
+    step, env = np.divmod(order, num_envs)
     width = sum(columns.stop - columns.start for columns, _ in own.values())
     rows = np.full(step.shape, -1)
     for place, (columns, first) in own.items():
@@ -191,14 +191,16 @@ def minibatches_of(
     action, log_prob = rollout.action.flatten(), rollout.log_prob.flatten()
     acted = rollout.acted.flatten().float()
     task_id = rollout.task_id.repeat(rollout.num_steps)
-    own = [torch.as_tensor(line[line >= 0], device=device) for line in rows]
-    mine = advantage.new_zeros(len(own), 4, num_tasks)  # steps, A, A², rows
-    for index, of_update in enumerate(own):
-        here, a = acted[of_update], advantage[of_update]
-        columns = torch.stack([here, here * a, here * a * a, torch.ones_like(a)])
-        mine[index].index_add_(1, task_id[of_update], columns)
+    is_own = rows >= 0
+    flat = torch.as_tensor(rows[is_own], device=device)
+    own = flat.split(is_own.sum(axis=1).tolist())
+    here, a = acted.index_select(0, flat), advantage.index_select(0, flat)
+    cell = torch.as_tensor(np.nonzero(is_own)[0], device=device) * num_tasks + task_id[flat]
+    sums = advantage.new_zeros(4, len(own) * num_tasks)  # steps, A, A², rows
+    sums.index_add_(1, cell, torch.stack([here, here * a, here * a * a, torch.ones_like(a)]))
+    mine = sums.view(4, len(own), num_tasks).transpose(0, 1).contiguous()
     everywhere = dist.all_reduce_sum_(mine.clone())
-    for of_update, here, (steps, total, squares, count) in zip(own, mine, everywhere, strict=True):
+    for of_update, part, (steps, total, squares, count) in zip(own, mine, everywhere, strict=True):
         task = task_id.index_select(0, of_update)
         raw = a = advantage.index_select(0, of_update)
         before = value.index_select(0, of_update)
@@ -206,6 +208,7 @@ def minibatches_of(
             number = steps
             if config.advantages == "all":
                 number, total, squares = (x.sum().expand_as(x) for x in (steps, total, squares))
+            number = number.clamp_min(1.0)  # rows of a task may only begin episodes
             mean = total / number
             spread = (squares / number - mean.square()).clamp_min(0.0).sqrt()
             a = (a - mean[task]) / (spread[task] + SMALLEST_SPREAD)
@@ -221,6 +224,6 @@ def minibatches_of(
             weight=acted.index_select(0, of_update)
             / (steps.clamp_min(1.0)[task] * is_played.sum()),
             is_played=is_played,
-            share=here[3].sum() / count.sum(),
-            share_of_task=here[3] / count.clamp_min(1.0),
+            share=part[3].sum() / count.sum(),
+            share_of_task=part[3] / count.clamp_min(1.0),
         )

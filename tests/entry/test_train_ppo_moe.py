@@ -187,6 +187,22 @@ def test_on_two_ranks_and_then_on_one(tmp_path, caplog):
     assert not (tmp_path / "tiny" / "config_until_env_step_320.json").exists()
 
 
+def stopping_halfway(directory: Path) -> None:
+    train_ppo_moe(tiny(directory), seed=0, max_env_step=160)
+
+
+def finishing_together(directory: Path) -> None:
+    train_ppo_moe(tiny(directory), seed=0)
+
+
+def test_ranks_shuffle_alike_also_after_another_number_of_them(tmp_path):
+    stopping_halfway(tmp_path)
+    run_ranks(partial(finishing_together, tmp_path), 2, tmp_path)
+    newest = list_checkpoints(tmp_path / "tiny" / "checkpoints")[-1]
+    ours, theirs = (load_state(newest, rank)["rng"]["numpy"] for rank in (0, 1))
+    assert ours["shuffle"] == theirs["shuffle"] and ours["act"] != theirs["act"]
+
+
 def test_another_length_is_another_experiment(tmp_path):
     train_ppo_moe(tiny(tmp_path), seed=0, max_env_step=160)
     with pytest.raises(RunError, match=r"another train.max_env_steps.* was 320, is 640"):

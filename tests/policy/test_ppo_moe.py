@@ -260,3 +260,30 @@ def test_a_state_that_was_loaded_goes_on_as_the_one_that_was_saved():
     for one in (policy, other):
         one.learn(rollout, rows)
     torch.testing.assert_close(policy.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+def test_actions_that_are_not_legal_leave_the_gradient_a_number():
+    """Their log-probability is minus infinity, and 0 times that would be no number in the entropy's gradient."""
+    config = experiment()
+    torch.manual_seed(0)
+    legal = np.array([[True, True, False], [True, False, True]])
+    policy = PPOPolicy(config, (5,), legal)
+    rollout = rollout_of(np.random.default_rng(0), [0] * 4 + [1] * 4)
+    action = torch.zeros_like(rollout.action)  # legal in both
+    _, rows = first_batch(policy, rollout)
+    result = policy.learn(replace(rollout, action=action), rows)
+    assert policy.skipped == 0 and result.grad_norm > 0
+    assert (result.task_means[TERMS.index("entropy")] < np.log(2) + 1e-6).all()
+
+
+def test_a_task_of_which_no_step_counts_is_not_played():
+    """As where a minibatch has caught rows alone that only begin episodes."""
+    config = experiment()
+    policy = policy_of(config)
+    rollout = rollout_of(np.random.default_rng(0), [0] * 4 + [1] * 4)
+    acted = rollout.acted.clone()
+    acted[:, 4:] = False
+    _, rows = first_batch(policy, rollout)
+    result = policy.learn(replace(rollout, acted=acted), rows)
+    assert policy.skipped == 0
+    assert result.task_means[:, 0].isfinite().all() and result.task_means[:, 1].isnan().all()
