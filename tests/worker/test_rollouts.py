@@ -26,6 +26,7 @@ def setting() -> tuple[PPOExperiment, PPOPolicy]:
         PPOExperiment,
         {
             "env": {"domain": "zoo.catch.domain:CATCH", "games": GAMES, "num_envs": 3},
+            "policy": {"minibatches": 6},  # divides 3 x 20 steps
             "device": "cpu",
         },
     )
