@@ -15,6 +15,7 @@ from torch import Tensor, distributed
 from lzero import checks
 from lzero.analysis.gram import Gradients, Ranks, gram_matrices, gram_of_segments
 from lzero.analysis.heatmap import heatmap_image
+from lzero.analysis.noise import HalfProducts, expected_maximum, jackknife_interval
 
 __all__ = [
     "GradientConflict",
@@ -35,16 +36,25 @@ class GradientConflict:
     is minus its cosine; scores run over all pairs of two valid tasks and are NaN where there is no
     such pair.
 
+    Where two halves of every task's rows were given, their noise is known too (see
+    :mod:`lzero.analysis.noise`). With half gradients a and b of task i and f their mean,
+    ⟨f_i, f_j⟩ between two tasks is right on average, ‖f_i‖² is too large, and ⟨a_i, b_i⟩ is what it
+    would be without noise. A single measurement may have a product that is not positive: pool
+    several (:meth:`pooled`).
+
     Source: gradients conflict where their cosine is negative, magnitude similarity: PCGrad (arXiv
-    2001.06782).
+    2001.06782); correction for attenuation: Spearman (1904).
 
     Attributes:
         cosine_similarity_matrix: ``(T, T)``, −1 to 1; row and column i are task i, NaN where it is
             not valid.
         valid: ``(T,)`` bool.
+        num_pairs: pairs of two valid tasks, which the scores run over.
         avg_conflict_score: mean over pairs, −1 to 1.
         max_conflict_score: the maximum negative cosine similarity: 1 where two gradients are
-            opposite.
+            opposite. It grows with the number of pairs: see ``max_conflict_null``.
+        max_conflict_null: what it would be on average if the tasks' gradients were unrelated, with
+            as many pairs and as many directions as the noise has; NaN without halves.
         min_conflict_score: of the pair that agrees best.
         conflict_rate: share of pairs whose cosine is negative.
         magnitude_similarity: ``(T, T)``, 2‖g_i‖‖g_j‖ / (‖g_i‖² + ‖g_j‖²), 0 to 1; NaN where a task
@@ -52,17 +62,31 @@ class GradientConflict:
         gradient_norms: ``(T,)`` Euclidean lengths; 0 for absent gradients, NaN or infinite for
             those not finite.
         coverage: share of tasks that are valid.
+        reliability: ``(T,)`` ⟨a_i, b_i⟩ / (‖a_i‖‖b_i‖), −1 to 1: the cosine between the gradients of a
+            task's two halves. That between two independent batches of full size is
+            2ρ / (1 + ρ). NaN without halves.
+        denoised_cosine: ``(T, T)`` ⟨f_i, f_j⟩ / √(⟨a_i, b_i⟩⟨a_j, b_j⟩): the cosine without noise. It
+            is not clipped: the less reliable, the farther beyond ±1 it may lie. NaN where a product
+            under the root is not positive or not known.
+        undenoised: T reasons why a task's row of ``denoised_cosine`` is NaN; empty where it is not.
+        products: what all this was computed from; of each of the measurements.
     """
 
     cosine_similarity_matrix: Tensor
     valid: Tensor
+    num_pairs: int
     avg_conflict_score: float
     max_conflict_score: float
+    max_conflict_null: float
     min_conflict_score: float
     conflict_rate: float
     magnitude_similarity: Tensor
     gradient_norms: Tensor
     coverage: float
+    reliability: Tensor
+    denoised_cosine: Tensor
+    undenoised: tuple[str, ...]
+    products: HalfProducts
 
     @classmethod
     def from_gram(cls, gram: Tensor) -> Self:
@@ -88,40 +112,197 @@ class GradientConflict:
             raise ValueError(
                 f"Gram matrix of shape {tuple(grams.shape[1:])}: give (T, T) with T >= 1"
             )
-        grams = grams.detach().to("cpu", torch.float64)
-        grams = (grams + grams.mT) / 2  # a matrix product need not be symmetric to the last digit
-        norms = grams.diagonal(dim1=1, dim2=2).sqrt()
-        valid = norms.isfinite() & (norms > 0)
-        both_valid = valid[:, :, None] & valid[:, None]
-        products, squares = norms[:, :, None] * norms[:, None], norms.square()
-        cosine = (grams / products).clamp(-1, 1)
+        return cls._of(HalfProducts.unsplit(grams), pool=False)
+
+    @classmethod
+    def from_half_grams(cls, grams: Tensor, sizes: Tensor) -> list[Self]:
+        """From the scalar products of what two halves of the rows contribute to S components.
+
+        Args:
+            grams: ``(S, 2·T, 2·T)``; rows 2t and 2t + 1 are the halves of task t, which add up to its
+                gradient.
+            sizes: numbers of their rows ``(T, 2)``. A task with all its rows in one half has no
+                reliability.
+
+        Raises:
+            TypeError: if they are no tensors.
+            ValueError: if shapes do not fit, or a number is negative.
+        """
+        return cls._of(HalfProducts.of(grams, sizes), pool=False)
+
+    @classmethod
+    def pooled(cls, conflicts: Sequence[Self]) -> Self:
+        """Several measurements of one component as one: scalar products and squared norms are added
+        up before they are divided, those of a pair over the measurements in which both tasks are
+        valid.
+
+        A mean of cosines has the noise of every one of them; a ratio of sums has less with every
+        measurement. Larger gradients weigh more. ``gradient_norms`` are root mean squares.
+
+        Raises:
+            TypeError: if they are no conflicts.
+            ValueError: if there is none, or they are of other numbers of tasks.
+        """
+        checks.instance("conflicts", conflicts, Sequence, "a list of GradientConflict")
+        for index, one in enumerate(conflicts):
+            checks.instance(f"conflicts[{index}]", one, GradientConflict, "a GradientConflict")
+        numbers = {len(one.valid) for one in conflicts}
+        if len(numbers) != 1:
+            raise ValueError(
+                f"{len(conflicts)} conflicts of {sorted(numbers)} tasks: give one or more, all of "
+                "the same tasks"
+            )
+        gathered = HalfProducts(
+            gram=torch.cat([one.products.gram for one in conflicts]),
+            signal=torch.cat([one.products.signal for one in conflicts]),
+            half_norms=torch.cat([one.products.half_norms for one in conflicts]),
+            noise=torch.cat([one.products.noise for one in conflicts]),
+        )
+        return cls._of(gathered, pool=True)[0]
+
+    def denoised_cosine_interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Interval of ``denoised_cosine`` over the measurements that were pooled, taken as independent.
+
+        Args:
+            confidence: of the interval, between 0 and 1.
+
+        Returns:
+            Lower and upper ends, both ``(T, T)``; NaN on the diagonal, with fewer than two
+            measurements, and where the sum of products without one of them is not positive.
+
+        Raises:
+            TypeError: if ``confidence`` is no number.
+            ValueError: if it is not between 0 and 1.
+        """
+        checks.number("confidence", confidence, 0.0, 1.0)
+        gram, signal = self.products.gram.numpy(), self.products.signal.numpy()
+        known = np.isfinite(signal) & np.isfinite(gram.diagonal(axis1=1, axis2=2))
+        known &= gram.diagonal(axis1=1, axis2=2) > 0
+        ends = torch.full((2, *gram.shape[1:]), torch.nan, dtype=torch.float64)
+        for i, j in zip(*np.triu_indices(gram.shape[1], 1), strict=True):
+            both = known[:, i] & known[:, j]
+            found = jackknife_interval(
+                *(gram[both, i, j], signal[both, i], signal[both, j]), confidence
+            )
+            ends[:, i, j] = ends[:, j, i] = torch.tensor(found, dtype=torch.float64)
+        return ends[0], ends[1]
+
+    @classmethod
+    def _of(cls, products: HalfProducts, *, pool: bool) -> list[Self]:
+        """The conflict of each component (S of them), or (``pool``) of K measurements of one."""
+        axis = 0 if pool else 1
+        gram, signal = products.gram.unsqueeze(axis), products.signal.unsqueeze(axis)  # (S, K, …)
+        half_norms, noise = products.half_norms.unsqueeze(axis), products.noise.unsqueeze(axis)
+        gram = (gram + gram.mT) / 2  # a matrix product need not be symmetric to the last digit
+        squares = gram.diagonal(dim1=2, dim2=3)
+        norms = squares.sqrt()
+        measured = norms.isfinite() & (norms > 0)
+        both = measured[..., :, None] & measured[..., None, :]
+        product_sum, square_sum = _sums_of_pairs(gram, squares, both)
+        lengths = square_sum.sqrt() * square_sum.mT.sqrt()
+        cosine = (product_sum / lengths).clamp(-1, 1)
         cosine.diagonal(dim1=1, dim2=2).fill_(1)
-        magnitude = 2 * products / (squares[:, :, None] + squares[:, None])
+        magnitude = 2 * lengths / (square_sum + square_sum.mT)
+        valid, both_valid = measured.any(dim=1), both.any(dim=1)
+        root_mean_square = (square_sum.diagonal(dim1=1, dim2=2) / measured.sum(dim=1)).sqrt()
 
         pair = both_valid.triu(1)
         pairs = pair.sum(dim=(1, 2))
         largest = -cosine.where(pair, torch.inf).amin(dim=(1, 2))
         smallest = -cosine.where(pair, -torch.inf).amax(dim=(1, 2))
+
+        split = measured & signal.isfinite()
+        split_pair = split[..., :, None] & split[..., None, :]
+        clean_product, clean_square = _sums_of_pairs(gram, signal, split_pair)
+        is_positive = (clean_square > 0) & (clean_square.mT > 0)
+        denoised = clean_product / (clean_square.sqrt() * clean_square.mT.sqrt())
+        denoised.diagonal(dim1=1, dim2=2).fill_(1)
+        halves = half_norms.square().where(split[..., None], 0).sum(dim=1)
+        clean = clean_square.diagonal(dim1=1, dim2=2)
+        reliability = clean / halves.prod(dim=2).sqrt()
+        null = expected_maximum(noise.numpy(), both.triu(1).numpy())
+        reasons = []
+        for of_component in zip(valid, split.any(dim=1), clean > 0, strict=True):
+            reasons.append(_reasons(*of_component))
+        parts = [products] if pool else products.by_component()
+
         of_fields = (  # in the order of the fields
             cosine.where(both_valid, torch.nan),
             valid,
+            pairs.tolist(),
             (-cosine.where(pair, 0).sum(dim=(1, 2)) / pairs).tolist(),
             largest.where(pairs > 0, torch.nan).tolist(),
+            null.tolist(),
             smallest.where(pairs > 0, torch.nan).tolist(),
             ((pair & (cosine < 0)).sum(dim=(1, 2)) / pairs).tolist(),
             magnitude.where(both_valid, torch.nan),
-            norms,
+            root_mean_square.where(valid, norms[:, -1]),
             valid.double().mean(dim=1).tolist(),
+            reliability,
+            denoised.where(is_positive, torch.nan),
+            reasons,
+            parts,
         )
         return list(map(cls, *of_fields))
 
 
-def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
+def _sums_of_pairs(gram: Tensor, squares: Tensor, both: Tensor) -> tuple[Tensor, Tensor]:
+    """Scalar products, and the squared norms of i beside j, over the measurements that have both.
+
+    Args:
+        gram: ``(S, K, T, T)``.
+        squares: ``(S, K, T)``.
+        both: ``(S, K, T, T)`` bool.
+
+    Returns:
+        ``(S, T, T)`` each.
+    """
+    products = gram.where(both, 0).sum(dim=1)
+    return products, squares[..., :, None].where(both, 0).sum(dim=1)
+
+
+def _reasons(valid: Tensor, split: Tensor, is_positive: Tensor) -> tuple[str, ...]:
+    """Why tasks have no de-noised cosine, from what they have; all ``(T,)`` bool."""
+    found = []
+    for is_valid, is_split, has_signal in zip(valid, split, is_positive, strict=True):
+        reason = "" if has_signal else "the gradients of its two halves have no positive product"
+        if not is_split:
+            reason = "its rows were not split into two halves"
+        found.append(reason if is_valid else "it has no gradient")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class HalfGrams:
+    """What an update measured of conflict; tensors stay on the device until somebody reads them.
+
+    Attributes:
+        by_point: scalar products ``(2·T, 2·T)`` of what the two halves of every task's rows contribute
+            to its gradient, by measuring point; rows 2t and 2t + 1 are those of task t.
+        sizes: number of rows of each half ``(T, 2)``.
+    """
+
+    by_point: Mapping[str, Tensor]
+    sizes: Tensor
+
+    def conflicts(self) -> dict[str, GradientConflict]:
+        """By measuring point; waits for the device."""
+        grams = torch.stack(list(self.by_point.values()))
+        found = GradientConflict.from_half_grams(grams, self.sizes)
+        return dict(zip(self.by_point, found, strict=True))
+
+
+def compute_gradient_conflicts(
+    gradients: Gradients, second_half: Gradients | None = None
+) -> GradientConflict:
     """Conflict of gradients that are all in this process.
 
     Args:
         gradients: T tensors of one shape, ``None`` for an absent one, or a tensor ``(T, D)``. A
             list is joined: T·D numbers more.
+        second_half: where ``gradients`` are those of the means over one half of each task's rows,
+            likewise those of the other half. A task's gradient is then the mean of the two, and its
+            noise is known; ``None`` in both halves is an absent one.
 
     Raises:
         TypeError: if they are no tensors.
@@ -131,9 +312,8 @@ def compute_gradient_conflicts(gradients: Gradients) -> GradientConflict:
     if len(gradients) == 0:
         raise ValueError("no gradients: give one per task, None for a task without")
     num_tasks = len(gradients)
-    return GradientConflict.from_gram(
-        gram_of_segments([gradients], range(num_tasks), num_tasks, Ranks())[0]
-    )
+    halves = None if second_half is None else [second_half]
+    return _conflicts([gradients], halves, range(num_tasks), num_tasks, Ranks())[0]
 
 
 def compute_gradient_conflict_distributed(
@@ -141,6 +321,7 @@ def compute_gradient_conflict_distributed(
     task_ids: Sequence[int] | Tensor,
     num_tasks: int,
     group: distributed.ProcessGroup | None = None,
+    second_half: Gradients | None = None,
 ) -> GradientConflict:
     """Conflict of gradients that are spread over ranks; no rank ever holds all of them.
 
@@ -154,6 +335,8 @@ def compute_gradient_conflict_distributed(
             ranks.
         num_tasks: T.
         group: process group; ``None`` for all ranks.
+        second_half: as of :func:`compute_gradient_conflicts` ``(L, D)``, summed likewise; given by
+            all ranks or by none.
 
     Returns:
         The same on every rank.
@@ -162,8 +345,8 @@ def compute_gradient_conflict_distributed(
         TypeError: if they are no tensors, or tasks no whole numbers.
         ValueError: if arguments do not fit each other or those of the other ranks.
     """
-    gram = gram_of_segments([local_grads], task_ids, num_tasks, Ranks.of(group))
-    return GradientConflict.from_gram(gram[0])
+    halves = None if second_half is None else [second_half]
+    return _conflicts([local_grads], halves, task_ids, num_tasks, Ranks.of(group))[0]
 
 
 def compute_gradient_conflicts_batch(
@@ -171,6 +354,7 @@ def compute_gradient_conflicts_batch(
     task_ids: Sequence[int] | Tensor | None = None,
     num_tasks: int | None = None,
     group: distributed.ProcessGroup | None = None,
+    second_half: Mapping[str, Gradients] | None = None,
 ) -> dict[str, GradientConflict]:
     """Conflict in many components at once, e.g. in every layer: one sequence of collectives for all
     of them.
@@ -184,6 +368,8 @@ def compute_gradient_conflicts_batch(
         num_tasks: T; by default the number of rows. Must be given where there are several ranks.
         group: process group; ``None`` for all ranks, or for this process alone where there is no
             process group.
+        second_half: as of :func:`compute_gradient_conflicts`, of the same components; given by all
+            ranks or by none.
 
     Returns:
         Conflicts by component, in the order of ``groups``; the same on every rank.
@@ -196,21 +382,42 @@ def compute_gradient_conflicts_batch(
     if ranks.count > 1 and (task_ids is None or num_tasks is None):
         raise ValueError(
             f"task_ids={task_ids}, num_tasks={num_tasks} with {ranks.count} ranks: say which tasks "
-            "this rank's rows "
-            "are, and how many tasks there are on all ranks"
+            "this rank's rows are, and how many tasks there are on all ranks"
         )
     checks.mapping("groups", groups, "gradients by component")
     checks.names("groups", list(groups))
     names = sorted(groups)  # ranks may have met the components in different orders
     if not names and ranks.count == 1:
         raise ValueError("groups={}: no gradients; give at least one component")
+    halves = None
+    if second_half is not None:
+        checks.mapping("second_half", second_half, "gradients by component")
+        if set(second_half) != set(names):
+            raise ValueError(
+                f"second_half is of {sorted(second_half)}, groups of {names}: give both halves of "
+                "the same components"
+            )
+        halves = list(map(second_half.__getitem__, names))
     rows = len(groups[names[0]]) if names else 0
     ids = range(rows) if task_ids is None else task_ids
-    grams = gram_of_segments(
-        list(map(groups.__getitem__, names)), ids, rows if num_tasks is None else num_tasks, ranks
-    )
-    conflicts = dict(zip(names, GradientConflict.from_grams(grams), strict=True))
+    number = rows if num_tasks is None else num_tasks
+    found = _conflicts(list(map(groups.__getitem__, names)), halves, ids, number, ranks)
+    conflicts = dict(zip(names, found, strict=True))
     return {name: conflicts[name] for name in groups}
+
+
+def _conflicts(
+    groups: Sequence[Gradients],
+    second_half: Sequence[Gradients] | None,
+    task_ids: Sequence[int] | Tensor,
+    num_tasks: int,
+    ranks: Ranks,
+) -> list[GradientConflict]:
+    grams = gram_of_segments(groups, task_ids, num_tasks, ranks, second_half)
+    if second_half is None:
+        return GradientConflict.from_grams(grams)
+    # each half's gradient is a mean, and counts for one half of the task's
+    return GradientConflict.from_half_grams(grams / 4, torch.ones(num_tasks, 2))
 
 
 class ImageLogger(Protocol):

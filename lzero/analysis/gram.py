@@ -99,12 +99,17 @@ def gram_matrices(
 
 @torch.no_grad()
 def gram_of_segments(
-    groups: Sequence[Gradients], task_ids: Sequence[int] | Tensor, num_tasks: int, ranks: Ranks
+    groups: Sequence[Gradients],
+    task_ids: Sequence[int] | Tensor,
+    num_tasks: int,
+    ranks: Ranks,
+    second_half: Sequence[Gradients] | None = None,
 ) -> Tensor:
     """:func:`gram_matrices` of S components ``(L, D_s)``, which are never joined.
 
     A component without any gradient on this rank may be wider on others: their columns are zero
-    here.
+    here. With a ``second_half`` ``(L, D_s)`` of every component the result is ``(S, 2·T, 2·T)``: rows
+    2t and 2t + 1 are the two halves of task t.
     """
     segments: list[Tensor] = []
     ids: list[int] = []
@@ -114,8 +119,14 @@ def gram_of_segments(
         ids = _as_list(task_ids)
         segments = list(map(as_rows, groups))
         _check(segments, ids, num_tasks)
+        if second_half is not None:
+            others = list(map(as_rows, second_half))
+            _check(others, ids, num_tasks)
+            segments = list(map(_joined, segments, others))
+            ids = [2 * task for task in ids] + [2 * task + 1 for task in ids]
     except (ValueError, TypeError) as error:
         problem = error  # the other ranks wait in the first collective: they have to hear of it
+    num_tasks = num_tasks if second_half is None else 2 * num_tasks
     device = _device(segments, ranks)
     ids_by_rank, widths, wide = _announce(segments, ids, num_tasks, problem, device, ranks)
     nothing = torch.zeros(1, 1, device=device)
@@ -222,6 +233,20 @@ def _check(segments: Sequence[Tensor], task_ids: Sequence[int], num_tasks: int) 
             raise ValueError(
                 f"task_ids={list(task_ids)}: allowed are 0 to num_tasks - 1 = {num_tasks - 1}"
             )
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    """Rows of one half above those of the other ``(2·L, D)``; one that is absent is zero."""
+    if first.shape[1] == 0:
+        first = second.new_zeros(len(first), second.shape[1])
+    if second.shape[1] == 0:
+        second = first.new_zeros(len(second), first.shape[1])
+    if first.shape != second.shape:
+        raise ValueError(
+            f"the halves' gradients have shapes {tuple(first.shape)} and {tuple(second.shape)}: give "
+            "tensors of one shape"
+        )
+    return torch.cat([first, second])
 
 
 def _device(segments: Sequence[Tensor], ranks: Ranks) -> torch.device:

@@ -51,21 +51,26 @@ class ParameterPoint:
 
 @dataclass(frozen=True)
 class ActivationPoint:
-    """Gradient with respect to what enters (``input``) or leaves (``output``) a module, averaged
-    over tokens: a vector D.
+    """Gradient with respect to what enters (``input``) or leaves (``output``) a module.
 
-    Of several inputs or outputs it is the first.
+    Of several inputs or outputs it is the first. Averaged over tokens it is a vector D: what would
+    change all of a task's activations alike. ``flat`` it is all tokens one after another: token n of
+    one task is compared with token n of another, which have nothing to do with each other, so
+    cosines are close to 0; for comparison with studies that measure so.
 
     Attributes:
         module: that is called.
         side: which end of it.
         axis: axis of the D units of the tensor that passes; 1 for the maps ``(B, D, H, W)`` of
             convolutions. All others are averaged over.
+        flat: do not average. Needs to know how many rows of a batch each task has, the same for all
+            ranks, which the update says.
     """
 
     module: nn.Module
     side: Literal["input", "output"]
     axis: int = -1
+    flat: bool = False
 
     def __post_init__(self) -> None:
         checks.instance("module", self.module, nn.Module, "a module of torch")

@@ -18,36 +18,62 @@ from lzero.device import in_memory_order_of
 
 
 @dataclass(frozen=True)
+class RowRange:
+    """Which rows of a task's part of a batch these are; the rows of all ranks have one order.
+
+    Attributes:
+        first: number of the first.
+        count: how many.
+        most: rows of the task that has most of them.
+    """
+
+    first: int
+    count: int
+    most: int
+
+
+@dataclass(frozen=True)
 class TaskLoss:
-    """What the gradient of one task is taken from.
+    """What the gradient of one task is taken from, or what one half of its rows adds to it.
 
     Attributes:
         task: whose loss it is.
-        loss: a scalar with the graph of this task's rows alone.
+        loss: a scalar with the graph of these rows alone.
         activations: tensors that passed the activation points, by point.
-        share: part of the task's rows, over all ranks, that are this rank's; a scalar, by which
+        share: part of the task's rows, over all ranks, that these are; a scalar, by which
             activations' gradients are averaged.
+        half: 0 or 1; 0 where rows are not split.
+        rows: which of the task's rows these are; needed at ``flat`` points alone.
     """
 
     task: int
     loss: Tensor
     activations: Mapping[str, list[Tensor]]
-    share: Tensor
+    share: Tensor | float
+    half: int = 0
+    rows: RowRange | None = None
 
 
 @dataclass(frozen=True)
 class TaskGradients:
-    """One row for each task of this rank.
+    """One row for each task of this rank, or for each half of its rows.
 
     Attributes:
         layout: what the columns are.
         rows: ``(N, F)`` fp32.
-        tasks: the N tasks, ascending.
+        tasks: of the N rows, ascending.
+        halves: of the task, of the N rows: 0 or 1.
     """
 
     layout: RowLayout
     rows: Tensor
     tasks: tuple[int, ...]
+    halves: tuple[int, ...]
+
+    @property
+    def half_ids(self) -> list[int]:
+        """2t and 2t + 1 for the halves of task t, of the N rows."""
+        return [2 * task + half for task, half in zip(self.tasks, self.halves, strict=True)]
 
     @classmethod
     def of(
@@ -66,12 +92,13 @@ class TaskGradients:
             own: parameters of single tasks; their gradients are added to ``.grad`` and have no
                 columns.
             points: where to measure.
-            losses: of the tasks of this rank, ascending.
+            losses: of the tasks of this rank, or of their halves, ascending.
             retain_graph: keep the graph, because the tasks share one.
 
         Raises:
             ValueError: if there are none, a loss is no scalar with a graph, nothing has passed a
-                point, or a point names a parameter that is not shared.
+                point, a point names a parameter that is not shared, or a ``flat`` one has losses
+                that do not say which rows they are of.
         """
         if not losses:
             raise ValueError("losses is empty; give one for every task of this rank")
@@ -86,11 +113,11 @@ class TaskGradients:
                         "captured(points)"
                     )
         widths: dict[str, int] = {}
-        axes: dict[str, int] = {}
+        passed: dict[str, ActivationPoint] = {}
         for name, point in points.items():
             if isinstance(point, ActivationPoint):
-                widths[name] = losses[0].activations[name][0].shape[point.axis]
-                axes[name] = point.axis
+                widths[name] = _width(name, point, losses[0])
+                passed[name] = point
         layout = RowLayout.of(shared, points, widths)
         rows = torch.empty(len(losses), sum(layout.lengths), device=losses[0].loss.device)
         for row, part in zip(rows, losses, strict=True):
@@ -107,13 +134,15 @@ class TaskGradients:
                 list(islice(gradients, len(shared))),
                 list(islice(gradients, len(own))),
             )
-            averages = []
-            for name, width in widths.items():
-                total = part.loss.new_zeros(width, dtype=torch.float32)
-                for tensor in part.activations[name]:  # in the order of ``seen``
-                    total += _mean_token(next(gradients), tensor, axes[name])
-                averages.append(total * part.share)
-            layout.write_(row, at_shared, averages)
+            at_points = []
+            for name, point in passed.items():
+                tensors = part.activations[name]  # in the order of ``seen``
+                pieces = list(zip(tensors, islice(gradients, len(tensors)), strict=True))
+                if point.flat:
+                    at_points.append(_all_tokens(pieces, part, widths[name]))
+                else:
+                    at_points.append(_mean_token(pieces, point.axis) * part.share)
+            layout.write_(row, at_shared, at_points)
             for parameter, gradient in zip(own, at_own, strict=True):
                 if gradient is None:
                     continue
@@ -121,7 +150,8 @@ class TaskGradients:
                     parameter.grad = in_memory_order_of(parameter, gradient)
                 else:
                     parameter.grad.add_(gradient)
-        return cls(layout, rows, tuple(part.task for part in losses))
+        tasks, halves = (part.task for part in losses), (part.half for part in losses)
+        return cls(layout, rows, tuple(tasks), tuple(halves))
 
     def combine_(self, weights: Tensor) -> None:
         """Make the weighted sum of this rank's rows the shared parameters' ``.grad``; ``weights
@@ -142,10 +172,45 @@ class TaskGradients:
         self.layout.set_gradients_(flat)
 
 
-def _mean_token(gradient: Tensor | None, activation: Tensor, axis: int) -> Tensor:
-    """Mean over tokens of the gradient with respect to an activation with its D units on ``axis``,
-    ``(D,)``; zero where the loss has none.
+Pieces = Sequence[tuple[Tensor, Tensor | None]]
+"""Activations, and the gradients with respect to them; None where the loss has none."""
+
+
+def _mean_token(pieces: Pieces, axis: int) -> Tensor:
+    """Mean over tokens of the gradients with respect to activations with their D units on ``axis``,
+    ``(D,)``; pieces are added.
     """
-    if gradient is None:
-        return activation.new_zeros(activation.shape[axis], dtype=torch.float32)
-    return gradient.float().movedim(axis, -1).flatten(0, -2).mean(dim=0)
+    total = pieces[0][0].new_zeros(pieces[0][0].shape[axis], dtype=torch.float32)
+    for _, gradient in pieces:
+        if gradient is not None:
+            total += gradient.float().movedim(axis, -1).flatten(0, -2).mean(dim=0)
+    return total
+
+
+def _all_tokens(pieces: Pieces, part: TaskLoss, width: int) -> Tensor:
+    """Gradients of all tokens one after another, at the places of their rows among those of the task;
+    ``(width,)``.
+    """
+    assert part.rows is not None  # _width has looked
+    flat = []
+    for tensor, gradient in pieces:
+        flat.append(torch.zeros_like(tensor) if gradient is None else gradient)
+    of_rows = torch.cat([piece.float().flatten() for piece in flat])
+    total = of_rows.new_zeros(width)
+    start = part.rows.first * (width // part.rows.most)
+    total[start : start + len(of_rows)] = of_rows
+    return total
+
+
+def _width(name: str, point: ActivationPoint, part: TaskLoss) -> int:
+    """Columns of an activation point."""
+    tensors = part.activations[name]
+    if not point.flat:
+        return tensors[0].shape[point.axis]
+    numbers = sum(tensor.numel() for tensor in tensors)
+    if part.rows is None or numbers % part.rows.count:
+        raise ValueError(
+            f"measuring point {name!r} is flat: its {numbers} numbers must be those of some rows of task "
+            f"{part.task}, one after another, but rows={part.rows}; measure it averaged (flat=False)"
+        )
+    return numbers // part.rows.count * part.rows.most

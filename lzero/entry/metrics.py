@@ -67,7 +67,7 @@ def log_update(run: "Run", result: LearnResult, windows: "ReplayWindows") -> Non
     env_steps, train_iter = run.env_steps, run.policy.train_iter
     if train_iter % train.log_interval == 0:
         _log_numbers(run, result, windows)
-    if result.grams:
+    if result.measured is not None:
         with run.timer("analyse"):
             conflicts = result.conflicts()
         drawing = run.drawing["conflict"]

@@ -38,7 +38,7 @@ def log_updates(run: "PPORun", result: PPOResult, first: int) -> None:
         run.log(_numbers(run, result))
         with run.timer("analyse"):
             run.log(_ability_to_learn(run))
-    if result.grams:
+    if result.measured is not None:
         with run.timer("analyse"):
             conflicts = result.conflicts()
         log_gradient_conflicts(

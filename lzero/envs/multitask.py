@@ -93,6 +93,7 @@ class MultiTaskVectorEnv:
         num_envs_per_task: n of each task.
         rows: one slice of the N rows per task.
         task_id: ``(N,)`` int64.
+        env_number: ``(N,)`` int64, of the environment in its task, over all ranks.
         legal_actions: ``(N, A)`` bool, False where A exceeds the task's own action set or the task
             excludes an action.
         observation_shape: ``(C, H, W)`` or ``(F,)``; missing channels and features are zero.
@@ -120,10 +121,11 @@ class MultiTaskVectorEnv:
         borders = np.cumsum((0, *self.num_envs_per_task)).tolist()
         self.rows = tuple(map(slice, borders[:-1], borders[1:]))
 
-        self.task_id = np.empty(self.num_envs, np.int64)
+        self.task_id, self.env_number = np.empty((2, self.num_envs), np.int64)
         self._clip_reward, self._end_on_life_loss = np.empty((2, self.num_envs), np.bool_)
         for task, rows in zip(tasks, self.rows, strict=True):
             self.task_id[rows] = task.task_id
+            self.env_number[rows] = task.env_offset + np.arange(rows.stop - rows.start)
             self._clip_reward[rows] = task.clip_reward
             self._end_on_life_loss[rows] = task.end_on_life_loss
         sizes = list(map(num_actions_of, tasks))

@@ -3,7 +3,6 @@
 Shape legend: B = windows of this rank, T = tasks of the run, P = parameters, Q = loss terms (``losses.TERMS``).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lzero import tags
-from lzero.analysis.conflict import GradientConflict
+from lzero.analysis.conflict import GradientConflict, HalfGrams
 from lzero.analysis.plasticity import (
     effective_rank,
     measure_plasticity,
@@ -45,7 +44,7 @@ class LearnResult:
         gradient_norms: that of every trained parameter ``(P,)``, in the order of ``model.parameters()``.
         counts: of this rank's steps, see :func:`counts_of` ``(4, T)``.
         value_error: |predicted − target| value, mean over the acting steps of each window ``(B,)``.
-        grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if the update measured none.
+        measured: scalar products of the tasks' gradients; None if no update measured conflict.
     """
 
     task_means: Tensor
@@ -56,14 +55,11 @@ class LearnResult:
     gradient_norms: Tensor
     counts: Tensor
     value_error: Tensor
-    grams: Mapping[str, Tensor]
+    measured: HalfGrams | None
 
     def conflicts(self) -> dict[str, GradientConflict]:
         """Gradient conflict by measuring point; empty if the update measured none. Waits for the device."""
-        if not self.grams:
-            return {}
-        conflicts = GradientConflict.from_grams(torch.stack(list(self.grams.values())))
-        return dict(zip(self.grams, conflicts, strict=True))
+        return {} if self.measured is None else self.measured.conflicts()
 
 
 def update_metrics(policy: "UniZeroMTPolicy", result: LearnResult) -> dict[str, float]:

@@ -27,6 +27,10 @@ def standard_points(model: UniZeroMTModel) -> dict[str, MeasuringPoint]:
                 f"{name}/layer{layer}": point
                 for name, point in expert_points(block.feed_forward).items()
             }
+    # as in the study: gradients of all tokens one after another, and of the last block alone
+    last = model.world_model.transformer.blocks[-1].feed_forward
+    points["study/encoder"] = ActivationPoint(model.encoder, "output", flat=True)
+    points["study/before_moe"] = ActivationPoint(last, "input", flat=True)
     points["transformer"] = ParameterPoint.of(model.world_model.transformer)
     own = {id(parameter) for parameter in model.task_parameters()}
     shared = []

@@ -8,13 +8,14 @@ A = actions, M = updates of a round, P = parameters, X = numbers about the last 
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lzero.analysis.conflict import gram_matrices
+from lzero.analysis.conflict import HalfGrams, gram_matrices
 from lzero.analysis.expert_statistics import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
@@ -120,7 +121,7 @@ class PPOPolicy:
     def _learn(self, rollout: Rollout, rows: np.ndarray) -> PPOResult:
         config = self.config.policy
         self.model.train()
-        means, grad_norms, cosines, grams = [], [], [], {}
+        means, grad_norms, cosines, measured = [], [], [], None
         entropies: dict[str, list[Tensor]] = {name: [] for name in self.mixtures}
         for batch in minibatches_of(rollout, rows, config, self.num_tasks, self.dist):
             points = self._points if self.measures_conflict else {}
@@ -131,7 +132,9 @@ class PPOPolicy:
             # of the ranks' tokens: the shares add up to the mean over all of them
             regularisation = batch.share * self.model.mixture_loss(mixing)
             if points:
-                grams = self._backward_by_task(loss_R, regularisation, batch, points, activations)
+                measured = self._backward_by_half(
+                    loss_R, regularisation, batch, points, activations
+                )
             else:
                 ((batch.weight * loss_R).sum() + regularisation).backward()
             sums = terms.new_zeros(len(TERMS), self.num_tasks)
@@ -155,7 +158,7 @@ class PPOPolicy:
             router_entropy={
                 name: torch.stack(found).nanmean(dim=0) for name, found in entropies.items()
             },
-            grams=grams,
+            measured=measured,
         )
 
     def _terms(self, logits: Tensor, value: Tensor, batch: Minibatch) -> Tensor:
@@ -181,31 +184,39 @@ class PPOPolicy:
     def _log_probs(self, logits: Tensor, task_id: Tensor) -> Tensor:
         return F.log_softmax(logits.float().masked_fill(~self.legal[task_id], -torch.inf), dim=-1)
 
-    def _backward_by_task(
+    def _backward_by_half(
         self,
         loss_R: Tensor,
         regularisation: Tensor,
         batch: Minibatch,
         points: Mapping[str, MeasuringPoint],
         activations: Mapping[str, list[Tensor]],
-    ) -> dict[str, Tensor]:
-        """Set the gradient from those of the tasks, as a plain update has it; Gram matrices by measuring point.
+    ) -> HalfGrams:
+        """Set the gradient from those of the halves of tasks, as a plain update has it; their scalar products.
 
-        The tasks share one forward, for some ways to route look at the whole batch.
+        All share one forward, for some ways to route look at the whole batch. The steps of one environment are alike: each
+        half has the environments of its own.
         """
         rows = torch.bincount(batch.task_id, minlength=self.num_tasks)
-        tasks = []
-        for task in batch.task_id.unique().tolist():
-            own = torch.where(batch.task_id == task, batch.weight * loss_R, 0.0).sum()
-            # an activation's gradient is averaged over all rows here, and is nothing but at the task's own
+        half_id = 2 * batch.task_id + batch.is_second_half
+        losses = []
+        for task, half in product(batch.task_id.unique().tolist(), (0, 1)):
+            own = torch.where(half_id == 2 * task + half, batch.weight * loss_R, 0.0).sum()
+            # an activation's gradient is averaged over all rows here, and is nothing but at the half's own
             share = len(batch.task_id) / rows[task] * batch.share_of_task[task]
-            tasks.append(TaskLoss(task, own, activations, share))
-        found = TaskGradients.of(self.parameters, [], points, tasks, retain_graph=True)
-        grams = gram_matrices(found.rows, found.layout.lengths, found.tasks, self.num_tasks)
+            losses.append(TaskLoss(task, own, activations, share, half))
+        found = TaskGradients.of(self.parameters, [], points, losses, retain_graph=True)
+        num_rows = 2 * self.num_tasks
+        grams = gram_matrices(found.rows, found.layout.lengths, found.half_ids, num_rows)
         found.combine_(torch.ones(self.num_tasks, device=self.device))
         if regularisation.requires_grad:
             regularisation.backward()
-        return found.layout.component_grams(grams * batch.is_played.sum() ** 2)
+        counts = grams.new_zeros(num_rows).index_add_(
+            0, half_id, (batch.weight > 0).to(grams.dtype)
+        )
+        sizes = self.dist.all_reduce_sum_(counts).view(self.num_tasks, 2)
+        grams = grams * batch.is_played.sum() ** 2
+        return HalfGrams(found.layout.component_grams(grams), sizes)
 
     def _step(self, finite_loss: Tensor, is_played: Tensor) -> tuple[Tensor, Tensor]:
         """Sum gradients over ranks, clip, step; norms ``(P,)`` before clipping, and the cosine with the gradient before."""

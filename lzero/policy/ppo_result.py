@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from lzero.analysis.conflict import GradientConflict
+from lzero.analysis.conflict import GradientConflict, HalfGrams
 
 TERMS = ("policy", "value", "entropy", "kl", "clipped")
 """Means over the steps of a task: the three terms of the loss, the approximate divergence from the policy that acted
@@ -37,7 +36,7 @@ class PPOResult:
         grad_norm: mean over the updates, before clipping.
         similarity: mean cosine between the gradients of consecutive updates; NaN where there is none before.
         router_entropy: by mixture, mean over updates and tokens in nats, by task ``(T,)``.
-        grams: Gram matrices of the tasks' gradients by measuring point ``(T, T)``; empty if no update measured any.
+        measured: scalar products of the tasks' gradients; None if no update measured conflict.
     """
 
     task_means: Tensor
@@ -46,11 +45,8 @@ class PPOResult:
     grad_norm: Tensor
     similarity: Tensor
     router_entropy: Mapping[str, Tensor]
-    grams: Mapping[str, Tensor]
+    measured: HalfGrams | None
 
     def conflicts(self) -> dict[str, GradientConflict]:
         """Gradient conflict by measuring point; empty if no update measured it. Waits for the device."""
-        if not self.grams:
-            return {}
-        conflicts = GradientConflict.from_grams(torch.stack(list(self.grams.values())))
-        return dict(zip(self.grams, conflicts, strict=True))
+        return {} if self.measured is None else self.measured.conflicts()

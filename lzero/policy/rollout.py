@@ -32,6 +32,7 @@ class Rollout:
         truncated: cut by a time limit: the value of the next observation counts, but no reward behind it ``(S, N)`` bool.
         acted: False where the step only began an episode, and its action was ignored ``(S, N)`` bool.
         task_id: of the environments ``(N,)`` int64.
+        env_number: of the environments among all of their task, on all ranks ``(N,)`` int64.
     """
 
     observation: Tensor
@@ -43,6 +44,7 @@ class Rollout:
     truncated: Tensor
     acted: Tensor
     task_id: Tensor
+    env_number: Tensor
 
     @property
     def num_steps(self) -> int:
@@ -150,6 +152,7 @@ class Minibatch:
         is_played: tasks with steps on any rank ``(T,)`` bool.
         share: part of the update's rows that are this rank's, a scalar.
         share_of_task: of each task's rows ``(T,)``.
+        is_second_half: row of every other environment of its task ``(R,)`` bool.
     """
 
     observation: Tensor
@@ -163,6 +166,7 @@ class Minibatch:
     is_played: Tensor
     share: Tensor
     share_of_task: Tensor
+    is_second_half: Tensor
 
 
 def minibatches_of(
@@ -191,6 +195,7 @@ def minibatches_of(
     action, log_prob = rollout.action.flatten(), rollout.log_prob.flatten()
     acted = rollout.acted.flatten().float()
     task_id = rollout.task_id.repeat(rollout.num_steps)
+    is_odd = (rollout.env_number % 2 == 1).repeat(rollout.num_steps)
     is_own = rows >= 0
     flat = torch.as_tensor(rows[is_own], device=device)
     own = flat.split(is_own.sum(axis=1).tolist())
@@ -226,4 +231,5 @@ def minibatches_of(
             is_played=is_played,
             share=part[3].sum() / count.sum(),
             share_of_task=part[3] / count.clamp_min(1.0),
+            is_second_half=is_odd.index_select(0, of_update),
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lzero.analysis.aggregation import Aggregator
-from lzero.analysis.conflict import gram_matrices
+from lzero.analysis.conflict import HalfGrams, gram_matrices
 from lzero.analysis.expert_statistics import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
@@ -30,7 +30,6 @@ from lzero.policy.losses import (
     TERMS,
     EntropyWeight,
     ForwardPass,
-    Sums,
     add_up,
     loss_sums,
     masked_means,
@@ -42,7 +41,7 @@ from lzero.policy.metrics import LearnResult, counts_of
 from lzero.policy.open_loop import open_loop_sums
 from lzero.policy.points import standard_points, unit_groups
 from lzero.policy.state import load_state_of_, state_of
-from lzero.policy.targets import Batch, make_batch
+from lzero.policy.targets import Batch, Part, half_tasks, make_batch, whole_tasks
 
 if TYPE_CHECKING:
     from lzero.replay.buffer import ReplayWindows
@@ -121,12 +120,16 @@ class UniZeroMTPolicy:
         with self.autocast():
             batch = make_batch(windows, self.target, self.support, self.legal, self.config)
         points = self._points if self.measures_conflict else {}
-        # all windows together, or those of each task by themselves where its own gradient is wanted
-        by_task = bool(points) or self._aggregator is not None
-        parts = batch.by_task() if by_task else [batch]
+        # all windows together, or those of each task by themselves where its own gradient is wanted, or in two halves where
+        # its noise is wanted too
+        parts, half_sizes = [Part(batch)], None
+        if points:
+            parts, half_sizes = half_tasks(batch, self.num_tasks, self.dist)
+        elif self._aggregator is not None:
+            parts = whole_tasks(batch)
 
         self.model.train()
-        passes = [self._forward(part, points) for part in parts]
+        passes = [self._forward(part.batch, points) for part in parts]
         totals = add_up([part.sums for part in passes], self.dist)
         opened = [part.opened for part in passes if part.opened is not None]
         open_totals = add_up(opened, self.dist) if opened else None
@@ -143,9 +146,9 @@ class UniZeroMTPolicy:
             losses.append(loss)
             spreads.append(spread.detach())
 
-        grams: dict[str, Tensor] = {}
-        if by_task:
-            grams = self._backward_by_task(passes, losses, points, totals)
+        measured = None
+        if points or self._aggregator is not None:
+            measured = self._backward_by_task(parts, passes, losses, points, half_sizes)
         else:
             losses[0].backward()
         self.model.eval()
@@ -170,7 +173,7 @@ class UniZeroMTPolicy:
             grad_norm=gradient_norms.norm(),
             gradient_norms=gradient_norms,
             value_error=value_error / batch.acting.sum(dim=1).clamp_min(1),
-            grams=grams,
+            measured=measured,
         )
 
     def _forward(self, batch: Batch, points: Mapping[str, MeasuringPoint]) -> ForwardPass:
@@ -193,32 +196,44 @@ class UniZeroMTPolicy:
 
     def _backward_by_task(
         self,
+        parts: Sequence[Part],
         passes: Sequence[ForwardPass],
         losses: Sequence[Tensor],
         points: Mapping[str, MeasuringPoint],
-        totals: Sums,
-    ) -> dict[str, Tensor]:
-        """Set the gradient from those of the tasks; Gram matrices by measuring point.
+        half_sizes: Tensor | None,
+    ) -> HalfGrams | None:
+        """Set the gradient from those of the tasks, or of their halves; their scalar products where it is measured.
 
         Each loss carries 1 / T, so with weights of one the rows add up to the gradient of a plain update.
+
+        Args:
+            parts: of the batch; their P rows are this rank's.
+            passes: of each part.
+            losses: of each part.
+            points: where to measure.
+            half_sizes: windows of the halves ``(T, 2)``; None where parts are whole tasks.
         """
         shared = trained(self.model.shared_parameters())
         own = trained(self.model.task_parameters())
-        num_windows = totals.moments[:, 0] / (self.config.policy.unroll_steps + 1)
         tasks = []
-        for part, loss in zip(passes, losses, strict=True):
-            task = int(part.groups.host_task_id[0])
-            share = len(part.groups.host_task_id) / num_windows[task]
-            tasks.append(TaskLoss(task, loss, part.activations, share))
+        for part, seen, loss in zip(parts, passes, losses, strict=True):
+            tasks.append(
+                TaskLoss(part.task, loss, seen.activations, part.share, part.half, part.rows)
+            )
         found = TaskGradients.of(shared, own, points, tasks)
-        grams = gram_matrices(found.rows, found.layout.lengths, found.tasks, self.num_tasks)
+        num_rows = 2 * self.num_tasks
+        grams = gram_matrices(found.rows, found.layout.lengths, found.half_ids, num_rows)
         weights = torch.ones(self.num_tasks, dtype=torch.float64, device=self.device)
         if self._aggregator is not None:  # one rank decides: some ways are random
-            weights = self._aggregator.weights(found.layout.whole_gram(grams))
+            # a whole task's gradient is the sum of its halves
+            whole = found.layout.whole_gram(grams).view(self.num_tasks, 2, self.num_tasks, 2)
+            weights = self._aggregator.weights(whole.sum(dim=(1, 3)))
             weights = self.num_tasks * weights * self.dist.is_main
             self.dist.all_reduce_sum_(weights)
         found.combine_(weights)
-        return found.layout.component_grams(grams * self.num_tasks**2)
+        if half_sizes is None:
+            return None
+        return HalfGrams(found.layout.component_grams(grams * self.num_tasks**2), half_sizes)
 
     def _step(self, present: Tensor, finite_loss: Tensor) -> Tensor:
         """Sum gradients over ranks, clip, step, and let the target follow; norms ``(P,)`` before clipping.

@@ -33,6 +33,7 @@ class RolloutCollector:
     ) -> None:
         self.env, self.policy, self.rng, self.timer = env, policy, rng, timer
         self.task_id = torch.as_tensor(env.task_id, device=policy.device)
+        self.env_number = torch.as_tensor(env.env_number, device=policy.device)
         self.counter = EpisodeCounter(env.task_id)
         self.observation = np.zeros((env.num_envs, *env.observation_shape))
 
@@ -103,6 +104,7 @@ class RolloutCollector:
             truncated=torch.as_tensor(truncated, device=device),
             acted=torch.as_tensor(acted, device=device),
             task_id=self.task_id,
+            env_number=self.env_number,
         )
         return rollout, collected
 

@@ -81,7 +81,7 @@ def conflicts(config: ExperimentConfig, seed: int = 0) -> list[dict[str, Gradien
     torch.manual_seed(seed)
     policy = UniZeroMTPolicy(config, env.observation_shape, env.legal_actions[[0, 16]])
     results = [policy.learn(replay.sample({0: 64, 1: 64}, rng)) for _ in range(UPDATES)]
-    return [result.conflicts() for result in results if result.grams][-3:]
+    return [result.conflicts() for result in results if result.measured][-3:]
 
 
 def mean_score(measured: list[dict[str, GradientConflict]], component: str) -> float:

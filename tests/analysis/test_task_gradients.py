@@ -10,8 +10,13 @@ import pytest
 import torch
 
 from lzero.analysis.aggregation import AggregationError, Aggregator
-from lzero.analysis.points import ActivationPoint, ParameterPoint
+from lzero.analysis.conflict import compute_gradient_conflicts
+from lzero.analysis.points import ActivationPoint, ParameterPoint, captured
+from lzero.analysis.task_gradients import TaskGradients, TaskLoss
 from lzero.policy import UniZeroMTPolicy, unizero_multitask
+from lzero.policy.losses import masked_means, spread_shortfall, weighted_total
+from lzero.policy.points import standard_points
+from lzero.policy.targets import half_tasks
 from tests.policy.unizero_cases import (
     MODELS,
     independent_loss,
@@ -34,7 +39,7 @@ def test_measuring_changes_no_parameter(name):
     for seed in range(3):
         windows = make_windows(plain.config, seed=seed)
         results = [policy.learn(windows) for policy in (plain, measured)]
-        assert not results[0].grams and results[1].grams
+        assert not results[0].measured and results[1].measured
         for field in ("task_means", "spread", "task_losses", "grad_norm", "value_error"):
             torch.testing.assert_close(
                 getattr(results[1], field), getattr(results[0], field), rtol=1e-4, atol=1e-5
@@ -89,7 +94,7 @@ def test_every_so_many_updates_measure(interval):
 
 def test_one_task_has_no_conflict_to_measure():
     policy = make_policy(make_config({"env": {"games": ("Acrobot-v1",)}} | EVERY))
-    assert not policy.learn(make_windows(policy.config)).grams
+    assert not policy.learn(make_windows(policy.config)).measured
 
 
 @pytest.fixture
@@ -183,7 +188,7 @@ def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
     plain.model = untouched
     expected = expected_gradients(plain, windows, seen_targets[0])
     conflicts = measured.learn(windows).conflicts()
-    assert set(conflicts) == set(expected)
+    assert set(conflicts) == set(expected) | {"study/encoder", "study/before_moe"}
     for component, rows in expected.items():
         norms = np.linalg.norm(rows, axis=1)
         valid = norms > 0
@@ -206,6 +211,96 @@ def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
             if key.startswith("expert_") and c.valid.any()
         )
         assert any(c.valid.any() for key, c in conflicts.items() if key.startswith("expert_"))
+
+
+@pytest.mark.parametrize("name", ["moe", "dense"])
+def test_flat_points_compare_all_tokens_one_after_another(name, seen_targets):
+    """Against one pass of all windows, whose activations lie task by task."""
+    plain, measured = (
+        make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY)
+    )
+    windows = make_windows(plain.config)
+    untouched = copy.deepcopy(plain.model)
+    plain.learn(windows)
+    plain.model = untouched
+    conflicts = measured.learn(windows).conflicts()
+    points = {}
+    for component, point in standard_points(plain.model).items():
+        if isinstance(point, ActivationPoint) and point.flat:
+            points[component] = point
+    seen, weights = plain._forward(seen_targets[0], points), plain.config.policy.loss
+    spread = spread_shortfall(
+        seen.latent, seen.groups.task_id, seen.sums.moments, plain.enough_spread
+    )
+    means = masked_means(seen.sums.terms, seen.sums.counts)
+    losses = weighted_total(means, spread, weights, plain.entropy_weight.weight())
+    assert set(points) == {"study/encoder", "study/before_moe"}
+    for component in points:
+        (activation,) = seen.activations[component]
+        rows = []
+        for loss in losses:
+            gradient = torch.autograd.grad(loss, activation, retain_graph=True)[0]
+            by_task = gradient.reshape(plain.num_tasks, -1)  # as many windows of each task
+            assert by_task.any(dim=1).sum() == 1, "a task's loss feels its own windows alone"
+            rows.append(by_task.sum(dim=0))
+        expected = compute_gradient_conflicts(rows)
+        torch.testing.assert_close(
+            conflicts[component].cosine_similarity_matrix,
+            expected.cosine_similarity_matrix,
+            atol=1e-4,
+            rtol=0,
+        )
+        torch.testing.assert_close(
+            conflicts[component].gradient_norms, expected.gradient_norms, rtol=1e-3, atol=0
+        )
+
+
+def test_flat_points_without_places_are_refused():
+    linear = torch.nn.Linear(2, 3)
+    point = ActivationPoint(linear, "output", flat=True)
+    with captured({"mine": point}) as activations:
+        loss = linear(torch.ones(4, 2)).sum()
+    part = TaskLoss(0, loss, activations, 1.0)
+    with pytest.raises(ValueError, match="'mine' is flat.*rows=None.*flat=False"):
+        TaskGradients.of(list(linear.parameters()), [], {"mine": point}, [part])
+
+
+def test_halves_of_windows_have_the_gradients_of_their_own_losses(seen_targets):
+    """The halves' Gram matrix against autograd of a loss in which only the windows of one half count."""
+    plain, measured = (make_policy(make_config(change)) for change in (NEVER, EVERY))
+    windows = make_windows(plain.config)
+    untouched = copy.deepcopy(plain.model)
+    plain.learn(windows)
+    plain.model = untouched
+    found = measured.learn(windows).measured
+    batch, parameters = seen_targets[0], list(plain.model.world_model.transformer.parameters())
+    seen = plain._forward(batch, {})
+    moments = seen.sums.moments
+    rows = []
+    parts, sizes = half_tasks(batch, plain.num_tasks, plain.dist)
+    for part in parts:
+        half = plain._forward(part.batch, {})
+        task_id = half.groups.task_id
+        spread = spread_shortfall(half.latent, task_id, moments, plain.enough_spread)
+        means = masked_means(half.sums.terms, seen.sums.counts)
+        weight = plain.entropy_weight.weight()
+        loss = weighted_total(means, spread, plain.config.policy.loss, weight)[part.task]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        flat = [
+            torch.zeros_like(p) if g is None else g
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
+        rows.append(torch.cat([gradient.flatten() for gradient in flat]).double())
+    stacked = torch.stack(rows)
+    gram = stacked @ stacked.T
+    assert len(parts) == 2 * plain.num_tasks and torch.equal(found.sizes, sizes)
+    scale = gram.diagonal().sqrt()
+    torch.testing.assert_close(
+        found.by_point["transformer"] / scale[:, None] / scale,
+        gram / scale[:, None] / scale,
+        atol=1e-4,
+        rtol=0,
+    )
 
 
 def measure_only(policy: UniZeroMTPolicy, points: dict) -> None:
@@ -298,8 +393,6 @@ def test_aggregators_combine_the_tasks_gradients_as_torchjd_does(kind, monkeypat
     policy, windows = make_policy(config), make_windows(config)
     rows = {}
     monkeypatch.setattr(policy, "_step", lambda **_: torch.zeros(()))
-    from lzero.analysis.task_gradients import TaskGradients
-
     combine = TaskGradients.combine_
 
     def recording(self, weights):
@@ -309,7 +402,7 @@ def test_aggregators_combine_the_tasks_gradients_as_torchjd_does(kind, monkeypat
     monkeypatch.setattr(TaskGradients, "combine_", recording)
     torch.manual_seed(3)  # PCGrad draws an order
     result = policy.learn(windows)
-    assert not result.grams, "nothing was to be measured"
+    assert not result.measured, "nothing was to be measured"
     own = {id(parameter) for parameter in policy.model.task_parameters()}
     shared = [parameter for parameter in policy.model.parameters() if id(parameter) not in own]
     found = torch.cat([parameter.grad.flatten() for parameter in shared])

@@ -96,12 +96,12 @@ def test_an_update_waits_for_no_number(moe, measures):
     with fake_mode():
         batch = windows(policy.config.policy.window)
         result = policy.learn(batch)
-        assert bool(result.grams) == measures
+        assert bool(result.measured) == measures
         for tensor in (
             result.task_losses,
             result.grad_norm,
             result.value_error,
-            *result.grams.values(),
+            *(result.measured.by_point.values() if result.measured else ()),
         ):
             assert tensor.device == fake_accelerator()
 

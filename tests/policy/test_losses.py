@@ -24,7 +24,7 @@ from lzero.policy.losses import (
     spread_shortfall,
     weighted_total,
 )
-from lzero.policy.targets import Batch
+from lzero.policy.targets import Batch, half_tasks, whole_tasks
 from tests.policy.unizero_cases import PREDICTIONS
 
 B, H, A, D, BINS, T = 7, 3, 5, 16, 21, 4
@@ -180,11 +180,58 @@ def test_sums_of_parts_add_up():
 
 def test_parts_by_task_are_the_windows_of_each_task():
     _, targets = random_case()
-    parts = targets.by_task()
+    parts = [part.batch for part in whole_tasks(targets)]
     assert [part.groups.task_id.tolist() for part in parts] == [[0, 0], [1, 1, 1], [3, 3]]
     assert [part.groups.present.tolist() for part in parts] == [[0], [1], [3]]
     for name, whole in list(vars(targets).items())[1:]:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), whole), name
+
+
+def test_halves_are_the_windows_of_each_task_cut_in_two():
+    _, targets = random_case()  # tasks of 2, 3 and 2 windows
+    parts, sizes = half_tasks(targets, T, Distributed())
+    assert [(part.task, part.half) for part in parts] == [
+        *((0, 0), (0, 1), (1, 0), (1, 1), (3, 0), (3, 1))
+    ]
+    assert sizes.tolist() == [[1, 1], [2, 1], [0, 0], [1, 1]]
+    assert [part.share for part in parts] == pytest.approx(
+        [1 / 2, 1 / 2, 2 / 3, 1 / 3, 1 / 2, 1 / 2]
+    )
+    assert [(part.rows.first, part.rows.count, part.rows.most) for part in parts] == [
+        *((0, 1, 3), (1, 1, 3), (0, 2, 3), (2, 1, 3), (0, 1, 3), (1, 1, 3))
+    ]
+    for name, whole in list(vars(targets).items())[1:]:
+        assert torch.equal(torch.cat([getattr(part.batch, name) for part in parts]), whole), name
+
+
+def test_halves_of_a_task_on_two_ranks_are_those_of_one():
+    _, targets = random_case()
+    ranks = []
+    for rank, rows in enumerate(
+        (slice(0, 3), slice(3, 7))
+    ):  # task 1 has one window here, two there
+        tensors = [tensor[rows] for tensor in list(vars(targets).values())[1:]]
+        own = Batch(TaskGroups.of(TASK_ID[rows], "cpu"), *tensors)
+        counts = [np.array([2, 1, 0, 0]), np.array([0, 2, 0, 2])]
+        ranks.append(half_tasks(own, T, FakeRanks(rank, counts)))
+    assert [(part.task, part.half, part.rows.first) for part in ranks[0][0]] == [
+        *((0, 0, 0), (0, 1, 1), (1, 0, 0))
+    ]
+    assert [(part.task, part.half, part.rows.first) for part in ranks[1][0]] == [
+        *((1, 0, 1), (1, 1, 2), (3, 0, 0), (3, 1, 1))
+    ]
+    assert torch.equal(ranks[0][1], ranks[1][1])
+
+
+class FakeRanks:
+    """Two ranks, of which one asks what both have."""
+
+    def __init__(self, rank: int, counts: list[np.ndarray]) -> None:
+        self.rank, self.counts = rank, counts
+
+    def all_gather_array(self, array: np.ndarray) -> list[np.ndarray]:
+        np.testing.assert_array_equal(array, self.counts[self.rank])
+        return self.counts
 
 
 def test_a_task_is_blind_to_other_tasks():

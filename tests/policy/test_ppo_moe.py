@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -46,12 +47,15 @@ def policy_of(config: PPOExperiment, dist=None) -> PPOPolicy:
     return PPOPolicy(config, (5,), legal, dist)
 
 
+PER_ENV = ("task_id", "env_number")
+
+
 def columns_of(rollout: Rollout, columns: list[int]) -> Rollout:
     """The environments ``columns`` of a round."""
     parts = {}
     for part in fields(Rollout):
         tensor = getattr(rollout, part.name)
-        parts[part.name] = tensor[columns] if part.name == "task_id" else tensor[:, columns]
+        parts[part.name] = tensor[columns] if part.name in PER_ENV else tensor[:, columns]
     return Rollout(**parts)
 
 
@@ -84,7 +88,12 @@ def worker(model: dict, shared: bool):
     config = experiment(model, gradient_conflict_interval=8)
     policy, result = learned(config, own, columns, dist)
     dist.shutdown()
-    return policy.state_dict()["model"], result.task_means, result.grams, result.similarity
+    return (
+        policy.state_dict()["model"],
+        result.task_means,
+        result.measured.by_point,
+        result.similarity,
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,9 +116,10 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path, name, shared):
             torch.testing.assert_close(model[key], tensor, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(means, result.task_means, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(similarity, result.similarity, atol=1e-4, rtol=1e-3)
-        assert grams.keys() == result.grams.keys() and len(grams) > 2
+        expected = result.measured.by_point
+        assert grams.keys() == expected.keys() and len(grams) > 2
         for point, gram in grams.items():
-            torch.testing.assert_close(gram, result.grams[point], atol=1e-7, rtol=1e-3)
+            torch.testing.assert_close(gram, expected[point], atol=1e-7, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -132,9 +142,11 @@ def test_gram_matrices_are_those_of_the_tasks_losses():
     config = experiment(gradient_conflict_interval=8, epochs=1, minibatches=1)
     policy, rollout = policy_of(config), rollout_of(np.random.default_rng(0), [0] * 4 + [1] * 4)
     batch, rows = first_batch(policy, rollout)
-    gradients = []
-    for task in (0, 1):
-        own = batch.task_id == task
+    gradients, halves = [], []
+    for task, half in product((0, 1), (False, True)):
+        of_task = batch.task_id == task
+        own = of_task & (batch.is_second_half == half)
+        halves.append(own)
         part = replace(
             batch,
             **{
@@ -145,14 +157,19 @@ def test_gram_matrices_are_those_of_the_tasks_losses():
         logits, value, _ = policy.model(batch.observation[own], batch.task_id[own])
         terms = policy._terms(logits, value, part)
         loss = terms[0] + 0.5 * terms[1] - 0.01 * terms[2]
-        acted = (batch.weight[own] > 0).float()
-        mean = (loss * acted).sum() / acted.sum()
+        acted = (batch.weight > 0).float()
+        mean = (loss * acted[own]).sum() / acted[of_task].sum()
         parameters = list(policy.model.networks["actor"].parameters())
         parts = torch.autograd.grad(mean, parameters)
         gradients.append(torch.cat([part.flatten() for part in parts]).double())
     expected = torch.stack(gradients) @ torch.stack(gradients).T
-    gram = policy.learn(rollout, rows).grams["actor"]
-    torch.testing.assert_close(gram, expected, rtol=1e-4, atol=1e-9)
+    measured = policy.learn(rollout, rows).measured
+    torch.testing.assert_close(measured.by_point["actor"], expected, rtol=1e-4, atol=1e-9)
+    # every other environment is in the second half of its task's rows
+    env = rollout.env_number.repeat(STEPS)[torch.from_numpy(rows[0])]
+    assert torch.equal(batch.is_second_half, env % 2 == 1)
+    counts = [int((batch.weight > 0)[own].sum()) for own in halves]
+    assert measured.sizes.flatten().tolist() == counts and min(counts) > 0
 
 
 def test_the_first_update_finds_the_policy_that_acted():

@@ -109,6 +109,7 @@ def rollout_of(rng: np.random.Generator, task_id: list[int]) -> Rollout:
         truncated=torch.zeros(shape, dtype=torch.bool),
         acted=torch.from_numpy(rng.random(shape) < 0.9),
         task_id=torch.tensor(task_id),
+        env_number=torch.tensor([task_id[:env].count(task) for env, task in enumerate(task_id)]),
     )
 
 

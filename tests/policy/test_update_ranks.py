@@ -76,10 +76,10 @@ def run_case(name: str, dist: Distributed) -> dict[str, Tensor]:
         if config.policy.gradient_conflict_interval:
             conflicts = result.conflicts()
             assert bool(conflicts) == (seed == 0), "every second update measures"
-            outcome |= {
-                f"cosines/{component}": c.cosine_similarity_matrix
-                for component, c in conflicts.items()
-            }
+            for component, conflict in conflicts.items():
+                outcome[f"cosines/{component}"] = conflict.cosine_similarity_matrix
+                outcome[f"reliability/{component}"] = conflict.reliability
+                outcome[f"signal/{component}"] = conflict.products.signal
     return outcome | snapshot(policy)
 
 
