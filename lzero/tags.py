@@ -33,8 +33,17 @@ GRADIENT_SIMILARITY = f"{PLASTICITY}sequential_gradient_similarity"
 
 CONFLICT = "gradient_conflict/"
 CONFLICT_MATRIX = "gradient_conflict_matrix/"
-CONFLICT_MEASURES = ("max", "avg", "rate")
-"""Of the pairs of games: largest conflict, mean, share of pairs in conflict."""
+CONFLICT_MEASURES = ("max", "avg", "rate", "null", "pairs", "reliability")
+"""Of the pairs of games: largest conflict, mean, share of pairs in conflict; the largest to be expected of unrelated
+gradients; number of pairs; cosine between the gradients of two halves of a game's rows, mean over games."""
+DENOISED = "denoised"  # mean conflict without noise, of one measurement: the report pools several
+CONFLICT_NORMS = "gradient_conflict_norms/"
+CONFLICT_SIGNAL = "gradient_conflict_signal/"  # squared norms without noise, right on average
+CONFLICT_HALF_NORMS = "gradient_conflict_half_norms/"
+CONFLICT_SHARE = "gradient_conflict_share/"  # of a layer's negative scalar products, in its parts
+CONFLICT_NORM_SHARE = "gradient_conflict_norm_share/"  # of its squared gradient norms
+CONFLICT_EXCESS = "gradient_conflict_excess/"  # the first over the second
+CONFLICT_MATCHED = "gradient_conflict_matched/"  # largest conflict on the pairs that both have
 
 EXPERTS = "MOE_"
 WINDOWS = {"immediate": 100, "short": 1_000, "medium": 10_000, "long": 100_000}

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lzero import checks, tags
 from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
+from lzero.analysis.conflict_parts import conflict_shares, matched_conflict, parts_by_layer
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.logging import RunLogger
 
@@ -20,8 +23,9 @@ def log_gradient_conflicts(
     is_main: bool = True,
     drawing: DrawingBudget | None = None,
 ) -> None:
-    """Log conflicts: scores as scalars, cosines and gradient norms whole (JSONL), heatmaps
-    (TensorBoard).
+    """Log conflicts: scores as scalars, cosines, gradient norms and those of the halves whole
+    (JSONL), heatmaps (TensorBoard). What the parts of a layer have of its conflict is logged beside
+    them.
 
     Args:
         logger: of the run.
@@ -49,13 +53,44 @@ def log_gradient_conflicts(
             tags.conflict("avg", component): conflict.avg_conflict_score,
             tags.conflict("max", component): conflict.max_conflict_score,
             tags.conflict("rate", component): conflict.conflict_rate,
+            tags.conflict("null", component): conflict.max_conflict_null,
+            tags.conflict("pairs", component): float(conflict.num_pairs),
+            tags.conflict("reliability", component): conflict.reliability.nanmean().item(),
+            tags.conflict(tags.DENOISED, component): -mean_of_pairs(conflict.denoised_cosine),
         }
         arrays |= {
             f"{tags.CONFLICT_MATRIX}{component}": conflict.cosine_similarity_matrix.numpy(),
-            f"gradient_conflict_norms/{component}": conflict.gradient_norms.numpy(),
+            f"{tags.CONFLICT_NORMS}{component}": conflict.gradient_norms.numpy(),
+            f"{tags.CONFLICT_SIGNAL}{component}": conflict.products.signal[-1].numpy(),
+            f"{tags.CONFLICT_HALF_NORMS}{component}": conflict.products.half_norms[-1].numpy(),
         }
+    scalars |= _of_parts(conflicts)
     logger.scalars(scalars, env_step, train_iter)
     logger.arrays(arrays, env_step, train_iter)
     with (drawing or DrawingBudget(1.0)).spending() as granted:
         if granted:
             log_gradient_conflict_heatmaps(logger, conflicts, task_names, env_step)
+
+
+def mean_of_pairs(matrix: Tensor) -> float:
+    """Mean above the diagonal of ``(T, T)``, over what is a number; NaN where nothing is."""
+    first, second = torch.triu_indices(*matrix.shape, 1)
+    return matrix[first, second].nanmean().item()
+
+
+def _of_parts(conflicts: Mapping[str, GradientConflict]) -> dict[str, float]:
+    """Shares of every layer's parts in its conflict, and its experts compared on the same pairs."""
+    scalars: dict[str, float] = {}
+    for layer, components in parts_by_layer(list(conflicts)).items():
+        parts = {part: conflicts[name] for part, name in components.items()}
+        for part, share in conflict_shares(parts).items():
+            scalars[f"{tags.CONFLICT_SHARE}{part}/{layer}"] = share.conflict
+            scalars[f"{tags.CONFLICT_NORM_SHARE}{part}/{layer}"] = share.norm
+            scalars[f"{tags.CONFLICT_EXCESS}{part}/{layer}"] = share.excess
+        cosines = {part: one.cosine_similarity_matrix.numpy() for part, one in parts.items()}
+        matched = matched_conflict(cosines)
+        if matched.num_experts:
+            scalars[f"{tags.CONFLICT_MATCHED}shared_expert/{layer}"] = matched.shared
+            scalars[f"{tags.CONFLICT_MATCHED}routed_experts/{layer}"] = matched.routed
+            scalars[f"{tags.CONFLICT_MATCHED}pairs/{layer}"] = matched.num_pairs
+    return scalars
