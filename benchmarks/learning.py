@@ -10,8 +10,9 @@ python benchmarks/learning.py sharpen --seeds 0 1        # what a change of pres
 python benchmarks/learning.py sharpen_minatar            # the same changes on MinAtar Breakout
 python benchmarks/learning.py former --seeds 0           # two of these games with the settings that Atari's presets had before
 python benchmarks/learning.py pong --seeds 0             # Atari Pong
-python benchmarks/learning.py study_catch                # conflict study: dense, MoE, and MoE without one of its parts
-python benchmarks/learning.py study_minatar              # conflict study on three MinAtar games: dense and MoE
+python benchmarks/learning.py study_catch                # conflict study: dense (SwiGLU and GELU), MoE, MoE without shared part
+python benchmarks/learning.py study_minatar              # the same on three MinAtar games, without that last one
+python benchmarks/learning.py controls                   # conflict where its answer is known: three presets of Catch
 
 Runs go to ``runs/{suite}/{variant}_s{seed}``, ``--jobs`` at a time with one thread each. The same command again continues
 runs that were interrupted and leaves finished ones alone. What RESULTS.md says of Atari is kept in ``benchmarks/curves``, the
@@ -107,16 +108,18 @@ def ablations(script: str, preset: str, common: str = "", *, more: bool) -> tupl
 
 
 def study(script: str, *, more: bool) -> tuple[Variant, ...]:
-    """The conflict study: dense against MoE; ``more`` adds MoE blocks without their shared or their routed part."""
+    """The conflict study: dense against MoE; ``more`` adds MoE blocks without their shared part.
+
+    Without their routed part they are the dense twin. Names say which dense blocks: folders of runs from when those with
+    GELU were simply called dense are not taken for their twin's.
+    """
     variants = [
-        Variant("dense", f"{script}.py", "conflict_study"),
+        Variant("dense swiglu", f"{script}.py", "conflict_study"),
         Variant("moe", f"{script}_moe.py", "conflict_study"),
+        Variant("dense gelu", f"{script}.py", "conflict_study_gelu"),
     ]
     if more:
-        variants += [
-            Variant(name, f"{script}_moe.py", f"conflict_study_{name}")
-            for name in ("shared_only", "no_shared")
-        ]
+        variants.append(Variant("no_shared", f"{script}_moe.py", "conflict_study_no_shared"))
     return tuple(variants)
 
 
@@ -237,6 +240,11 @@ SUITES = {
     ),
     "study_catch": study(CATCH, more=True),
     "study_minatar": study(MINATAR, more=False),
+    "controls": (
+        Variant("conflict", f"{CATCH}_moe.py", "control_conflict"),
+        Variant("same", f"{CATCH}_moe.py", "control_same"),
+        Variant("routing", f"{CATCH}_moe.py", "control_routing"),
+    ),
 }
 
 
@@ -258,6 +266,7 @@ class Arguments:
             "pong",
             "study_catch",
             "study_minatar",
+            "controls",
         ]
     ]
     """What to train."""

@@ -19,7 +19,7 @@ from torch import nn
 
 from lzero.config import MoEConfig
 from lzero.device import autocast, resolve_device, resolve_precision
-from lzero.nn.block import DenseMLP
+from lzero.nn.feed_forward import DenseMLP
 from lzero.nn.moe import PATHS, MoELayer, Segments, choose_path
 
 CASES = {"training": [64, 256, 672, 1344, 4096], "inference": [8, 16, 64, 112, 448]}

@@ -14,7 +14,7 @@ from zoo.catch.domain import CATCH
 
 EXPERIMENT = {
     "exp_name": "example_catch",
-    "env": {"domain": "zoo.catch.domain:CATCH", "games": CATCH.games, "num_envs": 16},
+    "env": {"domain": "zoo.catch.domain:CATCH", "games": CATCH.games[:2], "num_envs": 16},
     "model": {"embed_dim": 64, "num_layers": 1, "encoder": {"kind": "mlp", "hidden": (128,)}},
     "policy": {
         "batch_size": 8,

@@ -61,7 +61,10 @@ class ModelConfig(Section):
     context_steps: PositiveInt = 4
     """C: env steps that a token attends to; the attention window is 2C tokens."""
     mlp_ratio: PositiveFloat = 4.0
-    """Hidden width of the dense MLP over D."""
+    """Hidden width of the dense MLP over D; ``swiglu`` has 2/3 of it, and so as many parameters."""
+    mlp_kind: Literal["gelu", "swiglu"] = "gelu"
+    """Dense MLP: GELU between two linear maps, or the SwiGLU that experts are, which differs from a
+    mixture of experts in that alone."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout rate of attention and feed-forward in training."""
     latent_norm: Literal["layer_norm", "sim_norm"] = "layer_norm"

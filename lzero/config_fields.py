@@ -31,6 +31,10 @@ FIELDS_ONCE_IN_EVERY_CONFIG = {f"env.{name}": value for name, value in ONCE_IN_E
 """Settings that configs had whatever their domain, before domains owned them, and the defaults they
 had then. A config that lacks one is no other experiment for that."""
 
+FIELDS_NEWER_THAN_RUNS = {"model.mlp_kind": ("model.mlp_ratio", "gelu")}
+"""Settings that runs of before could not choose: a field of the same section that these have, and the
+value that all of them had. A config that lacks one is no other experiment for that."""
+
 EARLIER_CONFIG = "config_until_env_step_"
 """How files in a run's folder begin that hold the settings it had until it was continued with
 others."""

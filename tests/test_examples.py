@@ -12,11 +12,11 @@ import pytest
 
 import lzero
 from lzero.analysis.expert_statistics import WINDOWS
-from zoo.catch.domain import CATCH
 
 ROOT = Path(lzero.__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MOST_LINES = 40
+GAMES = ("Catch", "MirroredCatch")
 SHARE = r"\d\.\d\d"
 
 
@@ -63,7 +63,7 @@ def test_own_models_conflict_where_tasks_ask_for_opposites(tmp_path):
 
 def test_training_from_python_prints_a_score_of_every_game_and_can_go_on(training):
     folder, output = training
-    for game in CATCH.games:
+    for game in GAMES:
         [score] = re.findall(
             rf"^{game}: (-?{SHARE}) \(random -0.6, optimum 1\)$", output, re.MULTILINE
         )
@@ -75,7 +75,7 @@ def test_a_checkpoints_experts_have_shares_that_add_up_to_one(training):
     folder, _ = training
     output = printed(run(folder, "expert_statistics_of_a_checkpoint.py", "runs/example_catch"))
     assert re.findall(r"layer 0, window (\w+)", output) == list(WINDOWS)
-    for game in CATCH.games:
+    for game in GAMES:
         rows = re.findall(rf"^  {game} +([\d. ]+)  in ([1-9]\d*) updates$", output, re.MULTILINE)
         assert len(rows) == len(WINDOWS)
         for shares, _ in rows:

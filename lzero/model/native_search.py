@@ -9,6 +9,7 @@ a panel. A suffix names a tensor's shape; weights are (sets, in, out) with a set
 """
 
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.native import search_step
 from lzero.nn.block import Block
 from lzero.nn.encoder import LatentNorm
+from lzero.nn.feed_forward import DenseMLP, DenseSwiGLU
 from lzero.nn.heads import Head
 from lzero.nn.moe import MoELayer, SwiGLU
 from lzero.nn.parameters import weights_version
@@ -259,18 +261,22 @@ class NativeSearch:
             qkv=self._linear(block.attention.qkv),
             attention_out=self._linear(block.attention.out),
         )
-        if not isinstance(feed_forward, MoELayer):
+        if isinstance(feed_forward, DenseMLP):
             packed.w_in = self._linear(feed_forward.w_in)
             packed.w_out = self._linear(feed_forward.w_out)
-            return packed
-        shared = feed_forward.shared_experts
-        packed.num_shared = len(shared)
-        if len(shared):
-            packed.w_in = self._stack(torch.stack([expert.w_in for expert in shared]))
-            packed.w_out = self._stack(torch.stack([expert.w_out for expert in shared]))
-        if feed_forward.experts is not None:
-            self._routed(packed, feed_forward, feed_forward.experts)
+        elif isinstance(feed_forward, DenseSwiGLU):
+            self._shared(packed, [feed_forward.expert])
+        else:
+            self._shared(packed, feed_forward.shared_experts)
+            if feed_forward.experts is not None:
+                self._routed(packed, feed_forward, feed_forward.experts)
         return packed
+
+    def _shared(self, packed: _Block, experts: Sequence[SwiGLU]) -> None:
+        packed.num_shared = len(experts)
+        if len(experts):
+            packed.w_in = self._stack(torch.stack([expert.w_in for expert in experts]))
+            packed.w_out = self._stack(torch.stack([expert.w_out for expert in experts]))
 
     def _routed(self, packed: _Block, layer: MoELayer, experts: SwiGLU) -> None:
         packed.num_experts = layer.config.num_experts

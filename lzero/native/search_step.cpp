@@ -54,8 +54,9 @@ struct Linear {
 // Scale and shift (sets, D).
 struct Norm { const float *scale, *shift; };
 
-// Feed-forwards: dense has num_shared = num_experts = 0 and uses w_in, w_out; a mixture has its shared
-// experts there, one a set, and its routed experts in expert_in, expert_out.
+// Feed-forwards: dense with GELU has num_shared = num_experts = 0 and uses w_in, w_out; a mixture has its
+// shared experts there, one a set, and its routed experts in expert_in, expert_out; dense with SwiGLU is a
+// mixture of one shared expert.
 struct Block {
   Norm norm1, norm2;
   Linear qkv, attention_out, w_in, w_out, expert_in, expert_out, router;

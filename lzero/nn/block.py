@@ -3,34 +3,12 @@
 Shape legend: B = sequences, L = tokens, E = new tokens of a search step, D = model width.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lzero.config import ModelConfig
 from lzero.nn.attention import SelfAttention
 from lzero.nn.balance import BalanceSums
-from lzero.nn.moe import MoELayer
-
-
-class DenseMLP(nn.Module):
-    """The feed-forward that the mixture of experts is compared with; it takes ``task_id`` like its twin."""
-
-    def __init__(self, embed_dim: int, hidden: int) -> None:
-        super().__init__()
-        self.w_in = nn.Linear(embed_dim, hidden)
-        self.w_out = nn.Linear(hidden, embed_dim)
-
-    def forward(self, x: Tensor, task_id: Tensor) -> tuple[Tensor, None]:
-        """``(…, D)`` to ``(…, D)``; there is nothing to balance."""
-        return self.w_out(self.activations(x)), None
-
-    def work_of_token(self) -> int:
-        """Multiplications for one token."""
-        return self.w_in.weight.numel() + self.w_out.weight.numel()
-
-    def activations(self, x: Tensor) -> Tensor:
-        """Hidden units ``(…, hidden)`` after the GELU."""
-        return F.gelu(self.w_in(x), approximate="tanh")
+from lzero.nn.feed_forward import feed_forward
 
 
 class Block(nn.Module):
@@ -41,11 +19,7 @@ class Block(nn.Module):
         dim = config.embed_dim
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, config.num_heads, config.dropout)
-        self.feed_forward = (
-            MoELayer(config.moe, dim, num_tasks)
-            if config.moe.enabled
-            else DenseMLP(dim, round(config.mlp_ratio * dim))
-        )
+        self.feed_forward = feed_forward(config, num_tasks)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(

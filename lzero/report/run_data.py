@@ -15,7 +15,13 @@ import numpy as np
 
 from lzero import checks, tags
 from lzero.config import nearest
-from lzero.config_fields import FIELDS_ONCE_IN_EVERY_CONFIG, NOT_LEARNING, flatten, is_one_of
+from lzero.config_fields import (
+    FIELDS_NEWER_THAN_RUNS,
+    FIELDS_ONCE_IN_EVERY_CONFIG,
+    NOT_LEARNING,
+    flatten,
+    is_one_of,
+)
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.progress import shown
 
@@ -176,6 +182,9 @@ def read_run(path: Path) -> RunData:
         fields = FIELDS_ONCE_IN_EVERY_CONFIG | dict(flatten(written))
     except (ValueError, AttributeError) as error:
         raise RunDataError(f"{config} is no config of an experiment: {error}") from error
+    for name, (beside, value) in FIELDS_NEWER_THAN_RUNS.items():
+        if beside in fields:  # experiments of other algorithms have no such section
+            fields.setdefault(name, value)
     lacking = ", ".join(name for name in NEEDED_FIELDS if name not in fields)
     if lacking:
         raise RunDataError(f"{config} has no {lacking}; it is no config of an experiment")

@@ -40,6 +40,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "task_embedding": "register",
     },
     "dense": {"moe": {"enabled": False}, "dropout": 0.3},
+    "dense swiglu": {"moe": {"enabled": False}, "mlp_kind": "swiglu"},
     "shared heads": {"share_head": True, "moe": {"routing": "soft", "num_experts": 3}},
     "hardcoded": {"moe": {"routing": "hardcoded", "num_experts": 6}},
     "shared expert alone": {"moe": {"num_experts": 0}},
@@ -208,6 +209,9 @@ def naive(model: UniZeroMTModel, batch: tuple, tau: float) -> dict[str, float]:
             samples |= found
             if not math.isnan(entropy):
                 metrics[f"{ENTROPY}layer{layer}"] = entropy
+        elif model.config.mlp_kind == "swiglu":
+            hidden = [gated(token, feed_forward.expert.w_in) for token in x.flatten(0, 1)]
+            samples[f"mlp/layer{layer}"].append(hidden)
         else:
             hidden = [
                 F.gelu(feed_forward.w_in(token), approximate="tanh") for token in x.flatten(0, 1)

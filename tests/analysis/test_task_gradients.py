@@ -177,7 +177,9 @@ def expected_gradients(policy: UniZeroMTPolicy, windows, targets) -> dict[str, n
     return {name: np.stack(rows) for name, rows in expected.items()}
 
 
-@pytest.mark.parametrize("name", ["moe", "dense", "shared heads", "hardcoded", "registers"])
+@pytest.mark.parametrize(
+    "name", ["moe", "dense", "dense swiglu", "shared heads", "hardcoded", "registers"]
+)
 def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
     plain, measured = (
         make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY)

@@ -9,6 +9,7 @@ from torch import nn
 from lzero.config import EncoderConfig, MoEConfig, OptimiserConfig
 from lzero.nn.attention import SelfAttention, rotary_table, rotate, windowed_causal_mask
 from lzero.nn.encoder import Encoder, LatentNorm
+from lzero.nn.feed_forward import DenseSwiGLU
 from lzero.nn.heads import Head
 from lzero.nn.moe import MoELayer, SwiGLU, hardcoded_experts
 from lzero.nn.parameters import adamw, ema_update_, parameter_groups
@@ -60,6 +61,8 @@ CASES = {
     ),
     "expert of no width": Bad(lambda: SwiGLU(0, 8), "embed_dim=0"),
     "expert without units": Bad(lambda: SwiGLU(8, 0), "hidden=0"),
+    "dense feed-forward of no width": Bad(lambda: DenseSwiGLU(0, 16), "embed_dim=0"),
+    "dense feed-forward without units": Bad(lambda: DenseSwiGLU(8, 0), "hidden=0"),
     "no experts in a stack": Bad(lambda: SwiGLU(8, 8, 0), "num_experts=0"),
     "positions below zero": Bad(lambda: rotary_table(-1, 4), "num_positions=-1"),
     "rotation of an odd width": Bad(lambda: rotary_table(4, 3), "head_width=3"),

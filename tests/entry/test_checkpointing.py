@@ -57,6 +57,12 @@ def test_a_newer_field_to_which_networks_or_replay_belong_is_refused_at_another_
         resumed_without(field, True)
 
 
+def test_dense_blocks_of_before_go_on_with_gelu_alone():
+    assert resumed_without("model.mlp_kind", None) == {}
+    with pytest.raises(RunError, match=r"model\.mlp_kind was 'gelu', is 'swiglu'"):
+        resumed_without("model.mlp_kind", "swiglu")
+
+
 def resumed_without(path: str, value: Any) -> dict[str, tuple[Any, Any]]:
     """What changes when a run whose checkpoint does not know a field goes on with ``value``, None its default."""
     *sections, field = path.split(".")

@@ -242,14 +242,15 @@ def test_bad_game_overrides_get_one_clear_line(capsys, override, needles):
     assert "pydantic" not in text
 
 
-def test_only_the_studys_ablations_of_experts_have_no_dense_twin():
+def test_only_the_studys_ablations_of_experts_and_of_the_activation_have_no_twin():
     assert set(PRESETS) - set(presets(moe=False)) == {
         "conflict_study_shared_only",
         "conflict_study_no_shared",
     }
+    assert set(presets(moe=False)) - set(PRESETS) == {"conflict_study_gelu"}
 
 
-@pytest.mark.parametrize("name", presets(moe=False))
+@pytest.mark.parametrize("name", sorted(set(PRESETS) & set(presets(moe=False))))
 def test_the_dense_twin_differs_in_its_blocks_alone(name):
     line, config = PRESETS[name]
     twin_line, twin = presets(moe=False)[name]

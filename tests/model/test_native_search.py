@@ -30,14 +30,17 @@ from lzero.policy.search_model import (
 NUM_TASKS, NUM_ACTIONS, DIM = 3, 7, 32
 TASK_ID = np.array([2, 0, 1, 1, 0, 0])  # unsorted and uneven
 SUPPORT = ScalarSupport()
+SWIGLU = {"mlp_kind": "swiglu", "moe": {"enabled": False}}
 FEED_FORWARDS = [
-    {"enabled": False},
-    {"enabled": True},
-    {"top_k": 2, "renormalise": True},
-    {"routing": "hardcoded"},
-    {"routing": "soft"},
-    {"num_experts": 0},
-    {"num_shared_experts": 2, "num_experts": 5},
+    {"moe": {"enabled": False}},
+    SWIGLU,
+    SWIGLU | {"mlp_ratio": 1.0},  # 16 wide, less than a panel of some builds
+    {"moe": {"enabled": True}},
+    {"moe": {"top_k": 2, "renormalise": True}},
+    {"moe": {"routing": "hardcoded"}},
+    {"moe": {"routing": "soft"}},
+    {"moe": {"num_experts": 0}},
+    {"moe": {"num_shared_experts": 2, "num_experts": 5}},
 ]
 
 compiled = pytest.mark.skipif(search_step() is None, reason="there is no C++ compiler here")
@@ -105,12 +108,12 @@ def test_it_is_built_where_there_is_a_compiler():
     ("latent_norm", "residual"), [("layer_norm", False), ("sim_norm", False), ("layer_norm", True)]
 )
 @pytest.mark.parametrize("task_embedding", ["none", "add", "concat", "register"])
-@pytest.mark.parametrize("moe", FEED_FORWARDS, ids=str)
+@pytest.mark.parametrize("feed_forward", FEED_FORWARDS, ids=str)
 @torch.no_grad()
-def test_rounds_equal_torch(moe, task_embedding, latent_norm, residual, share_head):
+def test_rounds_equal_torch(feed_forward, task_embedding, latent_norm, residual, share_head):
     torch.manual_seed(0)
     model = make_model(
-        moe=moe,
+        **feed_forward,
         task_embedding=task_embedding,
         latent_norm=latent_norm,
         residual_latent=residual,
@@ -141,7 +144,7 @@ def test_searches_of_random_models_visit_the_same(seed):
         num_tasks = int(rng.integers(1, 9))
         model = make_model(
             num_tasks,
-            moe=FEED_FORWARDS[rng.integers(len(FEED_FORWARDS))],
+            **FEED_FORWARDS[rng.integers(len(FEED_FORWARDS))],
             share_head=bool(rng.integers(2)),
             residual_latent=bool(rng.integers(2)),
             context_steps=int(rng.integers(1, 5)),
@@ -177,14 +180,19 @@ def answers_of_all_rounds(model: UniZeroMTModel, threads: int = 1) -> list[np.nd
 
 
 @compiled
-@pytest.mark.parametrize("moe", [{"enabled": False}, {"enabled": True}, {"top_k": 2}])
+@pytest.mark.parametrize(
+    "feed_forward",
+    [{"moe": {"enabled": False}}, SWIGLU, {"moe": {"enabled": True}}, {"moe": {"top_k": 2}}],
+)
 @torch.no_grad()
-def test_threads_change_no_bit(monkeypatch, moe):
+def test_threads_change_no_bit(monkeypatch, feed_forward):
     monkeypatch.setattr(
         "lzero.model.native_search.WORK_OF_THREAD", 1
     )  # else these rounds are too small
     torch.manual_seed(0)
-    model = make_model(moe=moe, embed_dim=96)  # several panels of outputs, not as many as threads
+    model = make_model(
+        **feed_forward, embed_dim=96
+    )  # several panels of outputs, not as many as threads
     found = [answers_of_all_rounds(model, threads) for threads in (1, 2, 3, 5)]
     for other in found[1:]:
         for alone, shared in zip(found[0], other, strict=True):
@@ -235,12 +243,18 @@ def change_the_selection_bias(model: UniZeroMTModel) -> None:
 
 @compiled
 @pytest.mark.parametrize(
-    "change", [change_by_optimizer, change_by_loading, change_the_selection_bias]
+    ("change", "feed_forward"),
+    [
+        (change_by_optimizer, {}),
+        (change_by_loading, {}),
+        (change_the_selection_bias, {}),
+        (change_by_optimizer, SWIGLU),
+    ],
 )
 @torch.no_grad()
-def test_packed_weights_follow_the_model(change):
+def test_packed_weights_follow_the_model(change, feed_forward):
     torch.manual_seed(0)
-    model = make_model()
+    model = make_model(**feed_forward)
     legal = np.ones((len(TASK_ID), NUM_ACTIONS), bool)
     native, edges = (
         NativeSearchModel(model, SUPPORT),
@@ -313,3 +327,7 @@ def test_work_counts_the_products_of_an_expansion():
     experts = (1 + 2) * 3 * DIM * hidden
     heads = 4 * DIM**2 + DIM * (NUM_ACTIONS + 101 + 102 + DIM)
     assert model.world_model.work_of_expansion() == 2 * (4 * DIM**2 + experts) + heads
+    dense = make_model(**SWIGLU, num_layers=1, share_head=True).world_model
+    [block] = dense.transformer.blocks
+    hidden = block.feed_forward.expert.w_out.shape[0]
+    assert dense.work_of_expansion() == 2 * (4 * DIM**2 + 3 * DIM * hidden) + heads

@@ -25,6 +25,7 @@ FEATURES, ACTIONS = 6, 3
 MODELS = {
     "moe": {},
     "dense": {"model": {"moe": {"enabled": False}}},
+    "dense swiglu": {"model": {"moe": {"enabled": False}, "mlp_kind": "swiglu"}},
     "shared heads": {"model": {"share_head": True}},
     "sim_norm": {"model": {"latent_norm": "sim_norm"}},
     "registers": {"model": {"task_embedding": "register", "moe": {"top_k": 2}}},

@@ -5,6 +5,7 @@ import pytest
 
 from lzero.config import EnvConfig
 from lzero.envs import task_seed
+from lzero.envs.multitask import MultiTaskVectorEnv
 from zoo.catch.domain import CATCH, RANDOM_RETURN
 from zoo.catch.envs import COLUMNS, ROWS, CatchScreen, CatchVectorEnv
 
@@ -55,6 +56,36 @@ def test_both_games_show_the_same_pictures_and_mirrored_actions_undo_the_differe
         action = rng.integers(3, size=5)
         for one, other in zip(plain.step(action)[:4], mirrored.step(2 - action)[:4], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_catch_again_is_catch_with_other_balls():
+    """The same rules for the same seed; as tasks of one run they have seeds of their own."""
+    config = EnvConfig(
+        domain="zoo.catch.domain:CATCH", games=GAMES, clip_reward=False, end_on_life_loss=False
+    )
+
+    def made(*games: str) -> MultiTaskVectorEnv:
+        tasks, envs = tuple(range(len(games))), (6,) * len(games)
+        offsets = (0,) * len(games)
+        return CATCH.make(
+            config, games, tasks, envs, env_offsets=offsets, training=True, num_threads=1
+        )
+
+    rng = np.random.default_rng(4)
+    once, again, both = made("Catch"), made("CatchAgain"), made("Catch", "CatchAgain")
+    first, other, pair = once.reset(5), again.reset(5), both.reset(5)
+    np.testing.assert_array_equal(first.observation, other.observation)
+    assert (pair.observation[:6] != pair.observation[6:]).any()
+    rewards = []
+    for _ in range(3 * ROWS):
+        action = rng.integers(3, size=6)
+        one, two, pair = once.step(action), again.step(action), both.step(np.tile(action, 2))
+        np.testing.assert_array_equal(one.observation, two.observation)
+        np.testing.assert_array_equal(one.reward, two.reward)
+        np.testing.assert_array_equal(one.observation, pair.observation[:6])
+        rewards.append(pair.reward.reshape(2, 6))
+    assert (np.array(rewards)[:, 0] != np.array(rewards)[:, 1]).any()
+    assert CATCH.reference_scores("CatchAgain") == CATCH.reference_scores("Catch")
 
 
 def test_an_environment_depends_on_its_own_seed_alone():

@@ -1,1 +1,1 @@
-"""A tiny Catch game whose two tasks look alike and act alike in mirror image."""
+"""A tiny Catch game in two versions, which look alike and act alike in mirror image."""

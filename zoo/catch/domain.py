@@ -6,13 +6,16 @@ from lzero.config import EnvConfig
 from lzero.envs.domain import Domain, Screen, check_made
 from lzero.envs.multitask import MultiTaskVectorEnv, TaskEnv
 
-MIRRORED = {"Catch": False, "MirroredCatch": True}
+MIRRORED = {"Catch": False, "MirroredCatch": True, "CatchAgain": False}
+"""Whether left and right are swapped, by game. ``CatchAgain`` is Catch under a second name: an
+experiment names a game only once, and one that must see the same game in two tasks needs both names.
+Its balls fall elsewhere, because a task's seeds are its own."""
 RANDOM_RETURN = -0.6
 """Mean return of any policy that does not look: the ball's column is uniform over five."""
 
 
 class CatchDomain:
-    """Catch and its mirror image: the same pictures, opposite actions."""
+    """Catch and its mirror image: the same pictures, opposite actions; and Catch again, for controls."""
 
     games: tuple[str, ...] = tuple(MIRRORED)
     settings = EnvConfig

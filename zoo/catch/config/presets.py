@@ -4,6 +4,7 @@ from functools import partial
 
 from lzero.config import ExperimentConfig
 from lzero.envs.domain import with_domain_settings
+from zoo.catch.config.controls import controls
 from zoo.conflict_study import conflict_study
 
 MAX_ENV_STEPS = 4_800
@@ -29,6 +30,7 @@ def presets(*, moe: bool) -> dict[str, tuple[str, ExperimentConfig]]:
             _catch(f"catch_context_{suffix}", moe=moe, share_head=True, replay_ratio=1.0),
         ),
         **conflict_study(_catch(f"catch_conflict_{suffix}", moe=moe), moe=moe, interval=50),
+        **controls(_catch("catch", moe=moe), moe=moe),
     }
 
 
