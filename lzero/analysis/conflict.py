@@ -131,6 +131,16 @@ class GradientConflict:
         return cls._of(HalfProducts.of(grams, sizes), pool=False)
 
     @classmethod
+    def from_measurements(cls, products: HalfProducts) -> Self:
+        """From the scalar products of K measurements of one component, as :meth:`pooled`.
+
+        Raises:
+            TypeError: if they are none.
+        """
+        checks.instance("products", products, HalfProducts, "HalfProducts")
+        return cls._of(products, pool=True)[0]
+
+    @classmethod
     def pooled(cls, conflicts: Sequence[Self]) -> Self:
         """Several measurements of one component as one: scalar products and squared norms are added
         up before they are divided, those of a pair over the measurements in which both tasks are
@@ -158,7 +168,7 @@ class GradientConflict:
             half_norms=torch.cat([one.products.half_norms for one in conflicts]),
             noise=torch.cat([one.products.noise for one in conflicts]),
         )
-        return cls._of(gathered, pool=True)[0]
+        return cls.from_measurements(gathered)
 
     def denoised_cosine_interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
         """Interval of ``denoised_cosine`` over the measurements that were pooled, taken as independent.

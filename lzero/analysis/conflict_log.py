@@ -46,6 +46,18 @@ def log_gradient_conflicts(
     checks.mapping("conflicts", conflicts, "GradientConflict by component")
     for conflict in conflicts.values():
         checks.names("task_names", task_names, len(conflict.valid))
+    scalars, arrays = conflict_numbers(conflicts)
+    logger.scalars(scalars, env_step, train_iter)
+    logger.arrays(arrays, env_step, train_iter)
+    with (drawing or DrawingBudget(1.0)).spending() as granted:
+        if granted:
+            log_gradient_conflict_heatmaps(logger, conflicts, task_names, env_step)
+
+
+def conflict_numbers(
+    conflicts: Mapping[str, GradientConflict],
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """What is logged of one measurement: scalars and arrays by tag."""
     scalars: dict[str, float] = {}
     arrays: dict[str, np.ndarray] = {}
     for component, conflict in conflicts.items():
@@ -65,11 +77,7 @@ def log_gradient_conflicts(
             f"{tags.CONFLICT_HALF_NORMS}{component}": conflict.products.half_norms[-1].numpy(),
         }
     scalars |= _of_parts(conflicts)
-    logger.scalars(scalars, env_step, train_iter)
-    logger.arrays(arrays, env_step, train_iter)
-    with (drawing or DrawingBudget(1.0)).spending() as granted:
-        if granted:
-            log_gradient_conflict_heatmaps(logger, conflicts, task_names, env_step)
+    return scalars, arrays
 
 
 def mean_of_pairs(matrix: Tensor) -> float:

@@ -9,6 +9,7 @@ from math import inf, isnan, nan
 from lzero import tags
 from lzero.report.components import (
     EXPERT,
+    HEADLINE,
     ROUTED,
     SHARED,
     SHARED_MINUS_ROUTED,
@@ -42,7 +43,8 @@ def conflict_rows(study: Study) -> Iterator[Row]:
     """Conflict of every component in the last fifth of training, under ``CONFLICT_COLUMNS``.
 
     Beside what the runs logged there are, for each layer, the mean and the worst of the routed
-    experts and the shared expert minus that mean, seed by seed; and means over layers. With exactly
+    experts and the shared expert minus the routed ones on the pairs of games that both have, seed by
+    seed; and means over layers. With exactly
     two groups, rows of the first minus the second follow, over the env steps both have reached.
     """
     for measure in tags.CONFLICT_MEASURES:
@@ -91,12 +93,18 @@ def seed_values(run: RunData, measure: str, part: Part) -> dict[str, Measured]:
     for layer, of_layer in gather(experts).items():
         conflict, shares = zip(*of_layer, strict=True)
         routed, share = mean_or_nan(conflict), mean_or_nan(shares)
-        worst = max(conflict, key=lambda value: -inf if isnan(value) else value)
         values[Component(ROUTED, layer)] = (routed, share)
-        values[Component(WORST, layer)] = (worst, share)
-        shared = values.get(Component(SHARED, layer))
-        if shared:
-            values[Component(SHARED_MINUS_ROUTED, layer)] = (shared[0] - routed, share)
+        if measure == HEADLINE:
+            worst = max(conflict, key=lambda value: -inf if isnan(value) else value)
+            values[Component(WORST, layer)] = (worst, share)
+            # the largest of a routed expert's few pairs is smaller for that alone: the same pairs
+            matched = []
+            for kind in (SHARED, ROUTED):
+                tag = f"{tags.CONFLICT_MATCHED}{Component(kind, layer).name}"
+                matched.append(part.mean(run, tag))
+            if run.tags(tags.CONFLICT_MATCHED):
+                difference = matched[0] - matched[1]
+                values[Component(SHARED_MINUS_ROUTED, layer)] = (difference, share)
     return _with_means_over_layers(values)
 
 

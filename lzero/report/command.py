@@ -19,7 +19,7 @@ import rich
 import tyro
 
 from lzero.logging import setup_logging
-from lzero.report import analysis_tables, comparison, continual, matrices, paired, tables
+from lzero.report import analysis_tables, comparison, continual, matrices, noise, paired, tables
 from lzero.report.page import page
 from lzero.report.pictures import PICTURES, SECTION_LACKING, Drawn, Picture
 from lzero.report.ppo_pictures import PPO_PICTURES
@@ -38,6 +38,8 @@ TABLES = {
     "paired.csv": (paired.PAIRED_COLUMNS, paired.paired_rows),
     "continual.csv": (continual.CONTINUAL_COLUMNS, continual.continual_rows),
     "conflict_final.csv": (analysis_tables.CONFLICT_COLUMNS, analysis_tables.conflict_rows),
+    "conflict_pairs.csv": (noise.PAIR_COLUMNS, noise.pair_rows),
+    "conflict_shares.csv": (noise.SHARE_COLUMNS, noise.share_rows),
     "expert_final.csv": (analysis_tables.EXPERT_COLUMNS, analysis_tables.expert_rows),
     "matrices.csv": (matrices.MATRIX_COLUMNS, matrices.matrix_rows),
 }

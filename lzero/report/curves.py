@@ -11,6 +11,7 @@ PREFIXES = (
     *(tags.EVAL_RETURN, tags.EVAL_NORMALISED, tags.EVAL_AGGREGATE),
     *(tags.COLLECT_RETURN, tags.COLLECT_REWARD, tags.LEARN, tags.HEALTH),
     *(tags.DORMANT_RATIO, tags.ROUTER_ENTROPY, tags.WEIGHT_NORM, tags.GRADIENT_NORM),
+    *(tags.CONFLICT_SHARE, tags.CONFLICT_NORM_SHARE, tags.CONFLICT_MATCHED),
     *(tags.EFFECTIVE_RANK, tags.NTK_RANK, tags.GRADIENT_SIMILARITY, tags.GAME_ROUTER_ENTROPY),
 )
 DRAWN_WINDOWS = ("immediate", "short")  # over training; longer ones change too slowly

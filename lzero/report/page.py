@@ -4,12 +4,13 @@ import base64
 import struct
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 from lzero.report.analysis_tables import ALL_LAYERS, conflict_rows, expert_rows
 from lzero.report.components import HEADLINE
+from lzero.report.noise import noise_tables
 from lzero.report.page_tables import comparison_tables, continual_table, table
 from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section
@@ -30,7 +31,7 @@ def page(study: Study, drawn: Sequence[tuple[Picture, Drawn]], notes: Sequence[s
     sections.update(dict.fromkeys(Section, ""))
     sections[Section.COMPARISON] += comparison_tables(study)
     sections[Section.CONTINUAL] += continual_table(study)
-    sections[Section.CONFLICT] += _conflict_tables(study)
+    sections[Section.CONFLICT] += _conflict_tables(study) + noise_tables(study)
     sections[Section.EXPERTS] += _expert_table(study)
     links = dict.fromkeys(sections, "")
     for picture, content in drawn:
@@ -118,10 +119,18 @@ def _conflict_tables(study: Study) -> str:
     """The headline's numbers; single layers are folded away where there are means over layers."""
     cells: dict[str, dict[str, str]] = {}
     groups: dict[str, str] = {}
-    for row in conflict_rows(study):
+    by_measure: dict[tuple[str, str, str], float] = {}
+    rows = list(conflict_rows(study))
+    for row in rows:
+        by_measure[row["measure"], row["group"], row["component"]] = row["mean"]
+    for row in rows:
         if row["measure"] == HEADLINE:
             ends = "" if isnan(row["low"]) else f" ({row['low']:z.3f} … {row['high']:z.3f})"
             cell = "–" if isnan(row["mean"]) else f"{row['mean']:z.3f}{ends}"
+            where = (row["group"], row["component"])
+            pairs, null = (by_measure.get((name, *where), nan) for name in ("pairs", "null"))
+            if not isnan(null):  # the largest of many is large by chance
+                cell += f"; {null:z.3f} of {pairs:.3g}"
             cells.setdefault(row["component"], {})[row["group"]] = cell
             groups[row["group"]] = ""
     if not cells:
@@ -134,7 +143,10 @@ def _conflict_tables(study: Study) -> str:
         (folded if is_folded else lines).append((component, *(groups | found).values()))
     caption = (
         "Largest conflict between two games in the last fifth of training, mean over seeds "
-        f"({LEVEL} bootstrap interval over seeds). More in conflict_final.csv."
+        f"({LEVEL} bootstrap interval over seeds); behind it the mean to be expected of unrelated "
+        "gradients, and the number of pairs. Compare components of equally many pairs only; the "
+        "difference between shared and routed experts is of the same pairs. More in "
+        "conflict_final.csv."
     )
     html = table(("component", *groups), lines, caption=caption)
     if folded:

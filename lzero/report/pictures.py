@@ -213,6 +213,24 @@ PICTURES: tuple[Picture, ...] = (
         reading="Pairs whose gradients have a negative cosine. Gradients that have nothing to do "
         "with each other give about one half.",
     ),
+    CurvePicture(
+        *("conflict_reliability", Section.CONFLICT, "How much of a gradient is signal"),
+        partial(panels.conflict_panels, measure="reliability"),
+        "cosine of halves",
+        lacking="no run has split a game's rows into halves",
+        reading="Cosine between the gradients of two halves of a game's rows, mean over games: 1 "
+        "without noise. Where it is small, cosines between games are small too, whatever the games "
+        "ask for; conflict_pairs.csv has them without noise.",
+    ),
+    CurvePicture(
+        *("conflict_shares", Section.CONFLICT, "Share of a layer's conflict in its parts"),
+        partial(panels.tag_panels, prefix=tags.CONFLICT_SHARE, log_scale=False),
+        "share",
+        lacking=f"no run has logged {tags.CONFLICT_SHARE}… numbers",
+        reading="Share of the negative scalar products between games' gradients that lies in the "
+        "shared expert and in the router; the rest lies in the routed experts. Of single "
+        "measurements, which noise spreads over the parts; pooled in conflict_shares.csv.",
+    ),
     MatrixPicture(
         *("conflict_matrices", Section.CONFLICT, "Who conflicts with whom at the end of training"),
         matrices.conflict_blocks,

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from lzero.analysis.conflict import compute_gradient_conflicts
+from lzero.analysis.conflict_log import conflict_numbers
 from lzero.config import ExperimentConfig
 from lzero.logging import RunLogger
 
@@ -79,7 +82,7 @@ def conflict(
     rng: np.random.Generator, layers: int, experts: int, tasks: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scalars and matrices of the conflict; the last expert is used by one game alone, and has none."""
-    scalars, arrays = {}, {}
+    conflicts = {}
     for name in component_names(layers, experts):
         gradients = rng.normal(size=(tasks, 6))
         gradients[0] -= (2.0 if "shared" in name else 0.5 if "expert" in name else 1.0) * gradients[
@@ -87,17 +90,9 @@ def conflict(
         ]
         if name.startswith(f"expert_{experts - 1}/"):
             gradients[1:] = np.nan
-        unit = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
-        cosine = unit @ unit.T
-        pairs = cosine[np.triu_indices(tasks, k=1)]
-        known = -pairs[np.isfinite(pairs)]
-        has = len(known) > 0
-        scalars[f"gradient_conflict/max_{name}"] = known.max() if has else np.nan
-        scalars[f"gradient_conflict/avg_{name}"] = known.mean() if has else np.nan
-        scalars[f"gradient_conflict/rate_{name}"] = (known > 0).mean() if has else np.nan
-        arrays[f"gradient_conflict_matrix/{name}"] = cosine
-        arrays[f"gradient_conflict_norms/{name}"] = np.linalg.norm(gradients, axis=1)
-    return scalars, arrays
+        noise = 0.3 * rng.normal(size=(2, tasks, 6))
+        conflicts[name] = compute_gradient_conflicts(*map(torch.from_numpy, gradients + noise))
+    return conflict_numbers(conflicts)
 
 
 def selection(

@@ -52,6 +52,14 @@ def conflict(shift: float = 0.0) -> dict[str, list[float]]:
             f"gradient_conflict/max_expert_0/layer{layer}": [9.0, 9.0, 0.2, math.nan],
             f"gradient_conflict/max_expert_1/layer{layer}": [9.0, 9.0, 0.3, 0.5],
             f"gradient_conflict/max_expert_2/layer{layer}": [math.nan] * 4,
+            # on the pairs that a routed expert has, the shared one has 0.2 less
+            f"gradient_conflict_matched/shared_expert/layer{layer}": [
+                9.0,
+                9.0,
+                shared - 0.3,
+                shared - 0.1,
+            ],
+            f"gradient_conflict_matched/routed_experts/layer{layer}": [9.0, 9.0, 0.2, 0.4],
         }
     return tags | {"gradient_conflict/max_encoder": [9.0, 9.0, shift, shift]}
 
@@ -72,9 +80,9 @@ def test_conflict_in_the_last_fifth():
         "worst_routed_expert/all_layers": 0.4,
         "worst_routed_expert/layer0": 0.4,
         "worst_routed_expert/layer1": 0.4,
-        "shared_expert_minus_routed_experts/all_layers": 1.1,
-        "shared_expert_minus_routed_experts/layer0": 0.6,
-        "shared_expert_minus_routed_experts/layer1": 1.6,
+        "shared_expert_minus_routed_experts/all_layers": 0.9,
+        "shared_expert_minus_routed_experts/layer0": 0.4,
+        "shared_expert_minus_routed_experts/layer1": 1.4,
     }
     assert list(rows) == [*expected, "router/layer0"]
     row = rows.pop("router/layer0")
@@ -85,7 +93,7 @@ def test_conflict_in_the_last_fifth():
     ) and math.isnan(row["mean"])
     assert {name: pytest.approx(row["mean"]) for name, row in rows.items()} == expected
     row = rows["shared_expert_minus_routed_experts/layer0"]
-    assert (row["low"], row["high"]) == (pytest.approx(0.5), pytest.approx(0.7)), (
+    assert (row["low"], row["high"]) == (pytest.approx(0.3), pytest.approx(0.5)), (
         "seed by seed, of two seeds"
     )
     assert (row["env_step_from"], row["env_step_to"], row["interval"]) == (

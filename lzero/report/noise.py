@@ -1,0 +1,184 @@
+"""Conflict without noise: what the runs logged of single measurements, pooled over the last fifth of training.
+
+Shape legend: K = measurements, T = games.
+"""
+
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+
+import numpy as np
+import torch
+
+from lzero import tags
+from lzero.analysis.conflict import GradientConflict
+from lzero.analysis.conflict_log import mean_of_pairs
+from lzero.analysis.conflict_parts import conflict_shares, parts_by_layer
+from lzero.analysis.noise import HalfProducts
+from lzero.report.components import EXPERT, Component
+from lzero.report.last_part import Part, mean_or_nan, over_seeds, with_numbers
+from lzero.report.page_tables import table
+from lzero.report.run_data import RunData
+from lzero.report.statistics import LEVEL
+from lzero.report.study import Study
+from lzero.report.tables import Row, interval, number
+
+PAIR_COLUMNS = (
+    *(
+        "group",
+        "run",
+        "component",
+        "env_step_from",
+        "env_step_to",
+        "measurements",
+        "game",
+        "other_game",
+    ),
+    *("cosine", "denoised", "low", "high", "reliability", "other_reliability", "why_not"),
+)
+SHARE_COLUMNS = (
+    *("group", "run", "layer", "part", "env_step_from", "env_step_to", "measurements"),
+    *("conflict_share", "norm_share", "excess"),
+)
+
+
+def pair_rows(study: Study) -> Iterator[Row]:
+    """Every pair of games at every component of every run, under ``PAIR_COLUMNS``; of runs that logged halves."""
+    for group in study.groups:
+        part = _last(group.runs)
+        for run in group.runs:
+            for component, conflict in pooled_conflicts(run, part).items():
+                low, high = conflict.denoised_cosine_interval()
+                place = {"group": group.label, "run": run.name, "component": component.name}
+                place |= {"env_step_from": part.start, "env_step_to": part.end}
+                place |= {"measurements": len(conflict.products.gram)}
+                for i, j in zip(*np.triu_indices(len(run.games), 1), strict=True):
+                    yield place | {
+                        "game": run.games[i],
+                        "other_game": run.games[j],
+                        "cosine": conflict.cosine_similarity_matrix[i, j].item(),
+                        "denoised": conflict.denoised_cosine[i, j].item(),
+                        "low": low[i, j].item(),
+                        "high": high[i, j].item(),
+                        "reliability": conflict.reliability[i].item(),
+                        "other_reliability": conflict.reliability[j].item(),
+                        "why_not": conflict.undenoised[i] or conflict.undenoised[j],
+                    }
+
+
+def share_rows(study: Study) -> Iterator[Row]:
+    """What each part of every mixture-of-experts layer carries, under ``SHARE_COLUMNS``."""
+    for group in study.groups:
+        part = _last(group.runs)
+        for run in group.runs:
+            pooled = pooled_conflicts(run, part)
+            by_name = {component.name: conflict for component, conflict in pooled.items()}
+            for layer, names in parts_by_layer(list(by_name)).items():
+                parts = {name: by_name[component] for name, component in names.items()}
+                for name, share in conflict_shares(parts).items():
+                    place = {"group": group.label, "run": run.name, "layer": layer, "part": name}
+                    place |= {"env_step_from": part.start, "env_step_to": part.end}
+                    place |= {"measurements": len(parts[name].products.gram)}
+                    yield place | {
+                        "conflict_share": share.conflict,
+                        "norm_share": share.norm,
+                        "excess": share.excess,
+                    }
+
+
+def pooled_conflicts(run: RunData, part: Part) -> dict[Component, GradientConflict]:
+    """Of a run's components whose halves were logged in one part of training, sorted."""
+    found = {}
+    for tag in run.arrays:
+        if tag.startswith(tags.CONFLICT_SIGNAL):
+            name = tag.removeprefix(tags.CONFLICT_SIGNAL)
+            steps = np.array(sorted(run.arrays[tag]))
+            measured = []
+            for step in steps[part.choose(steps)]:
+                logged = []
+                for kind in (
+                    *(tags.CONFLICT_MATRIX, tags.CONFLICT_NORMS),
+                    *(tags.CONFLICT_SIGNAL, tags.CONFLICT_HALF_NORMS),
+                ):
+                    logged.append(run.arrays.get(f"{kind}{name}", {}).get(step, ()))
+                measured += list(zip(*logged, strict=False))
+            if measured:
+                found[Component.parse(name)] = _pooled(measured)
+    return {component: found[component] for component in sorted(found, key=attrgetter("place"))}
+
+
+def _pooled(measured: Sequence[tuple[np.ndarray, ...]]) -> GradientConflict:
+    """From cosines, norms, squared norms without noise and norms of halves of K measurements."""
+    cosine, norms, signal, half_norms = (
+        torch.from_numpy(np.stack(arrays)) for arrays in zip(*measured, strict=True)
+    )
+    gram = (cosine * norms[:, :, None] * norms[:, None]).nan_to_num(0.0)
+    gram.diagonal(dim1=1, dim2=2).copy_(norms.square())
+    unknown = torch.full_like(gram, torch.nan)  # the null of every measurement was logged as it was
+    return GradientConflict.from_measurements(HalfProducts(gram, signal, half_norms, unknown))
+
+
+def noise_tables(study: Study) -> str:
+    """Cosines with and without noise, and what the layers' parts carry; empty where no run logged halves."""
+    lines: list[Sequence[str]] = []
+    for group in study.groups:
+        part = _last(group.runs)
+        seeds: dict[str, dict[str, tuple[float, ...]]] = {}
+        for run in group.runs:
+            for component, conflict in pooled_conflicts(run, part).items():
+                if component.kind != EXPERT:  # experts have no order that two seeds share
+                    seeds.setdefault(component.name, {})[run.name] = (
+                        mean_of_pairs(conflict.cosine_similarity_matrix),
+                        mean_of_pairs(conflict.denoised_cosine),
+                        mean_or_nan(conflict.reliability.tolist()),
+                    )
+        for name, by_run in seeds.items():
+            raw, denoised, reliability = (
+                over_seeds(dict(zip(by_run, values, strict=True)))
+                for values in zip(*by_run.values(), strict=True)
+            )
+            ends = interval(denoised["low"], denoised["high"])
+            means = (number(row["mean"]) for row in (reliability, raw, denoised))
+            lines.append((group.label, name, str(len(by_run)), *means, ends))
+    html = ""
+    if lines:
+        head = (
+            "experiment",
+            "component",
+            "seeds",
+            "reliability",
+            "cosine",
+            "without noise",
+            "interval",
+        )
+        caption = (
+            "Cosine between games' gradients, mean over pairs, pooled over the last fifth of training: as measured, and "
+            f"without the noise that two halves of the rows tell of ({LEVEL} bootstrap interval over seeds). Reliability: "
+            "cosine between the gradients of a game's two halves. Every pair of every run, with an interval over its "
+            "measurements, is in conflict_pairs.csv."
+        )
+        html += table(head, lines, texts=2, caption=caption)
+    lines = []
+    by_part: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
+    for row in share_rows(study):
+        if not row["part"].startswith(f"{EXPERT}_"):
+            key = (row["group"], row["layer"], row["part"])
+            by_part.setdefault(key, {})[row["run"]] = row
+    for key, rows in by_part.items():
+        cells: list[str] = []
+        for name in ("conflict_share", "norm_share", "excess"):
+            over = over_seeds({run: row[name] for run, row in rows.items()})
+            cells.append(f"{number(over['mean'])} ({interval(over['low'], over['high'])})")
+        lines.append((*key, *cells))
+    if lines:
+        head = ("experiment", "layer", "part", "of negative products", "of squared norm", "excess")
+        caption = (
+            "What a layer's parts have of the negative scalar products between games' gradients, and of their squared "
+            "norms; the rest is the routed experts'. Excess above 1: more conflict than its size explains "
+            f"(mean, {LEVEL} bootstrap interval over seeds). All parts are in conflict_shares.csv."
+        )
+        html += table(head, lines, texts=3, caption=caption)
+    return html
+
+
+def _last(runs: Sequence[RunData]) -> Part:
+    return Part.last(with_numbers(runs, tags.CONFLICT))
