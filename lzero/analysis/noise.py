@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lzero import checks
@@ -167,5 +167,5 @@ def jackknife_interval(
     # the mean of the values without one is as far beside the whole's as the whole is beside the truth, over K − 1
     centre = number * whole - (number - 1) * without_one.mean()
     error = np.sqrt((number - 1) * ((without_one - without_one.mean()) ** 2).mean())
-    reach = stats.t.ppf((1 + confidence) / 2, number - 1) * error
+    reach = stdtrit(number - 1, (1 + confidence) / 2) * error
     return float(centre - reach), float(centre + reach)

@@ -39,9 +39,10 @@ from lzero.policy.losses import (
 )
 from lzero.policy.metrics import LearnResult, counts_of
 from lzero.policy.open_loop import open_loop_sums
+from lzero.policy.parts import Part, half_tasks, whole_tasks
 from lzero.policy.points import standard_points, unit_groups
 from lzero.policy.state import load_state_of_, state_of
-from lzero.policy.targets import Batch, Part, half_tasks, make_batch, whole_tasks
+from lzero.policy.targets import Batch, make_batch
 
 if TYPE_CHECKING:
     from lzero.replay.buffer import ReplayWindows

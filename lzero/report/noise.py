@@ -5,15 +5,11 @@ Shape legend: K = measurements, T = games.
 
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from lzero import tags
-from lzero.analysis.conflict import GradientConflict
-from lzero.analysis.conflict_log import mean_of_pairs
-from lzero.analysis.conflict_parts import conflict_shares, parts_by_layer
-from lzero.analysis.noise import HalfProducts
 from lzero.report.components import EXPERT, Component
 from lzero.report.last_part import Part, mean_or_nan, over_seeds, with_numbers
 from lzero.report.page_tables import table
@@ -21,6 +17,9 @@ from lzero.report.run_data import RunData
 from lzero.report.statistics import LEVEL
 from lzero.report.study import Study
 from lzero.report.tables import Row, interval, number
+
+if TYPE_CHECKING:  # torch is loaded where there is something to pool: help comes at once
+    from lzero.analysis.conflict import GradientConflict
 
 PAIR_COLUMNS = (
     *(
@@ -67,6 +66,8 @@ def pair_rows(study: Study) -> Iterator[Row]:
 
 def share_rows(study: Study) -> Iterator[Row]:
     """What each part of every mixture-of-experts layer carries, under ``SHARE_COLUMNS``."""
+    from lzero.analysis.conflict_parts import conflict_shares, parts_by_layer
+
     for group in study.groups:
         part = _last(group.runs)
         for run in group.runs:
@@ -85,7 +86,7 @@ def share_rows(study: Study) -> Iterator[Row]:
                     }
 
 
-def pooled_conflicts(run: RunData, part: Part) -> dict[Component, GradientConflict]:
+def pooled_conflicts(run: RunData, part: Part) -> dict[Component, "GradientConflict"]:
     """Of a run's components whose halves were logged in one part of training, sorted."""
     found = {}
     for tag in run.arrays:
@@ -106,8 +107,13 @@ def pooled_conflicts(run: RunData, part: Part) -> dict[Component, GradientConfli
     return {component: found[component] for component in sorted(found, key=attrgetter("place"))}
 
 
-def _pooled(measured: Sequence[tuple[np.ndarray, ...]]) -> GradientConflict:
+def _pooled(measured: Sequence[tuple[np.ndarray, ...]]) -> "GradientConflict":
     """From cosines, norms, squared norms without noise and norms of halves of K measurements."""
+    import torch
+
+    from lzero.analysis.conflict import GradientConflict
+    from lzero.analysis.noise import HalfProducts
+
     cosine, norms, signal, half_norms = (
         torch.from_numpy(np.stack(arrays)) for arrays in zip(*measured, strict=True)
     )
@@ -127,8 +133,8 @@ def noise_tables(study: Study) -> str:
             for component, conflict in pooled_conflicts(run, part).items():
                 if component.kind != EXPERT:  # experts have no order that two seeds share
                     seeds.setdefault(component.name, {})[run.name] = (
-                        mean_of_pairs(conflict.cosine_similarity_matrix),
-                        mean_of_pairs(conflict.denoised_cosine),
+                        mean_of_pairs(conflict.cosine_similarity_matrix.numpy()),
+                        mean_of_pairs(conflict.denoised_cosine.numpy()),
                         mean_or_nan(conflict.reliability.tolist()),
                     )
         for name, by_run in seeds.items():
@@ -178,6 +184,11 @@ def noise_tables(study: Study) -> str:
         )
         html += table(head, lines, texts=3, caption=caption)
     return html
+
+
+def mean_of_pairs(matrix: np.ndarray) -> float:
+    """Mean above the diagonal of ``(T, T)``, over what is a number."""
+    return mean_or_nan(matrix[np.triu_indices(len(matrix), 1)].tolist())
 
 
 def _last(runs: Sequence[RunData]) -> Part:

@@ -15,8 +15,8 @@ from lzero.analysis.points import ActivationPoint, ParameterPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
 from lzero.policy import UniZeroMTPolicy, unizero_multitask
 from lzero.policy.losses import masked_means, spread_shortfall, weighted_total
+from lzero.policy.parts import half_tasks
 from lzero.policy.points import standard_points
-from lzero.policy.targets import half_tasks
 from tests.policy.unizero_cases import (
     MODELS,
     independent_loss,

@@ -24,7 +24,8 @@ from lzero.policy.losses import (
     spread_shortfall,
     weighted_total,
 )
-from lzero.policy.targets import Batch, half_tasks, whole_tasks
+from lzero.policy.parts import half_tasks, whole_tasks
+from lzero.policy.targets import Batch
 from tests.policy.unizero_cases import PREDICTIONS
 
 B, H, A, D, BINS, T = 7, 3, 5, 16, 21, 4
