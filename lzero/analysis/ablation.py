@@ -60,18 +60,19 @@ def switched_off(layer: MoELayer, part: str) -> Iterator[None]:
     parts = parts_of(layer)
     if part not in parts:
         raise ValueError(f"part={part!r}: allowed are {', '.join(parts) or 'none'}")
+    weights: list[Tensor] = []
     kept: list[Tensor] = []
     with torch.no_grad():
-        for weight, place in parts[part]:
-            weight = weight if place is None else weight[place]
-            kept.append(weight.clone())
-            weight.zero_()
+        for parameter, place in parts[part]:
+            weights.append(parameter if place is None else parameter[place])
+            kept.append(weights[-1].clone())
+            weights[-1].zero_()
     try:
         yield
     finally:
         with torch.no_grad():
-            for (weight, place), before in zip(parts[part], kept, strict=True):
-                (weight if place is None else weight[place]).copy_(before)
+            for weight, before in zip(weights, kept, strict=True):
+                weight.copy_(before)
 
 
 def resampled_means(
@@ -112,7 +113,11 @@ def with_interval(means: np.ndarray) -> np.ndarray:
     """Value and both ends of the percentile interval ``(3, …)`` from :func:`resampled_means` ``(1 + S, …)``.
 
     A resample without a step that counts says nothing and is left out; NaN ends where none says anything.
+
+    Raises:
+        TypeError: if ``means`` is no array.
     """
+    checks.instance("means", means, np.ndarray, "an array (1 + S, …)")
     ends = np.full((2, *means.shape[1:]), np.nan)
     is_known = ~np.isnan(means[1:]).all(axis=0)
     tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)

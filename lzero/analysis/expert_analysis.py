@@ -237,8 +237,9 @@ def _test_from_json(data: Mapping[str, Any]) -> NullTest:
 
 def _as_lists(array: np.ndarray | float) -> Any:
     """Numbers for JSON, which knows no NaN and no infinity: these become null."""
-    array = np.asarray(array, np.float64)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    numbers = np.array(array, object)
+    numbers[~np.isfinite(np.asarray(array, np.float64))] = None
+    return numbers.tolist()
 
 
 def _numbers(lists: Any) -> np.ndarray:

@@ -261,6 +261,7 @@ def log_expert_selection(
 
 def _counts_of(before: Mapping[int, ExpertSelection], now: _Selection) -> np.ndarray:
     """Selections ``(L, W, T, E)`` as they were before, of the layers of ``now``."""
+    checks.mapping("before", before, "ExpertSelection by layer")
     if tuple(before) != now.layers:
         raise ValueError(f"before has layers {list(before)}: allowed are {list(now.layers)}")
     counts = _Selection.of(before).counts

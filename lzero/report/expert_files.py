@@ -83,10 +83,11 @@ def analysis_rows(study: Study) -> Iterator[Row]:
     """Every number of every analysis, under ``ANALYSIS_COLUMNS``; NaN where nothing is known."""
     for group in study.groups:
         for run, analysis in analysed(group):
+            unknown: Row = dict.fromkeys(ANALYSIS_COLUMNS, nan)
             where = {"group": group.label, "seed": run.name, "checkpoint": analysis.checkpoint}
-            where["env_step"] = analysis.env_steps
+            where = unknown | {"env_step": analysis.env_steps, "part": "", "game": ""} | where
             for row in (*_selection_rows(analysis), *_change_rows(analysis)):
-                yield dict.fromkeys(ANALYSIS_COLUMNS, nan) | {"part": "", "game": ""} | where | row
+                yield where | row
 
 
 def _selection_rows(analysis: ExpertAnalysis) -> Iterator[Row]:
@@ -97,7 +98,7 @@ def _selection_rows(analysis: ExpertAnalysis) -> Iterator[Row]:
         effective = layer.effective_experts.tolist()
         for task, game in enumerate(analysis.games):
             of_game = place | {"game": game}
-            yield of_game | {"quantity": ENTROPY} | _tested(layer.entropy, (task,))
+            yield of_game | {"quantity": ENTROPY} | _tested(layer.entropy, task)
             yield of_game | {"quantity": EFFECTIVE, "value": effective[task]}
             shares = layer.counts[task] / layer.counts[task].sum()
             for expert, share in enumerate(shares.tolist()):
@@ -119,8 +120,9 @@ def _change_rows(analysis: ExpertAnalysis) -> Iterator[Row]:
                 yield place | {"quantity": RETURN_CHANGE} | change
 
 
-def _tested(test: NullTest, place: tuple[int, ...]) -> Row:
-    low, _, high = test.quantiles[(slice(None), *place)].tolist()
+def _tested(test: NullTest, place: int | tuple[()]) -> Row:
+    """A test of single numbers, or that of one of several."""
+    low, _, high = np.moveaxis(test.quantiles, 0, -1)[place].tolist()
     return {
         "value": float(test.observed[place]),
         "null_mean": float(test.mean[place]),

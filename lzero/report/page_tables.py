@@ -134,8 +134,8 @@ def expert_analysis_tables(study: Study) -> str:
     lines = []
     for row in expert_files.matching_rows(study):
         numbers = (row["similarity"], row["null_mean"], row["null_high"], row["p_value"])
-        names = (row["group"], row["first"], row["second"])
-        lines.append((*names, str(row["layer"]), *map(number, numbers)))
+        pair = (row["group"], row["first"], row["second"], str(row["layer"]))
+        lines.append((*pair, *map(number, numbers)))
     if lines:
         head = ("experiment", "seed", "and", "layer", "similarity")
         head += ("by chance", "95th percentile", "p")

@@ -299,7 +299,7 @@ def _on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
 
 def _numbers_of_experts(study: Study, curves: Sequence[Curve]) -> list[int]:
     """Those above 1 that the groups of curves have."""
-    numbers = {}
+    numbers: dict[int, None] = {}
     for curve in curves:
         count = study.groups[study.labels.index(curve.group)].fields.get(NUM_EXPERTS)
         if isinstance(count, int) and count > 1:

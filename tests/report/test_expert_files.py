@@ -77,7 +77,7 @@ def runs(tmp_path) -> list[Path]:
     """Two seeds of five games, both analysed, the second with other numbers of experts."""
     found = []
     for seed, order in enumerate(([0, 1, 2, 3], [2, 0, 3, 1])):
-        env = {"domain": "zoo.classic_control.domain:CLASSIC_CONTROL", "games": GAMES}
+        env = {"domain": "elsewhere:DOMAIN", "games": GAMES}
         moe = {"moe": {"num_experts": EXPERTS}}
         run = write_run(tmp_path / f"moe_s{seed}", lines_of(seed), env=env, model=moe)
         analysis_of(order, returns=seed == 1).write(run / ANALYSIS_FILE)
