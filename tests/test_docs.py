@@ -68,9 +68,15 @@ def test_the_recipe_for_a_checkpoint_shows_every_task(research, capsys):
     exec(research[2], {})
     shown = capsys.readouterr().out
     assert "0 Catch" in shown and "0 MirroredCatch" in shown
+    found = {}
+    exec(research[3], found)
+    shown = capsys.readouterr().out
+    assert "0 expert_7" in shown and "0 shared_expert" in shown and "effective experts" in shown
+    matched = found["match_experts"](found["counts"], found["counts"][:, ::-1].copy())
+    assert matched.similarity == pytest.approx(1.0)
 
 
 def test_the_recipe_for_a_measuring_point_measures_it(research):
     found = {}
-    exec(research[3], found)
+    exec(research[4], found)
     assert {"attention/layer0", "after_attention/layer0", "encoder"} <= set(found["conflicts"])

@@ -17,6 +17,11 @@ from lzero import checks, tags
 from lzero.analysis.drawing_budget import DrawingBudget
 from lzero.analysis.expert_statistics import ExpertSelection
 from lzero.analysis.heatmap import heatmap_image
+from lzero.analysis.specialisation import (
+    assignment_shift,
+    effective_number,
+    mutual_information,
+)
 from lzero.logging import RunLogger
 
 SUM_TOLERANCE = 1e-3  # by which shares in single precision may miss 1
@@ -154,6 +159,7 @@ class _Selection:
             tags.SELECTION_ENTROPY: entropy,
             "ExpertSelectionEntropyNormalised": self._normalised(entropy),
             "ExpertSelectionVariance": self.frequencies.var(axis=-1),
+            tags.EFFECTIVE_EXPERTS: effective_number(self.counts),
             "TotalSelections": self.counts.sum(axis=-1),
             "DataPoints": self.data_points,
         }
@@ -170,11 +176,14 @@ class _Selection:
         has_data = num_active > 0
         usage_entropy = np.where(has_data, entr(mean_frequency).sum(axis=-1), np.nan)
         imbalance = load.max(axis=-1) * self.num_experts / np.maximum(load.sum(axis=-1), 1)
+        information = mutual_information(self.counts)
         return {
             "NumActiveTasks": num_active,
             "NumExperts": np.full(num_active.shape, self.num_experts),
             tags.USAGE_ENTROPY: usage_entropy,
             "ExpertUsageEntropyNormalised": self._normalised(usage_entropy),
+            tags.MUTUAL_INFORMATION: information.plug_in,
+            f"{tags.MUTUAL_INFORMATION}Normalised": information.normalised,
             tags.DEAD_EXPERTS: np.where(has_data, (load == 0).sum(axis=-1), np.nan),
             tags.LOAD_IMBALANCE: np.where(has_data, imbalance, np.nan),
             **_extreme_experts(load),
@@ -203,8 +212,13 @@ def log_expert_selection(
     *,
     is_main: bool = True,
     drawing: DrawingBudget | None = None,
+    before: Mapping[int, ExpertSelection] | None = None,
 ) -> None:
     """Log the expert selection of all layers: scalars, matrices (JSONL) and pictures (TensorBoard).
+
+    ``SelectionShift`` is the total variation between each task's selection and the one ``before``.
+    A window that is longer than the time between two logs is still in part the same, so it can move
+    by no more than that time's share of it: the immediate window tells most.
 
     Args:
         logger: of the run.
@@ -215,6 +229,7 @@ def log_expert_selection(
         train_iter: updates so far.
         is_main: whether this rank logs; the others return at once.
         drawing: how much time the pictures may take; None always draws.
+        before: ``selection`` as it was last logged; without one, nothing is said of a shift.
 
     Raises:
         TypeError: if ``selection`` is no mapping.
@@ -231,7 +246,12 @@ def log_expert_selection(
             "give one per task"
         )
     similarity = stacked.between_tasks()
-    logger.scalars(dict(_scalars(stacked, similarity)), env_step, train_iter)
+    of_tasks = stacked.by_task()
+    if before:
+        of_tasks[tags.SELECTION_SHIFT] = assignment_shift(
+            _counts_of(before, stacked), stacked.counts
+        )
+    logger.scalars(dict(_scalars(stacked, of_tasks, similarity)), env_step, train_iter)
     logger.arrays(dict(_arrays(stacked, similarity)), env_step, train_iter)
     with (drawing or DrawingBudget(1.0)).spending() as granted:
         if granted:
@@ -239,10 +259,20 @@ def log_expert_selection(
                 logger.add_image(tag, picture, env_step)
 
 
+def _counts_of(before: Mapping[int, ExpertSelection], now: _Selection) -> np.ndarray:
+    """Selections ``(L, W, T, E)`` as they were before, of the layers of ``now``."""
+    checks.mapping("before", before, "ExpertSelection by layer")
+    if tuple(before) != now.layers:
+        raise ValueError(f"before has layers {list(before)}: allowed are {list(now.layers)}")
+    counts = _Selection.of(before).counts
+    checks.shape("before", counts, *now.counts.shape)
+    return counts
+
+
 def _scalars(
-    stacked: _Selection, similarity: Mapping[str, np.ndarray]
+    stacked: _Selection, of_tasks: Mapping[str, np.ndarray], similarity: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, float]]:
-    of_tasks, overall = stacked.by_task(), stacked.over_tasks()
+    overall = stacked.over_tasks()
     pooled = _extreme_experts(
         stacked.counts.sum(axis=(0, 2))
     )  # a mean of expert numbers says nothing

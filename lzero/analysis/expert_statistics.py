@@ -250,6 +250,11 @@ class ExpertSelectionRecorder:
     Args:
         layers: those with routed experts, by number; all of one shape. May be empty.
 
+    Attributes:
+        logged: selection of all ranks when it was last logged, by layer; empty before. Whoever logs
+            sets it. It is part of the state, so that an interrupted run says the same of how far
+            the selection has moved since.
+
     Raises:
         TypeError: if ``layers`` is no mapping, or one does not count.
     """
@@ -262,6 +267,7 @@ class ExpertSelectionRecorder:
                     f"layers[{index}]={type(layer).__name__}: allowed is what has selection_counts"
                 )
         self.layers = dict(layers)
+        self.logged: dict[int, ExpertSelection] = {}
         self.statistics: dict[int, ExpertSelectionStatistics] = {}
         for index, layer in self.layers.items():
             num_tasks, num_experts = layer.selection_counts.shape
@@ -303,16 +309,24 @@ class ExpertSelectionRecorder:
 
     def reset(self) -> None:
         """Forget all selections, also those not recorded yet."""
+        self.logged = {}
         for index, layer in self.layers.items():
             self.statistics[index].reset()
             layer.selection_counts.zero_()
 
     def state(self, group: distributed.ProcessGroup | None = None) -> dict[str, Tensor]:
-        """Windows of all layers and ranks for a checkpoint, ``layer{l}.{name}``; collective."""
+        """Windows of all layers and ranks for a checkpoint, ``layer{l}.{name}``; collective.
+
+        ``layer{l}.logged (W, G, E + 1)`` is there only if something was logged.
+        """
         state = {}
         for index, layer in self.statistics.items():
             for name, tensor in layer.reduced(group).state().items():
                 state[f"layer{index}.{name}"] = tensor
+            if index in self.logged:
+                known = self.logged[index]
+                numbers = np.concatenate([known.counts, known.data_points[..., None]], axis=-1)
+                state[f"layer{index}.logged"] = torch.from_numpy(numbers)
         return state
 
     def load_state(self, state: Mapping[str, Tensor], *, is_main: bool = True) -> None:
@@ -328,12 +342,16 @@ class ExpertSelectionRecorder:
                 f"{list(self.layers)}; "
                 "load them into a model of the same layers, or start without them"
             )
+        self.logged = {}
         for index, layer in self.statistics.items():
             prefix, own = f"layer{index}.", {}
             for name, tensor in state.items():
                 if name.startswith(prefix):
                     own[name.removeprefix(prefix)] = tensor
             layer.load_state(own, is_main=is_main)
+            if "logged" in own:  # earlier checkpoints have none
+                checks.shape(f"layer{index}.logged", own["logged"], *layer._sums.shape)
+                self.logged[index] = layer._as_selection(own["logged"])
 
 
 def reduce_selections(

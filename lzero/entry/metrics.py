@@ -75,12 +75,25 @@ def log_update(run: "Run", result: LearnResult, windows: "ReplayWindows") -> Non
             run.logger, conflicts, games, env_steps, train_iter, is_main=is_main, drawing=drawing
         )
     if train.moe_log_interval and train_iter % train.moe_log_interval == 0:
-        with run.timer("analyse"):
-            selection = run.policy.expert_statistics.reduced()
-        drawing = run.drawing["experts"]
-        log_expert_selection(
-            run.logger, selection, games, env_steps, train_iter, is_main=is_main, drawing=drawing
-        )
+        log_experts(run)
+
+
+def log_experts(run: "RunLife") -> None:
+    """Log the expert selection, and how far it has moved since it was last logged; collective."""
+    statistics = run.policy.expert_statistics
+    with run.timer("analyse"):
+        selection = statistics.reduced()
+    log_expert_selection(
+        run.logger,
+        selection,
+        run.config.env.games,
+        run.env_steps,
+        run.policy.train_iter,
+        is_main=run.dist.is_main,
+        drawing=run.drawing["experts"],
+        before=statistics.logged,
+    )
+    statistics.logged = selection
 
 
 def _log_numbers(run: "Run", result: LearnResult, windows: "ReplayWindows") -> None:

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from lzero import tags
 from lzero.analysis.conflict_log import log_gradient_conflicts
-from lzero.analysis.expert_log import log_expert_selection
 from lzero.analysis.plasticity import (
     effective_rank,
     measure_plasticity,
     ntk_effective_rank,
     parameter_norms,
 )
+from lzero.entry.metrics import log_experts
 from lzero.model.actor_critic import ActorCritic
 from lzero.nn.parameters import trained
 from lzero.policy.ppo_result import TERMS, PPOResult
@@ -51,26 +51,12 @@ def log_updates(run: "PPORun", result: PPOResult, first: int) -> None:
             drawing=run.drawing["conflict"],
         )
     if run.policy.mixtures and _crossed(train.moe_log_interval, first, train_iter):
-        _log_experts(run)
+        # the logs know layers by number: their order is that of ``policy.mixtures``
+        log_experts(run)
 
 
 def _crossed(interval: int, before: int, now: int) -> bool:
     return interval > 0 and now // interval > before // interval
-
-
-def _log_experts(run: "PPORun") -> None:
-    """Selections of the mixtures; the logs know layers by number: their order is that of ``policy.mixtures``."""
-    with run.timer("analyse"):
-        selection = run.policy.expert_statistics.reduced()
-    log_expert_selection(
-        run.logger,
-        selection,
-        run.config.env.games,
-        run.env_steps,
-        run.policy.train_iter,
-        is_main=run.dist.is_main,
-        drawing=run.drawing["experts"],
-    )
 
 
 def _numbers(run: "PPORun", result: PPOResult) -> dict[str, float]:

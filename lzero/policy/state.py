@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from lzero.analysis.expert_statistics import ExpertSelectionRecorder
 from lzero.checkpoint import load_optimizer_state_, optimizer_state_to_tensors
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ class TrainedPolicy(Protocol):
         device: where its networks are.
         train_iter: updates so far.
         skipped_in_a_row: of the last updates those whose loss or gradient was no number, a scalar.
+        expert_statistics: which tasks chose which experts.
     """
 
     device: torch.device
     train_iter: int
     skipped_in_a_row: Tensor
+    expert_statistics: ExpertSelectionRecorder
 
     @property
     def state_groups(self) -> tuple[str, ...]:

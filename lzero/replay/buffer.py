@@ -20,6 +20,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -537,6 +538,22 @@ class ReplayBuffer:
             "prioritised": self._priorities is not None,
             "chunk_steps": self._chunks.chunk_steps,
         }
+
+
+def saved_layout(directory: Path, *, suffix: str) -> dict[str, Any]:
+    """What the buffer was built with whose rows :meth:`ReplayBuffer.save` has written: arguments of
+    :class:`ReplayBuffer` by name, and whether it was ``prioritised``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged.
+    """
+    path = directory / f"replay-{suffix}.safetensors"
+    with _opened(path) as file:
+        try:
+            return dict(json.loads(file.metadata()["header"])["layout"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not say what is in it ({error!r})") from error
 
 
 def _opened(path: Path) -> safe_open:

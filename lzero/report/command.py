@@ -19,7 +19,17 @@ import rich
 import tyro
 
 from lzero.logging import setup_logging
-from lzero.report import analysis_tables, comparison, continual, matrices, noise, paired, tables
+from lzero.report import (
+    analysis_tables,
+    comparison,
+    continual,
+    expert_files,
+    matrices,
+    noise,
+    paired,
+    tables,
+)
+from lzero.report.expert_pictures import EXPERT_PICTURES
 from lzero.report.page import page
 from lzero.report.pictures import PICTURES, SECTION_LACKING, Drawn, Picture
 from lzero.report.ppo_pictures import PPO_PICTURES
@@ -41,6 +51,8 @@ TABLES = {
     "conflict_pairs.csv": (noise.PAIR_COLUMNS, noise.pair_rows),
     "conflict_shares.csv": (noise.SHARE_COLUMNS, noise.share_rows),
     "expert_final.csv": (analysis_tables.EXPERT_COLUMNS, analysis_tables.expert_rows),
+    "expert_analysis.csv": (expert_files.ANALYSIS_COLUMNS, expert_files.analysis_rows),
+    "expert_matching.csv": (expert_files.MATCHING_COLUMNS, expert_files.matching_rows),
     "matrices.csv": (matrices.MATRIX_COLUMNS, matrices.matrix_rows),
 }
 ALWAYS = ("curves.csv", "final.csv")  # the others are written only if there is something in them
@@ -102,7 +114,7 @@ def write_report(study: Study, folder: Path) -> list[str]:
     drawn: list[tuple[Picture, Drawn]] = []
     missing: list[Picture] = []
     files = [PAGE]
-    for picture in shown((*PICTURES, *PPO_PICTURES), "drawing"):
+    for picture in shown((*PICTURES, *EXPERT_PICTURES, *PPO_PICTURES), "drawing"):
         path = folder / f"{picture.name}.png"
         content = picture.draw(study)
         if content is None:
@@ -114,7 +126,10 @@ def write_report(study: Study, folder: Path) -> list[str]:
             drawn.append((picture, content))
             files.append(path.name)
     _, compared = comparison.compare(study)
-    of_tables = (*compared, *paired.paired_notes(study), *continual.continual_notes(study))
+    of_tables = (
+        *(*compared, *paired.paired_notes(study), *continual.continual_notes(study)),
+        *expert_files.analysis_notes(study),
+    )
     notes = [*study.notes, *dict.fromkeys(of_tables), *_not_drawn(missing, drawn)]
     files += _write_tables(study, folder)
     (folder / PAGE).write_text(page(study, drawn, notes), encoding="utf-8")

@@ -15,6 +15,8 @@ PREFIXES = (
     *(tags.EFFECTIVE_RANK, tags.NTK_RANK, tags.GRADIENT_SIMILARITY, tags.GAME_ROUTER_ENTROPY),
 )
 DRAWN_WINDOWS = ("immediate", "short")  # over training; longer ones change too slowly
+GAME_QUANTITIES = (tags.SELECTION_ENTROPY, tags.EFFECTIVE_EXPERTS, tags.SELECTION_SHIFT)
+"""How a single game selects its experts."""
 
 
 def all_curves(group: Group) -> list[Curve]:
@@ -62,28 +64,35 @@ def conflict_curves(group: Group, measure: str) -> Iterator[Curve | None]:
 def selection_numbers(group: Group) -> Iterator[tuple[str, str, list[str]]]:
     """How a group's games select experts: metric, game, and the tags whose mean it is.
 
-    Without a game it is of all games together; of the entropy, the mean over games.
+    Without a game it is of all games together; of what each game has of its own, the mean over games.
     """
     for window in DRAWN_WINDOWS:
-        entropies = {}
-        for task, game in enumerate(group.games):
-            entropies[game] = tags.task_selection(task, window, tags.SELECTION_ENTROPY)
-        yield entropy_metric(window), "", list(entropies.values())
-        for game, tag in entropies.items():
-            yield entropy_metric(window), game, [tag]
-        for tag in (*divergence_tags(window), *load_tags(window)):
+        for quantity in GAME_QUANTITIES:
+            of_game = {}
+            for task, game in enumerate(group.games):
+                of_game[game] = tags.task_selection(task, window, quantity)
+            yield game_metric(window, quantity), "", list(of_game.values())
+            for game, tag in of_game.items():
+                yield game_metric(window, quantity), game, [tag]
+        tags_of = (*divergence_tags(window), *information_tags(window), *load_tags(window))
+        for tag in tags_of:
             yield tag, "", [tag]
 
 
-def entropy_metric(window: str) -> str:
-    """What this report calls the entropy with which games select their experts."""
-    return f"{tags.EXPERTS}Details/{window}/{tags.SELECTION_ENTROPY}"
+def game_metric(window: str, quantity: str) -> str:
+    """What this report calls one of :data:`GAME_QUANTITIES`, whichever game it is of."""
+    return f"{tags.EXPERTS}Details/{window}/{quantity}"
 
 
 def divergence_tags(window: str) -> Iterator[str]:
     """Tags of how far the tasks are apart in the experts that they select, means over pairs."""
     for name in (tags.JENSEN_SHANNON, tags.TOTAL_VARIATION, tags.WASSERSTEIN):
         yield tags.divergence(window, "Avg", name)
+
+
+def information_tags(window: str) -> Iterator[str]:
+    """Tags of what a selection tells of its task."""
+    yield tags.expert_load(window, tags.MUTUAL_INFORMATION)
 
 
 def load_tags(window: str) -> Iterator[str]:

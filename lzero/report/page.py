@@ -11,7 +11,12 @@ from typing import Any
 from lzero.report.analysis_tables import ALL_LAYERS, conflict_rows, expert_rows
 from lzero.report.components import HEADLINE
 from lzero.report.noise import noise_tables
-from lzero.report.page_tables import comparison_tables, continual_table, table
+from lzero.report.page_tables import (
+    comparison_tables,
+    continual_table,
+    expert_analysis_tables,
+    table,
+)
 from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section
 from lzero.report.run_data import ABSENT, differing_fields
@@ -32,7 +37,7 @@ def page(study: Study, drawn: Sequence[tuple[Picture, Drawn]], notes: Sequence[s
     sections[Section.COMPARISON] += comparison_tables(study)
     sections[Section.CONTINUAL] += continual_table(study)
     sections[Section.CONFLICT] += _conflict_tables(study) + noise_tables(study)
-    sections[Section.EXPERTS] += _expert_table(study)
+    sections[Section.EXPERTS] += _expert_table(study) + expert_analysis_tables(study)
     links = dict.fromkeys(sections, "")
     for picture, content in drawn:
         sections[picture.section] += _figure(picture, content)

@@ -1,9 +1,9 @@
-"""Tables of the page: how one is written, and those of comparisons and continual learning."""
+"""Tables of the page: how one is written, and those of comparisons, continual learning and analysed experts."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from lzero.report import comparison, continual
+from lzero.report import comparison, continual, expert_files
 from lzero.report.paired import paired_rows
 from lzero.report.run_data import gather
 from lzero.report.statistics import LEVEL
@@ -98,3 +98,51 @@ def continual_table(study: Study) -> str:
         "turn. More in continual.csv."
     )
     return table(head, lines, texts=3, caption=caption)
+
+
+def expert_analysis_tables(study: Study) -> str:
+    """What is known of the experts of analysed checkpoints; empty without any."""
+    information: list[Sequence[str]] = []
+    effective = []
+    layers: dict[str, None] = {}
+    for row in expert_files.analysis_rows(study):
+        names = (row["group"], row["seed"])
+        if row["quantity"] == expert_files.INFORMATION:
+            cells = map(number, (row["value"], row["null_mean"], row["null_high"], row["p_value"]))
+            information.append((*names, str(row["layer"]), *cells))
+        elif row["quantity"] == expert_files.EFFECTIVE:
+            layer = f"layer {row['layer']}"
+            layers[layer] = None
+            effective.append(((*names, row["game"]), (layer, number(row["value"]))))
+    if not information:
+        return ""
+    head: tuple[str, ...] = ("experiment", "seed", "layer", "mutual information")
+    head += ("by chance", "95th percentile", "p")
+    caption = (
+        "What an expert tells of the game it is used by, in nats, in windows of a checkpoint's "
+        "replay; by chance: with the games permuted among the windows. More in expert_analysis.csv."
+    )
+    html = table(head, information, texts=3, caption=caption)
+    lines: list[Sequence[str]] = []
+    for place, cells_of in gather(effective).items():
+        of_layer = dict(cells_of)
+        lines.append((*place, *(of_layer.get(layer, "–") for layer in layers)))
+    caption = (
+        "Effective number of experts of each game: the exponential of its selection's entropy."
+    )
+    html += table(("experiment", "seed", "game", *layers), lines, texts=3, caption=caption)
+    lines = []
+    for row in expert_files.matching_rows(study):
+        numbers = (row["similarity"], row["null_mean"], row["null_high"], row["p_value"])
+        pair = (row["group"], row["first"], row["second"], str(row["layer"]))
+        lines.append((*pair, *map(number, numbers)))
+    if lines:
+        head = ("experiment", "seed", "and", "layer", "similarity")
+        head += ("by chance", "95th percentile", "p")
+        caption = (
+            "Do seeds send the same games to common experts? Share of selections that agree once "
+            "experts are paired as well as can be (Hungarian method); by chance: with the second "
+            "seed's games named anew. With fewer than four games nothing can be told."
+        )
+        html += table(head, lines, texts=4, caption=caption)
+    return html

@@ -29,6 +29,9 @@ PARTS = {
 """Of a feed-forward with experts, as a legend calls them."""
 MEANINGS = {
     tags.SELECTION_ENTROPY: "entropy of selection [nats]",
+    tags.EFFECTIVE_EXPERTS: "effective number of experts",
+    tags.SELECTION_SHIFT: "total variation since the last log",
+    tags.MUTUAL_INFORMATION: "mutual information of game and expert [nats]",
     tags.JENSEN_SHANNON: "Jensen–Shannon [nats]",
     tags.TOTAL_VARIATION: "total variation",
     tags.WASSERSTEIN: "Wasserstein",
@@ -127,14 +130,35 @@ def expert_panels(study: Study) -> list[Panel]:
 def entropy_panels(study: Study) -> list[Panel]:
     """A panel for each game, a row for each window."""
     panels = []
+    for panel in selection_panels(study, tags.SELECTION_ENTROPY):
+        uniform = {}
+        for number in _numbers_of_experts(study, panel.curves):
+            uniform[f"all {number} alike"] = math.log(number)
+        top = max([*uniform.values(), *(float(curve.mean.max()) for curve in panel.curves)])
+        panels.append(replace(panel, references=uniform, limits=(0.0, top)))
+    return panels
+
+
+def number_panels(study: Study) -> list[Panel]:
+    """Panels of the effective number of experts, from 1 to that of all."""
+    panels = []
+    for panel in selection_panels(study, tags.EFFECTIVE_EXPERTS):
+        most: dict[str, float] = {}
+        for number in _numbers_of_experts(study, panel.curves):
+            most[f"all {number}"] = number
+        top = max([*most.values(), *(float(curve.mean.max()) for curve in panel.curves)])
+        panels.append(replace(panel, references=most, limits=(1.0, top)))
+    return panels
+
+
+def selection_panels(study: Study, quantity: str) -> list[Panel]:
+    """A panel for each game, a row for each window, of how games select their experts."""
+    panels = []
     for window in logged.DRAWN_WINDOWS:
         for task in study.tasks:
-            curves = study.find_curves(logged.entropy_metric(window), task)
+            curves = study.find_curves(logged.game_metric(window, quantity), task)
             if curves:
-                uniform = _uniform_entropies(study, curves)
-                top = max([*uniform.values(), float(max(curve.mean.max() for curve in curves))])
-                title = f"{study.task_title(task)}, {window}"
-                panels.append(Panel(title, curves, uniform, limits=(0.0, top), row=window))
+                panels.append(Panel(f"{study.task_title(task)}, {window}", curves, row=window))
     return panels
 
 
@@ -273,14 +297,14 @@ def _on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
     return [replace(panel, limits=(low, high)) for panel in panels]
 
 
-def _uniform_entropies(study: Study, curves: Sequence[Curve]) -> dict[str, float]:
-    """Entropy of a game that uses all experts alike, for every number of experts in the curves."""
-    uniform = {}
+def _numbers_of_experts(study: Study, curves: Sequence[Curve]) -> list[int]:
+    """Those above 1 that the groups of curves have."""
+    numbers: dict[int, None] = {}
     for curve in curves:
         count = study.groups[study.labels.index(curve.group)].fields.get(NUM_EXPERTS)
         if isinstance(count, int) and count > 1:
-            uniform[f"all {count} alike"] = math.log(count)
-    return uniform
+            numbers[count] = None
+    return list(numbers)
 
 
 def _place_of_title(panel: Panel) -> tuple[bool, list[tuple[int, str]]]:

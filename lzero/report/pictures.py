@@ -273,6 +273,36 @@ PICTURES: tuple[Picture, ...] = (
         f"numbering gives another distance. {WINDOW_TEXT}",
     ),
     CurvePicture(
+        *("expert_number", Section.EXPERTS, "Effective number of experts of each game"),
+        panels.number_panels,
+        "experts",
+        LAYERS,
+        reading="The exponential of the entropy: how many experts, used alike, would have it. 1: "
+        f"the game always uses the same expert. {WINDOW_TEXT}",
+    ),
+    CurvePicture(
+        *("expert_information", Section.EXPERTS, "What an expert tells of the game it is used by"),
+        partial(panels.window_panels, tags_of=curves.information_tags),
+        caption=LAYERS,
+        reading="Mutual information of game and expert, games weighted equally: 0 where all games "
+        "use the experts alike, at most the smaller of ln(games) and ln(experts). Counts of few "
+        "selections give too much; what chance gives is in expert_information_null.png, if "
+        f"checkpoints were analysed. {WINDOW_TEXT}",
+    ),
+    CurvePicture(
+        *(
+            "expert_shift",
+            Section.EXPERTS,
+            "How far each game's selection moved since the last log",
+        ),
+        partial(panels.selection_panels, quantity=tags.SELECTION_SHIFT),
+        "total variation",
+        LAYERS,
+        reading="Share of a game's selections that go to other experts than at the log before. A "
+        "window that is longer than the time between two logs is still in part the same, so it can "
+        f"move by no more than that time's share of it. {WINDOW_TEXT}",
+    ),
+    CurvePicture(
         *("expert_load", Section.EXPERTS, "Load of the experts, all games together"),
         partial(panels.window_panels, tags_of=curves.load_tags),
         caption=LAYERS,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lzero import checks, tags
+from lzero.analysis.expert_analysis import ANALYSIS_FILE, ExpertAnalysis
 from lzero.config import nearest
 from lzero.config_fields import (
     FIELDS_NEWER_THAN_RUNS,
@@ -35,6 +36,7 @@ EVALUATION_PREFIX = "eval_"
 SEED_SUFFIX = re.compile(r"[_.-](s|seed)[_-]?\d+$", re.IGNORECASE)
 SHOWN_FIELDS = 3  # config fields that a label may hold
 NAME_RUNS = "name folders runs/{exp_name}"
+ANALYSE = "python -m lzero.entry.analyse_experts"
 ABSENT = "absent"  # how a label writes a field that an older run does not have
 
 
@@ -65,6 +67,8 @@ class RunData:
     arrays: Mapping[str, Mapping[int, Sequence[np.ndarray]]]
     # Env steps by game at the last line; empty where games have the same number of environments.
     game_env_steps: Mapping[str, int] = field(default_factory=dict)
+    # What ``lzero.entry.analyse_experts`` found in one of its checkpoints; None where nobody asked.
+    expert_analysis: ExpertAnalysis | None = None
 
     @property
     def name(self) -> str:
@@ -193,9 +197,26 @@ def read_run(path: Path) -> RunData:
     except ValueError as error:
         raise RunDataError(str(error)) from error
     try:
-        return _from_lines(path, fields, lines)
+        run = _from_lines(path, fields, lines)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDataError(f"{metrics} cannot be understood ({error!r})") from error
+    return replace(run, expert_analysis=_expert_analysis(run))
+
+
+def _expert_analysis(run: RunData) -> ExpertAnalysis | None:
+    file = run.path / ANALYSIS_FILE
+    if not file.is_file():
+        return None
+    try:
+        analysis = ExpertAnalysis.read(file)
+    except (OSError, ValueError) as error:
+        what = f"delete it, or make it again: {ANALYSE} {run.path}"
+        raise RunDataError(f"{file} cannot be read: {error}; {what}") from error
+    if analysis.games != run.games:
+        raise RunDataError(
+            f"{file} is of {', '.join(analysis.games)}, the run of {', '.join(run.games)}"
+        )
+    return analysis
 
 
 def group_runs(runs: Sequence[RunData], ignore: Sequence[str] = ()) -> tuple[Group, ...]:

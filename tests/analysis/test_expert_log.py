@@ -110,11 +110,12 @@ def expected_tags(num_tasks: int) -> set[str]:
                 tags.add(f"MOE_Details/Task{task}_{window}/ExpertSelection{name}")
             tags |= {
                 f"MOE_Details/Task{task}_{window}/{name}"
-                for name in ("TotalSelections", "DataPoints")
+                for name in ("TotalSelections", "DataPoints", "EffectiveExperts")
             }
         for name in (
             *("NumActiveTasks", "NumExperts", "ExpertUsageEntropy", "ExpertUsageEntropyNormalised"),
             *("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance"),
+            *("MutualInformation", "MutualInformationNormalised"),
         ):
             tags.add(f"MOE_Global/{window}/{name}")
         for quantity in MATRICES.values():
@@ -178,10 +179,14 @@ def test_numbers_are_those_of_a_naive_loop(logged):
             expected[tag + "ExpertSelectionVariance"] = (
                 None if row is None else ((row - 0.25) ** 2).mean()
             )
+            expected[tag + "EffectiveExperts"] = None if row is None else math.exp(entropy)
         usage, load = np.mean(list(rows.values()), axis=0), counts.sum(axis=0)
         usage_entropy = -sum(p * math.log(p) for p in usage if p)
         values = (len(rows), NUM_EXPERTS, usage_entropy, usage_entropy / math.log(NUM_EXPERTS))
         values += (load.argmax(), load.argmin(), sum(load == 0), load.max() / load.mean())
+        within = [-sum(p * math.log(p) for p in row if p) for row in rows.values()]
+        information = usage_entropy - np.mean(within)
+        values += (information, information / min(math.log(len(rows)), math.log(NUM_EXPERTS)))
         names = (
             "NumActiveTasks",
             "NumExperts",
@@ -189,6 +194,7 @@ def test_numbers_are_those_of_a_naive_loop(logged):
             "ExpertUsageEntropyNormalised",
         )
         names += ("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance")
+        names += ("MutualInformation", "MutualInformationNormalised")
         expected |= {
             f"MOE_Global/{window}/{name}": value for name, value in zip(names, values, strict=True)
         }
@@ -250,6 +256,29 @@ def test_pictures_show_the_matrices(monkeypatch, tmp_path):
     assert drawn["JS Divergence between tasks, long window"][-1] == (0.0, math.log(2))
 
 
+def test_what_was_logged_before_tells_how_far_each_task_moved(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        expert_log, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), dtype=np.uint8)
+    )
+    before, now = make_selection(seed=1), make_selection()
+    with RunLogger(tmp_path, is_main=True) as logger:
+        log_expert_selection(logger, now, TASKS, 160, 40, before=before)
+        with pytest.raises(ValueError, match=r"before has layers \[0\]: allowed are \[0, 2\]"):
+            log_expert_selection(logger, now, TASKS, 160, 40, before={0: before[0]})
+    row = read_metrics(tmp_path / "metrics.jsonl")[0]["metrics"]
+    for (place, window), task in itertools.product(enumerate(WINDOWS), range(len(TASKS))):
+        tag, of_layers = f"MOE_Details/Task{task}_{window}/SelectionShift", []
+        for layer in LAYERS:
+            p, q = (each[layer].frequencies[place, task] for each in (before, now))
+            is_known = not np.isnan(p + q).any()
+            of_layers.append(REFERENCES[total_variation_matrix](p, q) if is_known else None)
+            expected = of_layers[-1]
+            assert row[f"{tag}/layer{layer}"] == (
+                None if expected is None else pytest.approx(expected)
+            )
+        assert row[tag] == (None if None in of_layers else pytest.approx(np.mean(of_layers)))
+
+
 @pytest.mark.parametrize("empty", [False, True])
 def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
     monkeypatch.setattr(
@@ -266,7 +295,11 @@ def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
         for tag, value in row["metrics"].items()
     }
     assert expected_tags(1) <= set(metrics)
-    assert all(value is None for tag, value in metrics.items() if tag.startswith("MOE_Divergence/"))
+    assert all(
+        value is None
+        for tag, value in metrics.items()
+        if tag.startswith("MOE_Divergence/") or "MutualInformation" in tag
+    )
     assert metrics["MOE_Global/long/NumActiveTasks"] == (0 if empty else 1)
     assert (
         metrics["MOE_Global/long/DeadExperts"]

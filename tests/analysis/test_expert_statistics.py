@@ -315,6 +315,25 @@ def test_unknown_tasks_and_layers_are_refused():
         )
 
 
+def test_what_was_logged_is_part_of_the_state():
+    transformer, resumed = make_transformer(), make_transformer()
+    update(transformer, [0, 1])
+    recorder = transformer.recorder
+    recorder.logged = recorder.reduced()
+    update(transformer, [2])
+    resumed.recorder.load_state(recorder.state())
+    assert resumed.recorder.logged.keys() == {0, 1}
+    for layer, logged in recorder.logged.items():
+        assert_same(resumed.recorder.logged[layer], logged)
+        assert not np.array_equal(logged.counts, recorder.reduced()[layer].counts)
+    with pytest.raises(ValueError, match=r"layer0.logged has shape \(2, 3\)"):
+        resumed.recorder.load_state(recorder.state() | {"layer0.logged": torch.ones(2, 3)})
+    recorder.reset()
+    assert recorder.logged == {}
+    resumed.recorder.load_state(recorder.state())
+    assert resumed.recorder.logged == {}, "an earlier checkpoint, or one before the first log"
+
+
 TASKS_OF_UPDATE = [([0, 1], [1, 2]), ([0], [0]), ([1, 1], [2]), ([2], [1, 1, 1])]
 """Tasks of each rank's sequences in each update."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lzero.analysis.ablation import parts_of, resampled_means, switched_off, with_interval
 from lzero.analysis.aggregation import Aggregator
 from lzero.analysis.conflict import (
     GradientConflict,
@@ -18,6 +19,7 @@ from lzero.analysis.conflict import (
 )
 from lzero.analysis.conflict_log import log_gradient_conflicts
 from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.expert_analysis import ExpertAnalysis
 from lzero.analysis.expert_log import (
     js_divergence_matrix,
     log_expert_selection,
@@ -39,14 +41,25 @@ from lzero.analysis.plasticity import (
     parameter_norms,
 )
 from lzero.analysis.points import ActivationPoint, ParameterPoint, captured, expert_points
+from lzero.analysis.specialisation import (
+    assignment_shift,
+    effective_number,
+    match_experts,
+    matching_null,
+    mutual_information,
+    router_null,
+)
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
+from lzero.config import MoEConfig
 from lzero.distributed import Distributed
 from lzero.logging import RunLogger
+from lzero.nn.moe import MoELayer
 from tests.bad_calls.bad import Bad
 
 G = torch.eye(2)
 LINEAR = nn.Linear(2, 2)
 EVEN = np.full((2, 4), 0.25)
+RNG = np.random.default_rng(0)
 
 
 def conflict() -> GradientConflict:
@@ -65,6 +78,16 @@ def statistics(tasks: Any = 2, experts: Any = 4, **settings: Any) -> ExpertSelec
 def selection(experts: int = 4) -> ExpertSelection:
     counts = np.ones((1, 2, experts), np.int64)
     return ExpertSelection(("short",), counts, np.ones((1, 2), np.int64))
+
+
+def null(counts: Any = EVEN, task: Any = (0, 1), **settings: Any) -> object:
+    settings = {"permutations": 3, "rng": RNG} | settings
+    return router_null(counts, task, 2, **settings)
+
+
+def switch_off(part: str) -> None:
+    with switched_off(MoELayer(MoEConfig(num_experts=2), 8, 2), part):
+        pass
 
 
 def task_gradients(loss: torch.Tensor, points: Any, activations: Any = ()) -> TaskGradients:
@@ -289,6 +312,67 @@ CASES = {
         ),
         r"selection\[1\].*\(1, 2, 5\)",
     ),
+    "selection logged after a list": Bad(
+        lambda folder: log_expert_selection(
+            logger(folder), {0: selection()}, ["x", "y"], 0, 0, before=[selection()]
+        ),
+        r"before=\[",
+        TypeError,
+    ),
+    "selection logged after other experts": Bad(
+        lambda folder: log_expert_selection(
+            logger(folder), {0: selection()}, ["x", "y"], 0, 0, before={0: selection(5)}
+        ),
+        r"before.*\(1, 1, 2, 5\)",
+    ),
+    "information of a list": Bad(
+        lambda: mutual_information([[1, 2]]), r"counts=\[\[1, 2\]\]", TypeError
+    ),
+    "information of one axis": Bad(lambda: mutual_information(np.ones(3)), r"counts.*\(3,\)"),
+    "information of fewer than none": Bad(lambda: mutual_information(-EVEN), "counts has -0.25"),
+    "information of no numbers": Bad(
+        lambda: mutual_information(np.full((2, 2), np.nan)), r"counts\[0, 0\]=nan"
+    ),
+    "information by other weights": Bad(
+        lambda: mutual_information(EVEN, weights="tokens"), "weights='tokens'"
+    ),
+    "information of no draws": Bad(lambda: mutual_information(EVEN, draws=0), "draws has 0"),
+    "effective number of a number": Bad(lambda: effective_number(3), "counts=3", TypeError),
+    "shift to other experts": Bad(
+        lambda: assignment_shift(EVEN, np.ones((2, 5))), r"after.*\(2, 5\)"
+    ),
+    "experts matched with others": Bad(
+        lambda: match_experts(EVEN, np.ones((2, 5))), r"second.*\(2, 5\)"
+    ),
+    "experts matched by no task": Bad(
+        lambda: match_experts(EVEN, np.zeros((2, 4))), "first and second have no task"
+    ),
+    "experts matched with a seed": Bad(
+        lambda: matching_null(EVEN, EVEN, permutations=3, rng=0), "rng=0", TypeError
+    ),
+    "experts matched with no naming": Bad(
+        lambda: matching_null(EVEN, EVEN, permutations=0, rng=RNG), "permutations=0"
+    ),
+    "null of no permutation": Bad(lambda: null(permutations=0), "permutations=0"),
+    "null of a task beyond the last": Bad(lambda: null(task=[0, 2]), "task spans 0 to 2"),
+    "null of too few tasks": Bad(lambda: null(task=[0]), r"task.*\(1,\)"),
+    "null of half tasks": Bad(lambda: null(task=[0.5, 1.0]), "task=", TypeError),
+    "null of one window": Bad(lambda: null(EVEN[:1], [0]), "counts has 1 windows"),
+    "null of a seed": Bad(lambda: null(rng=3), "rng=3", TypeError),
+    "parts of no mixture": Bad(lambda: parts_of(LINEAR), "layer=Linear", TypeError),
+    "a part switched off that is not there": Bad(
+        lambda: switch_off("expert_9"), "part='expert_9': allowed are expert_0"
+    ),
+    "means of other windows": Bad(
+        lambda: resampled_means(np.ones((1, 2, 3)), np.ones((2, 4)), resamples=1, rng=RNG),
+        r"counts.*\(2, 4\)",
+    ),
+    "means of fewer than no draws": Bad(
+        lambda: resampled_means(np.ones((1, 2, 3)), np.ones((2, 3)), resamples=-1, rng=RNG),
+        "resamples=-1",
+    ),
+    "interval of means in a list": Bad(lambda: with_interval([1.0]), r"means=\[1.0\]", TypeError),
+    "analysis read from a number": Bad(lambda: ExpertAnalysis.read(3), "file=3", TypeError),
     "task gradients of no loss": Bad(
         lambda: TaskGradients.of(list(LINEAR.parameters()), [], {}, []), "losses"
     ),

@@ -29,6 +29,7 @@ from lzero.config_sections import nearest_divisor
 from lzero.device import resolve_device, resolve_precision
 from lzero.distributed import Distributed, LaunchError, init_distributed, split_evenly
 from lzero.entry import train_unizero_multitask_segment_ddp
+from lzero.entry.analyse_experts import analyse_experts
 from lzero.entry.checkpointing import RunError
 from lzero.entry.cli import parse, with_overrides
 from lzero.entry.eval_unizero_multitask import (
@@ -37,10 +38,12 @@ from lzero.entry.eval_unizero_multitask import (
     load_policy,
 )
 from lzero.entry.evaluation import VideoFile
+from lzero.entry.replay_files import open_replay
 from lzero.entry.shards import assign_tasks
 from lzero.envs.domain import with_domain_settings
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.targets import value_targets
+from lzero.replay.buffer import saved_layout
 from tests.bad_calls.bad import Bad
 from zoo.catch.config.presets import presets
 
@@ -304,6 +307,30 @@ CASES = {
         lambda folder: eval_unizero_multitask(folder, device="tpu"), "device='tpu'"
     ),
     "evaluate a number": Bad(lambda: eval_unizero_multitask(3), "path=3", TypeError),
+    "analyse nothing": Bad(
+        lambda folder: analyse_experts(folder / "none"), "none does not", CheckpointError
+    ),
+    "analyse a number": Bad(lambda: analyse_experts(3), "path=3", TypeError),
+    "analyse one window": Bad(lambda folder: analyse_experts(folder, windows=1), "windows=1"),
+    "analyse half a window": Bad(
+        lambda folder: analyse_experts(folder, windows=2.5), "windows=2.5", TypeError
+    ),
+    "analyse fewer than no episodes": Bad(
+        lambda folder: analyse_experts(folder, episodes=-1), "episodes=-1"
+    ),
+    "analyse without permutations": Bad(
+        lambda folder: analyse_experts(folder, permutations=0), "permutations=0"
+    ),
+    "analyse with a negative seed": Bad(lambda folder: analyse_experts(folder, seed=-1), "seed=-1"),
+    "analyse on an unknown device": Bad(
+        lambda folder: analyse_experts(folder, device="tpu"), "device='tpu'"
+    ),
+    "layout of no replay": Bad(
+        lambda folder: saved_layout(folder, suffix="rank"), "replay-rank", FileNotFoundError
+    ),
+    "replay of no checkpoint": Bad(
+        lambda folder: open_replay(folder, tiny()), "manifest.json is missing", CheckpointError
+    ),
     "find no checkpoint": Bad(find_checkpoint, "holds no checkpoint", CheckpointError),
     "load no checkpoint": Bad(
         lambda folder: load_policy(folder / "none"), "none: no such", CheckpointError

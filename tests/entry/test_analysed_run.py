@@ -26,7 +26,10 @@ MOE_COMPONENTS = DENSE_COMPONENTS | {
     for part in ("shared_expert", "router", *(f"expert_{expert}" for expert in range(EXPERTS)))
     for layer in range(LAYERS)
 }
-DETAILS = ("ExpertSelectionEntropy", "ExpertSelectionVariance", "TotalSelections", "DataPoints")
+DETAILS = (
+    *("ExpertSelectionEntropy", "ExpertSelectionVariance", "TotalSelections", "DataPoints"),
+    *("EffectiveExperts", "SelectionShift"),
+)
 OVERALL = (
     "NumActiveTasks",
     "NumExperts",
@@ -35,6 +38,7 @@ OVERALL = (
     "LeastUsedExpert",
     "DeadExperts",
     "LoadImbalance",
+    "MutualInformation",
 )
 DISTANCES = ("JS_Divergence", "TV_Distance", "Wasserstein_Distance")
 PHASES = ("collect", "search", "env", "sample", "learn", "analyse", "log")
@@ -166,6 +170,21 @@ def test_expert_windows_go_on_when_a_run_is_continued(run, events):
             assert values == [
                 per_update * step for step in range(INTERVAL, train_iter + 1, INTERVAL)
             ]
+
+
+@pytest.mark.parametrize("run", [True], ids=["moe"], indirect=True)
+def test_the_shift_goes_on_when_a_run_is_continued(run, events):
+    """From the second log on, over the place where the run was stopped: windows only grow here, so they share selections."""
+    _, config, train_iter = run
+    logs = list(range(INTERVAL, train_iter + 1, INTERVAL))
+    assert len(logs) > 2
+    for window in WINDOWS:
+        values = [
+            event.value for event in events.Scalars(f"MOE_Details/Task0_{window}/SelectionShift")
+        ]
+        assert len(values) == len(logs) - 1
+        for number, value in enumerate(values, start=1):
+            assert 0 <= value <= INTERVAL / logs[number] + 1e-6
 
 
 def test_plasticity_and_phase_times_are_there(run, events):

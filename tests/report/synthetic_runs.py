@@ -108,8 +108,12 @@ def selection(
         for task in range(tasks):
             scalars[f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy"] = entropy[task]
             scalars[f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy/layer0"] = 77.0
+            scalars[f"MOE_Details/Task{task}_{window}/EffectiveExperts"] = np.exp(entropy[task])
+            if progress > 0.1:  # at the first log there is nothing to compare with
+                scalars[f"MOE_Details/Task{task}_{window}/SelectionShift"] = rng.random()
         scalars[f"MOE_Global/{window}/ExpertUsageEntropy"] = entropy.max()
         scalars[f"MOE_Global/{window}/DeadExperts"] = float(rng.integers(2))
+        scalars[f"MOE_Global/{window}/MutualInformation"] = entropy.max() - entropy.mean()
         scalars[f"MOE_Global/{window}/LoadImbalance"] = experts * p.mean(axis=1).max()
         for name in ("JS_Divergence", "TV_Distance", "Wasserstein_Distance"):
             scalars[f"MOE_Divergence/{window}_Avg{name}"] = distance.mean()

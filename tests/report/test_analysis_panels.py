@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lzero.logging import RunLogger
-from lzero.report.curves import DRAWN_WINDOWS, divergence_tags, load_tags
+from lzero.report.curves import DRAWN_WINDOWS, divergence_tags, information_tags, load_tags
 from lzero.report.figures import arrange
 from lzero.report.panels import (
     average_panels,
@@ -15,6 +15,8 @@ from lzero.report.panels import (
     expert_legend,
     expert_panels,
     group_legend,
+    number_panels,
+    selection_panels,
     tag_panels,
     window_panels,
 )
@@ -142,6 +144,15 @@ def test_expert_selection_has_a_row_for_each_window(study):
     assert group_legend(study, panels) == {"moe": "2 seeds", "dense": None}, (
         "dense has no experts, which is said elsewhere"
     )
+    shifts = selection_panels(study, "SelectionShift")
+    assert [panel.title for panel in shifts] == [panel.title for panel in panels]
+    assert {len(panel.curves[0].env_step) for panel in shifts} == {9}, "none at the first log"
+    for panel in number_panels(study):
+        assert panel.references == {"all 4": 4} and panel.limits == (1.0, 4)
+    information = window_panels(study, information_tags)
+    assert [panel.curves[0].metric for panel in information] == [
+        f"MOE_Global/{window}/MutualInformation" for window in DRAWN_WINDOWS
+    ]
     for tags_of in (divergence_tags, load_tags):
         panels = window_panels(study, tags_of)
         assert arrange(panels) == [(row, number) for row in (0, 1) for number in range(3)]

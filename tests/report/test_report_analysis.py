@@ -93,7 +93,11 @@ def test_every_figure_and_table_is_there_and_on_the_page(report):
 def test_what_dense_runs_cannot_have_is_said_once(report):
     notes = (report / "notes.txt").read_text().splitlines()
     about_experts = [note for note in notes if "expert" in note]
-    assert len(about_experts) == 2
+    assert len(about_experts) == 3
+    assert (
+        "expert_information_null.png, expert_ablation.png are not drawn: no run has expert_analysis.json; "
+        "type python -m lzero.entry.analyse_experts RUN" in notes
+    )
     assert (
         "no expert selection of dense: the feed-forward is a dense MLP (model.moe.enabled is false)"
         in notes
@@ -171,6 +175,7 @@ def test_a_report_of_dense_runs_has_no_expert_figures(runs, tmp_path, caplog, mo
     made = {path.name for path in tmp_path.iterdir()}
     missing = names([picture.name for picture in PICTURES]) - made
     of_experts = ["entropy", "divergence", "load", "similarity", "selection"]
+    of_experts += ["number", "information", "shift"]
     assert missing == names(
         ["conflict_experts", "router_entropy", *(f"expert_{name}" for name in of_experts)]
     )
