@@ -1,12 +1,18 @@
 """Gradient conflict in the logs: scores, whole matrices, heatmaps."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from lzero import checks, tags
-from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
-from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.conflict import (
+    ColorLimit,
+    GradientConflict,
+    check_color_limit,
+    log_gradient_conflict_heatmaps,
+)
+from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.logging import RunLogger
 
 
@@ -18,7 +24,8 @@ def log_gradient_conflicts(
     train_iter: int,
     *,
     is_main: bool = True,
-    drawing: DrawingBudget | None = None,
+    drawing: PictureSchedule | None = None,
+    limit: ColorLimit = 1.0,
 ) -> None:
     """Log conflicts: scores as scalars, cosines and gradient norms whole (JSONL), heatmaps
     (TensorBoard).
@@ -30,11 +37,12 @@ def log_gradient_conflicts(
         env_step: env steps per game so far.
         train_iter: updates so far.
         is_main: whether this rank logs; the others return at once.
-        drawing: how much time the heatmaps may take; None always draws.
+        drawing: when heatmaps are drawn; None draws now.
+        limit: of their colours, see :func:`~lzero.analysis.conflict.gradient_conflict_heatmap`.
 
     Raises:
-        TypeError: if ``logger`` or ``conflicts`` are others.
-        ValueError: if there is not one name per task.
+        TypeError: if ``logger``, ``conflicts`` or ``limit`` are others.
+        ValueError: if there is not one name per task, or ``limit`` is another number or text.
     """
     if not is_main:
         return
@@ -42,6 +50,7 @@ def log_gradient_conflicts(
     checks.mapping("conflicts", conflicts, "GradientConflict by component")
     for conflict in conflicts.values():
         checks.names("task_names", task_names, len(conflict.valid))
+    check_color_limit(limit)
     scalars: dict[str, float] = {}
     arrays: dict[str, np.ndarray] = {}
     for component, conflict in conflicts.items():
@@ -56,6 +65,7 @@ def log_gradient_conflicts(
         }
     logger.scalars(scalars, env_step, train_iter)
     logger.arrays(arrays, env_step, train_iter)
-    with (drawing or DrawingBudget(1.0)).spending() as granted:
-        if granted:
-            log_gradient_conflict_heatmaps(logger, conflicts, task_names, env_step)
+    draw = partial(
+        log_gradient_conflict_heatmaps, logger, conflicts, task_names, env_step, limit=limit
+    )
+    (drawing or PictureSchedule(DrawingBudget(1.0))).offer(env_step, draw)

@@ -70,13 +70,17 @@ def log_update(run: "Run", result: LearnResult, windows: "ReplayWindows") -> Non
     if result.grams:
         with run.timer("analyse"):
             conflicts = result.conflicts()
-        drawing = run.drawing["conflict"]
+        run.measured["conflict"] = env_steps
         log_gradient_conflicts(
-            run.logger, conflicts, games, env_steps, train_iter, is_main=is_main, drawing=drawing
+            *(run.logger, conflicts, games, env_steps, train_iter),
+            is_main=is_main,
+            drawing=run.drawing["conflict"],
+            limit=run.config.policy.conflict_color_limit,
         )
     if train.moe_log_interval and train_iter % train.moe_log_interval == 0:
         with run.timer("analyse"):
             selection = run.policy.expert_statistics.reduced()
+        run.measured["experts"] = env_steps
         drawing = run.drawing["experts"]
         log_expert_selection(
             run.logger, selection, games, env_steps, train_iter, is_main=is_main, drawing=drawing
