@@ -4,7 +4,7 @@ Impossible combinations are refused before anything starts. ``config.json`` in a
 seed, reproduces it.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -213,6 +213,9 @@ class PolicyConfig(Section):
     """Share of sampled windows whose policy targets are searched anew with the target network."""
     gradient_conflict_interval: int = Field(200, ge=0)
     """Updates between two measurements of the gradient conflict between games; 0 measures never."""
+    conflict_color_limit: Literal["auto"] | Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """|cosine| from which on heatmaps of the conflict have their strongest colours; ``auto`` takes the
+    largest between two games, in each picture anew: for small cosines."""
     gradient_aggregator: Literal["mean", "pcgrad", "cagrad", "upgrad"] = "mean"
     """How the games' gradients become one; all but ``mean`` need the package torchjd and an
     update game by game."""

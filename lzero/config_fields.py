@@ -10,6 +10,7 @@ NOT_LEARNING = (
     "output_dir",
     "env.num_eval_envs",
     "policy.gradient_conflict_interval",
+    "policy.conflict_color_limit",
     "policy.profile",
     "policy.replay.on_disk",
     "policy.optimiser.max_skipped_updates",

@@ -4,7 +4,7 @@ The defaults are those of PureJaxRL's MinAtar recipe (Lu et al. 2022), where it 
 this is made for (arXiv 2406.18420) prints no table of settings that we know: what it may do otherwise is not known here.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -73,6 +73,9 @@ class PPOConfig(Section):
     """Evaluate with the likeliest action instead of a drawn one."""
     gradient_conflict_interval: int = Field(320, ge=0)
     """Updates between two measurements of the gradient conflict between games; 0 measures never."""
+    conflict_color_limit: Literal["auto"] | Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """|cosine| from which on heatmaps of the conflict have their strongest colours; ``auto`` takes the largest between two
+    games, in each picture anew: for small cosines."""
     probe_observations: PositiveInt = 64
     """Observations of random play, shared out over the games, on which effective ranks are measured."""
     profile: ProfileConfig = ProfileConfig()

@@ -249,6 +249,18 @@ BAD_CASES = {
     "choice": ({"device": "gpu"}, "device", "'gpu'", "'auto', 'cpu' or 'cuda'"),
     "range": ({"policy": {"discount": 1.5}}, "policy.discount", "1.5", "less than or equal to 1"),
     "zero": ({"env": {"num_envs": 0}}, "env.num_envs", "0", "greater than 0"),
+    "colours up to nothing": (
+        {"policy": {"conflict_color_limit": 0.0}},
+        *("policy.conflict_color_limit", "greater than 0"),
+    ),
+    "colours beyond any cosine": (
+        {"policy": {"conflict_color_limit": 1.5}},
+        *("policy.conflict_color_limit", "less than or equal to 1"),
+    ),
+    "colours up to another word": (
+        {"policy": {"conflict_color_limit": "largest"}},
+        *("policy.conflict_color_limit", "'auto'"),
+    ),
     "type": ({"policy": {"batch_size": "many"}}, "policy.batch_size", "'many'", "valid integer"),
     "empty name": ({"exp_name": ""}, "exp_name", "at least 1 character"),
     "no section": ({"model": None}, "model", "None"),

@@ -1,15 +1,21 @@
 """Gradient conflict in the logs: scores, whole matrices, heatmaps."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lzero import checks, tags
-from lzero.analysis.conflict import GradientConflict, log_gradient_conflict_heatmaps
+from lzero.analysis.conflict import (
+    ColorLimit,
+    GradientConflict,
+    check_color_limit,
+    log_gradient_conflict_heatmaps,
+)
 from lzero.analysis.conflict_parts import conflict_shares, matched_conflict, parts_by_layer
-from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.logging import RunLogger
 
 
@@ -21,7 +27,8 @@ def log_gradient_conflicts(
     train_iter: int,
     *,
     is_main: bool = True,
-    drawing: DrawingBudget | None = None,
+    drawing: PictureSchedule | None = None,
+    limit: ColorLimit = 1.0,
 ) -> None:
     """Log conflicts: scores as scalars, cosines, gradient norms and those of the halves whole
     (JSONL), heatmaps (TensorBoard). What the parts of a layer have of its conflict is logged beside
@@ -34,11 +41,12 @@ def log_gradient_conflicts(
         env_step: env steps per game so far.
         train_iter: updates so far.
         is_main: whether this rank logs; the others return at once.
-        drawing: how much time the heatmaps may take; None always draws.
+        drawing: when heatmaps are drawn; None draws now.
+        limit: of their colours, see :func:`~lzero.analysis.conflict.gradient_conflict_heatmap`.
 
     Raises:
-        TypeError: if ``logger`` or ``conflicts`` are others.
-        ValueError: if there is not one name per task.
+        TypeError: if ``logger``, ``conflicts`` or ``limit`` are others.
+        ValueError: if there is not one name per task, or ``limit`` is another number or text.
     """
     if not is_main:
         return
@@ -46,12 +54,14 @@ def log_gradient_conflicts(
     checks.mapping("conflicts", conflicts, "GradientConflict by component")
     for conflict in conflicts.values():
         checks.names("task_names", task_names, len(conflict.valid))
+    check_color_limit(limit)
     scalars, arrays = conflict_numbers(conflicts)
     logger.scalars(scalars, env_step, train_iter)
     logger.arrays(arrays, env_step, train_iter)
-    with (drawing or DrawingBudget(1.0)).spending() as granted:
-        if granted:
-            log_gradient_conflict_heatmaps(logger, conflicts, task_names, env_step)
+    draw = partial(
+        log_gradient_conflict_heatmaps, logger, conflicts, task_names, env_step, limit=limit
+    )
+    (drawing or PictureSchedule(DrawingBudget(1.0))).offer(env_step, draw)
 
 
 def conflict_numbers(

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import entr, rel_entr
 
 from lzero import checks, tags
-from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.analysis.expert_statistics import ExpertSelection
 from lzero.analysis.heatmap import heatmap_image
 from lzero.analysis.specialisation import (
@@ -211,7 +211,7 @@ def log_expert_selection(
     train_iter: int,
     *,
     is_main: bool = True,
-    drawing: DrawingBudget | None = None,
+    drawing: PictureSchedule | None = None,
     before: Mapping[int, ExpertSelection] | None = None,
 ) -> None:
     """Log the expert selection of all layers: scalars, matrices (JSONL) and pictures (TensorBoard).
@@ -228,7 +228,7 @@ def log_expert_selection(
         env_step: env steps per game so far.
         train_iter: updates so far.
         is_main: whether this rank logs; the others return at once.
-        drawing: how much time the pictures may take; None always draws.
+        drawing: when pictures are drawn; None draws now.
         before: ``selection`` as it was last logged; without one, nothing is said of a shift.
 
     Raises:
@@ -253,10 +253,12 @@ def log_expert_selection(
         )
     logger.scalars(dict(_scalars(stacked, of_tasks, similarity)), env_step, train_iter)
     logger.arrays(dict(_arrays(stacked, similarity)), env_step, train_iter)
-    with (drawing or DrawingBudget(1.0)).spending() as granted:
-        if granted:
-            for tag, picture in _pictures(stacked, similarity, task_names):
-                logger.add_image(tag, picture, env_step)
+
+    def draw() -> None:
+        for tag, picture in _pictures(stacked, similarity, task_names):
+            logger.add_image(tag, picture, env_step)
+
+    (drawing or PictureSchedule(DrawingBudget(1.0))).offer(env_step, draw)
 
 
 def _counts_of(before: Mapping[int, ExpertSelection], now: _Selection) -> np.ndarray:

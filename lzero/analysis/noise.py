@@ -13,7 +13,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from lzero import checks
@@ -151,6 +150,8 @@ def jackknife_interval(
 
     Source: Tukey's jackknife of a ratio (Miller, The jackknife — a review, 1974), with Student's t of K − 1.
     """
+    from scipy.special import stdtrit  # takes half a second to load
+
     number = len(products)
     if number < 2:
         return np.nan, np.nan

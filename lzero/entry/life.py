@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from lzero import tags
-from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import Experiment
 from lzero.entry import faults
@@ -34,7 +34,7 @@ from lzero.worker.score_table import ScoreTable
 
 logger = logging.getLogger(__name__)
 
-# Of a run's time that the pictures of one subject may take; numbers are always logged.
+# Of a run's time that the pictures of one subject may take, those aside that are always drawn; numbers are always logged.
 DRAWING_SHARE = 0.02
 
 Stage = Literal["collect", "learn", "evaluate"]
@@ -57,6 +57,8 @@ class RunLife(ABC):
             ``EnvConfig.game_env_steps``.
         stage: of the round under way: ``collect``, ``learn`` or ``evaluate``.
         before: env steps when the round began.
+        measured: env steps of the last measurement by subject, ``conflict`` and ``experts``.
+        drawing: when measurements of a subject are drawn.
     """
 
     config: Experiment
@@ -84,6 +86,7 @@ class RunLife(ABC):
         self.env_steps = 0
         self.before = 0
         self.stage: Stage = "collect"
+        self.measured: dict[str, int] = {}
         self.last_returns: dict[str, float] = {}
         self.checkpoint_size: dict[str, float] = {}  # of the newest one, until it is logged
         self._score: tuple[int, float] | None = None  # env steps and score of the last evaluation
@@ -126,7 +129,11 @@ class RunLife(ABC):
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
 
         self.rates = RateMeter(self.of_all_games(self.env_steps), self.policy.train_iter)
-        self.drawing = {name: DrawingBudget(DRAWING_SHARE) for name in ("conflict", "experts")}
+        self.drawing = {}
+        for subject in ("conflict", "experts"):
+            # a run that was stopped has drawn its last measurement, and may go on at the same env steps
+            drawn_step = self.measured.get(subject)
+            self.drawing[subject] = PictureSchedule(DrawingBudget(DRAWING_SHARE), drawn_step)
         self.watch()
         self.evaluator = GameEvaluator(config, self.player, self.dist, self.share, self._stop)
         self.progress = TrainingProgress(
@@ -157,6 +164,7 @@ class RunLife(ABC):
             "env_steps": self.env_steps,
             "before": self.before,
             "stage": self.stage,
+            "measured": self.measured,
             "last_returns": self.last_returns,
             "reward_rate": self.reward_rate.state(),
         }
@@ -168,6 +176,7 @@ class RunLife(ABC):
             state["before"],
             state["stage"],
         )
+        self.measured = dict(state.get("measured", {}))  # earlier checkpoints do not say it
         self.last_returns = state["last_returns"]
         self.reward_rate.load(state["reward_rate"])
 
@@ -319,7 +328,7 @@ class RunLife(ABC):
                 self.save()
 
     def evaluate(self, *, video: bool = False) -> ScoreTable:
-        """Evaluate all games and log the table; with ``video`` also film one episode of each."""
+        """Evaluate all games, log the table and draw the last measurements; with ``video`` also film one episode of each."""
         directory = self.config.run_dir / "videos" if video else None
         table = self.evaluator.run(
             [self.seed, self.env_steps], self.config.train.eval_episodes, directory
@@ -332,7 +341,14 @@ class RunLife(ABC):
         self.logger.arrays(scores, self.env_steps, self.policy.train_iter)
         if self.dist.is_main:
             self.progress.show(table.render(f"evaluation at {self.env_steps:,} env steps per game"))
+        self.draw_latest()
         return table
+
+    def draw_latest(self) -> None:
+        """Draw each subject's last measurement, unless it has been; rank 0 alone has any."""
+        with self.timer("log"):
+            for drawing in self.drawing.values():
+                drawing.draw_latest()
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Write numbers at the run's env steps and updates."""

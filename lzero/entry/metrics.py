@@ -70,9 +70,12 @@ def log_update(run: "Run", result: LearnResult, windows: "ReplayWindows") -> Non
     if result.measured is not None:
         with run.timer("analyse"):
             conflicts = result.conflicts()
-        drawing = run.drawing["conflict"]
+        run.measured["conflict"] = env_steps
         log_gradient_conflicts(
-            run.logger, conflicts, games, env_steps, train_iter, is_main=is_main, drawing=drawing
+            *(run.logger, conflicts, games, env_steps, train_iter),
+            is_main=is_main,
+            drawing=run.drawing["conflict"],
+            limit=run.config.policy.conflict_color_limit,
         )
     if train.moe_log_interval and train_iter % train.moe_log_interval == 0:
         log_experts(run)
@@ -83,6 +86,7 @@ def log_experts(run: "RunLife") -> None:
     statistics = run.policy.expert_statistics
     with run.timer("analyse"):
         selection = statistics.reduced()
+    run.measured["experts"] = run.env_steps
     log_expert_selection(
         run.logger,
         selection,

@@ -41,6 +41,7 @@ def log_updates(run: "PPORun", result: PPOResult, first: int) -> None:
     if result.measured is not None:
         with run.timer("analyse"):
             conflicts = result.conflicts()
+        run.measured["conflict"] = env_steps
         log_gradient_conflicts(
             run.logger,
             conflicts,
@@ -49,6 +50,7 @@ def log_updates(run: "PPORun", result: PPOResult, first: int) -> None:
             train_iter,
             is_main=is_main,
             drawing=run.drawing["conflict"],
+            limit=run.config.policy.conflict_color_limit,
         )
     if run.policy.mixtures and _crossed(train.moe_log_interval, first, train_iter):
         # the logs know layers by number: their order is that of ``policy.mixtures``

@@ -104,6 +104,7 @@ def train_to_end(
             one_round(run, limit)
     except AskedToStopError:
         run.save()
+        run.draw_latest()  # last: whoever ends the process now loses pictures alone
         raise stop.stopped(f"stopped at {run.env_steps:,} of {limit:,} env steps {unit}") from None
     return _finish(run, stop)
 
@@ -117,6 +118,7 @@ def _finish(run: RunLife, stop: StopRequest) -> TrainResult:
     try:
         table = run.evaluate(video=run.config.train.video)
     except AskedToStopError:
+        run.draw_latest()
         raise stop.stopped("stopped in the last evaluation") from None
     result = TrainResult(
         run_dir=run.config.run_dir,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lzero.analysis import conflict as conflict_module
 from lzero.analysis.conflict import (
     GradientConflict,
     compute_gradient_conflict_distributed,
@@ -266,3 +267,47 @@ def test_pictures_are_logged_by_component():
     ]
     for _, image, _ in pictures.added:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] == 3
+
+
+def conflict_of(*cosines: float) -> GradientConflict:
+    """Of three tasks whose pairs (0, 1), (0, 2), (1, 2) have these cosines."""
+    gram = torch.eye(3, dtype=torch.float64)
+    gram[[0, 0, 1], [1, 2, 2]] = gram[[1, 2, 2], [0, 0, 1]] = torch.tensor(cosines).double()
+    return GradientConflict.from_gram(gram)
+
+
+@pytest.mark.parametrize(
+    ("conflict", "largest"),
+    [
+        (conflict_of(0.02, -0.05, 0.01), 0.05),
+        (conflict_of(1.0, 0.5, 0.2), 1.0),
+        (conflict_of(0.0, 1e-3, 0.0), 1e-3),
+        (conflict_of(0.0, 0.0, 0.0), 1.0),
+        (conflict_of(1e-9, -1e-9, 0.0), 1.0),  # what single precision leaves of nothing
+        (compute_gradient_conflicts([torch.tensor([1.0, 0.1]), None, torch.tensor([0.0, 1.0])]), 0.1 / 1.01**0.5),
+        (compute_gradient_conflicts([torch.ones(2)]), 1.0),
+        (compute_gradient_conflicts([None, None]), 1.0),
+    ],
+)  # fmt: skip
+def test_an_automatic_limit_is_the_largest_cosine_between_two_tasks(conflict, largest, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(conflict_module, "heatmap_image", lambda *_, **style: asked.update(style))
+    tasks = ["a", "b", "c"][: len(conflict.valid)]
+    gradient_conflict_heatmap(conflict, tasks, "", limit="auto")
+    assert asked["limits"] == pytest.approx((-largest, largest), rel=1e-6)
+    assert asked["bar_note"] == "(auto)"
+    gradient_conflict_heatmap(conflict, tasks, "", limit=0.3)
+    assert asked["limits"] == (-0.3, 0.3) and asked["bar_note"] == ""
+    gradient_conflict_heatmap(conflict, tasks, "")
+    assert asked["limits"] == (-1.0, 1.0)
+
+
+def test_small_cosines_have_strong_colours_where_limits_are_theirs():
+    conflict = conflict_of(-0.05, 0.0, 0.0)
+    reddest, pictures = {}, Pictures()
+    for limit in (1.0, 0.5, "auto"):
+        log_gradient_conflict_heatmaps(pictures, {"a": conflict}, ["x", "y", "z"], 0, limit=limit)
+        red, _, blue = pictures.added[-1][1].astype(int)
+        # the bar has every colour, but few pixels of each
+        reddest[limit] = ((red < 120) & (red > blue + 50)).sum()
+    assert reddest["auto"] > 5 * max(reddest[1.0], reddest[0.5])

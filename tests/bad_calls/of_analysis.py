@@ -18,7 +18,7 @@ from lzero.analysis.conflict import (
     log_gradient_conflict_heatmaps,
 )
 from lzero.analysis.conflict_log import log_gradient_conflicts
-from lzero.analysis.drawing_budget import DrawingBudget
+from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.analysis.expert_analysis import ExpertAnalysis
 from lzero.analysis.expert_log import (
     js_divergence_matrix,
@@ -69,6 +69,10 @@ def conflict() -> GradientConflict:
 def heatmap(panels: Any, rows: Any = ("a", "b"), **changes: Any) -> np.ndarray:
     settings: dict[str, Any] = {"title": "t", "limits": (0.0, 1.0), "colors": "viridis"}
     return heatmap_image(panels, rows, ("x", "y"), **settings | changes)
+
+
+def heatmap_up_to(limit: Any) -> np.ndarray:
+    return gradient_conflict_heatmap(conflict(), ["a", "b"], "t", limit=limit)
 
 
 def statistics(tasks: Any = 2, experts: Any = 4, **settings: Any) -> ExpertSelectionStatistics:
@@ -195,6 +199,14 @@ CASES = {
     "heatmap of None": Bad(
         lambda: gradient_conflict_heatmap(None, ["a"], "t"), "conflict=None", TypeError
     ),
+    "heatmap: a limit of nothing": Bad(lambda: heatmap_up_to(0.0), "limit=0.0.*above 0 up to 1"),
+    "heatmap: a limit above one": Bad(lambda: heatmap_up_to(1.5), "limit=1.5.*above 0 up to 1"),
+    "heatmap: a limit that is no number": Bad(lambda: heatmap_up_to(float("nan")), "limit=nan"),
+    "heatmap: a limit of another name": Bad(lambda: heatmap_up_to("most"), "limit='most'.*'auto'"),
+    "heatmap: no limit": Bad(lambda: heatmap_up_to(None), "limit=None", TypeError),
+    "heatmap: two limits": Bad(
+        lambda: heatmap_up_to((-1.0, 1.0)), r"limit=\(-1.0, 1.0\)", TypeError
+    ),
     "picture without panels": Bad(lambda: heatmap({}), "0 panels"),
     "picture of a list": Bad(lambda: heatmap([G]), "panels", TypeError),
     "picture of another shape": Bad(lambda: heatmap({"p": np.eye(3)}), r"'p'.*\(3, 3\)"),
@@ -217,6 +229,21 @@ CASES = {
     "picture without title": Bad(
         lambda: heatmap({"p": np.eye(2)}, title=None), "title=None", TypeError
     ),
+    "picture: a note that is no text": Bad(
+        lambda: heatmap({"p": np.eye(2)}, bar_note=1.0), "bar_note=1.0", TypeError
+    ),
+    "heatmaps logged up to no limit": Bad(
+        lambda folder: log_gradient_conflict_heatmaps(
+            logger(folder), {"a": conflict()}, ["x", "y"], 0, limit=-1.0
+        ),
+        "limit=-1.0",
+    ),
+    "conflicts logged up to no limit": Bad(
+        lambda folder: log_gradient_conflicts(
+            logger(folder), {"a": conflict()}, ["x", "y"], 0, 0, limit="largest"
+        ),
+        "limit='largest'.*'auto'",
+    ),
     "heatmaps logged nowhere": Bad(
         lambda: log_gradient_conflict_heatmaps(None, {"a": conflict()}, ["x", "y"], 0),
         "tb_logger=None",
@@ -232,7 +259,8 @@ CASES = {
     ),
     "conflicts logged under too few names": Bad(
         lambda folder: log_gradient_conflicts(
-            logger(folder), {"a": conflict()}, ["x"], 0, 0, drawing=DrawingBudget(0.0)
+            *(logger(folder), {"a": conflict()}, ["x"], 0, 0),
+            drawing=PictureSchedule(DrawingBudget(0.0)),
         ),
         "task_names=.*1 names",
     ),
@@ -245,6 +273,10 @@ CASES = {
     "drawing: a negative share": Bad(lambda: DrawingBudget(-0.1), "share=-0.1"),
     "drawing: no number": Bad(lambda: DrawingBudget(float("nan")), "share=nan"),
     "drawing: text": Bad(lambda: DrawingBudget("all"), "share='all'", TypeError),
+    "drawing: a share for a budget": Bad(lambda: PictureSchedule(0.1), "budget=0.1", TypeError),
+    "drawing: half an env step": Bad(
+        lambda: PictureSchedule(DrawingBudget(1.0)).offer(0.5, print), "env_step=0.5", TypeError
+    ),
     "selection: no tasks": Bad(lambda: statistics(0), "num_tasks=0"),
     "selection: fewer than no experts": Bad(lambda: statistics(2, -1), "num_experts=-1"),
     "selection: half a task": Bad(lambda: statistics(2.5), "num_tasks=2.5", TypeError),

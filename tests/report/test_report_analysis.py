@@ -22,7 +22,15 @@ from lzero.report.run_data import read_run
 from lzero.report.study import build_study
 from tests.report.synthetic_runs import ENV_STEPS, GAMES, write_run
 
-TABLES = {"curves.csv", "final.csv", "conflict_final.csv", "expert_final.csv", "matrices.csv"}
+TABLES = {
+    "curves.csv",
+    "final.csv",
+    "conflict_final.csv",
+    "conflict_pairs.csv",
+    "conflict_shares.csv",
+    "expert_final.csv",
+    "matrices.csv",
+}
 
 
 class NoTensorBoard:
@@ -177,9 +185,14 @@ def test_a_report_of_dense_runs_has_no_expert_figures(runs, tmp_path, caplog, mo
     of_experts = ["entropy", "divergence", "load", "similarity", "selection"]
     of_experts += ["number", "information", "shift"]
     assert missing == names(
-        ["conflict_experts", "router_entropy", *(f"expert_{name}" for name in of_experts)]
+        [
+            "conflict_experts",
+            "conflict_shares",
+            "router_entropy",
+            *(f"expert_{name}" for name in of_experts),
+        ]
     )
-    assert TABLES - made == {"expert_final.csv"}
+    assert TABLES - made == {"expert_final.csv", "conflict_shares.csv"}
     for name in missing:
         assert caplog.text.count(name) == 1
     assert "Expert selection" not in (tmp_path / "index.html").read_text()

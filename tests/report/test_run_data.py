@@ -28,6 +28,7 @@ MAY_DIFFER = {
     ),
     *(
         "policy.gradient_conflict_interval",
+        "policy.conflict_color_limit",
         "policy.profile.line_profiler",
         "policy.replay.on_disk",
         "policy.profile.torch_profiler",
