@@ -92,8 +92,8 @@ def conflict_numbers(
 
 def mean_of_pairs(matrix: Tensor) -> float:
     """Mean above the diagonal of ``(T, T)``, over what is a number; NaN where nothing is."""
-    first, second = torch.triu_indices(*matrix.shape, 1)
-    return matrix[first, second].nanmean().item()
+    above = torch.ones_like(matrix, dtype=torch.bool).triu(1)
+    return matrix[above].nanmean().item()
 
 
 def _of_parts(conflicts: Mapping[str, GradientConflict]) -> dict[str, float]:

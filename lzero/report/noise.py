@@ -47,7 +47,7 @@ def pair_rows(study: Study) -> Iterator[Row]:
         for run in group.runs:
             for component, conflict in pooled_conflicts(run, part).items():
                 low, high = conflict.denoised_cosine_interval()
-                place = {"group": group.label, "run": run.name, "component": component.name}
+                place: Row = {"group": group.label, "run": run.name, "component": component.name}
                 place |= {"env_step_from": part.start, "env_step_to": part.end}
                 place |= {"measurements": len(conflict.products.gram)}
                 for i, j in zip(*np.triu_indices(len(run.games), 1), strict=True):
@@ -76,7 +76,7 @@ def share_rows(study: Study) -> Iterator[Row]:
             for layer, names in parts_by_layer(list(by_name)).items():
                 parts = {name: by_name[component] for name, component in names.items()}
                 for name, share in conflict_shares(parts).items():
-                    place = {"group": group.label, "run": run.name, "layer": layer, "part": name}
+                    place: Row = {"group": group.label, "run": run.name, "layer": layer, "part": name}
                     place |= {"env_step_from": part.start, "env_step_to": part.end}
                     place |= {"measurements": len(parts[name].products.gram)}
                     yield place | {
@@ -163,26 +163,26 @@ def noise_tables(study: Study) -> str:
             "measurements, is in conflict_pairs.csv."
         )
         html += table(head, lines, texts=2, caption=caption)
-    lines = []
     by_part: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
     for row in share_rows(study):
         if not row["part"].startswith(f"{EXPERT}_"):
             key = (row["group"], row["layer"], row["part"])
             by_part.setdefault(key, {})[row["run"]] = row
+    of_parts: list[Sequence[str]] = []
     for key, rows in by_part.items():
         cells: list[str] = []
         for name in ("conflict_share", "norm_share", "excess"):
             over = over_seeds({run: row[name] for run, row in rows.items()})
             cells.append(f"{number(over['mean'])} ({interval(over['low'], over['high'])})")
-        lines.append((*key, *cells))
-    if lines:
-        head = ("experiment", "layer", "part", "of negative products", "of squared norm", "excess")
+        of_parts.append((*key, *cells))
+    if of_parts:
+        titles = ("experiment", "layer", "part", "of negative products", "of squared norm", "excess")
         caption = (
             "What a layer's parts have of the negative scalar products between games' gradients, and of their squared "
             "norms; the rest is the routed experts'. Excess above 1: more conflict than its size explains "
             f"(mean, {LEVEL} bootstrap interval over seeds). All parts are in conflict_shares.csv."
         )
-        html += table(head, lines, texts=3, caption=caption)
+        html += table(titles, of_parts, texts=3, caption=caption)
     return html
 
 
