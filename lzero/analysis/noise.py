@@ -113,9 +113,9 @@ def expected_maximum(noise: np.ndarray, compared: np.ndarray) -> np.ndarray:
         NaN where there is no pair, or the noise of one that was compared is not known.
     """
     first, second = np.triu_indices(noise.shape[-1], 1)
-    is_pair = compared[..., first, second]  # (S, K, Q)
+    is_pair: np.ndarray = compared[..., first, second]  # (S, K, Q)
     squares = noise.diagonal(axis1=2, axis2=3)  # (S, K, T)
-    unknown = is_pair & ~np.isfinite(noise[..., first, second])
+    unknown: np.ndarray = is_pair & ~np.isfinite(noise[..., first, second])
     known = ~np.any(unknown, axis=(1, 2))
     signs = sign_patterns(noise.shape[-1])
     flips = (signs[:, first] * signs[:, second]).astype(np.float64)  # (P, Q)
@@ -128,11 +128,11 @@ def expected_maximum(noise: np.ndarray, compared: np.ndarray) -> np.ndarray:
     lengths = np.ones((len(noise), len(first)))
     for tasks in (first, second):
         lengths *= np.sqrt(np.where(is_pair, squares[..., tasks], 0.0).sum(axis=1))
-    has_pair = is_pair.any(axis=1)
+    has_pair: np.ndarray = np.any(is_pair, axis=1)  # (S, Q)
     with np.errstate(invalid="ignore", divide="ignore"):
         negative = -products / lengths[:, None]
         largest = np.where(has_pair[:, None], negative, -np.inf).max(axis=2, initial=-np.inf)
-        return np.where(has_pair.any(axis=1) & known, largest.mean(axis=1), np.nan)
+        return np.where(np.any(has_pair, axis=1) & known, largest.mean(axis=1), np.nan)
 
 
 def jackknife_interval(
