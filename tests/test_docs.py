@@ -47,8 +47,16 @@ def test_the_recipe_for_own_models_sees_two_opposite_tasks(research):
     assert found["picture"].shape[0] == 3
 
 
+def test_the_recipe_for_noise_goes_on_from_it(research):
+    found = {}
+    exec(research[0] + research[1], found)
+    conflict, (low, high) = found["conflict"], (found["low"], found["high"])
+    assert conflict.num_pairs == 1 and (conflict.reliability > 0).all()
+    assert low[0, 1] < conflict.denoised_cosine[0, 1] < high[0, 1]
+
+
 def test_the_recipe_for_several_processes_agrees_with_one(research, tmp_path):
-    (tmp_path / "conflict_ranks.py").write_text(research[1], encoding="utf-8")
+    (tmp_path / "conflict_ranks.py").write_text(research[2], encoding="utf-8")
 
     def printed(*launcher: str) -> float:
         command = [sys.executable, *launcher, "conflict_ranks.py"]
@@ -65,11 +73,11 @@ def test_the_recipe_for_a_checkpoint_shows_every_task(research, capsys):
     config["train"] |= {"max_env_steps": 640, "eval_episodes": 2, "video": False}
     train_unizero_multitask_segment_ddp(ExperimentConfig.model_validate(config))
     capsys.readouterr()
-    exec(research[2], {})
+    exec(research[3], {})
     shown = capsys.readouterr().out
     assert "0 Catch" in shown and "0 MirroredCatch" in shown
     found = {}
-    exec(research[3], found)
+    exec(research[4], found)
     shown = capsys.readouterr().out
     assert "0 expert_7" in shown and "0 shared_expert" in shown and "effective experts" in shown
     matched = found["match_experts"](found["counts"], found["counts"][:, ::-1].copy())
@@ -78,5 +86,5 @@ def test_the_recipe_for_a_checkpoint_shows_every_task(research, capsys):
 
 def test_the_recipe_for_a_measuring_point_measures_it(research):
     found = {}
-    exec(research[4], found)
+    exec(research[5], found)
     assert {"attention/layer0", "after_attention/layer0", "encoder"} <= set(found["conflicts"])
