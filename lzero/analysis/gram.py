@@ -27,7 +27,9 @@ Gradients = Sequence[Tensor | None] | Tensor
 
 # at a time
 BUFFER_NUMBERS = 2**20  # sent, and received: hides the latency of a collective
-BLOCK_NUMBERS = 2**16  # multiplied: fits into a cache in float64
+BLOCK_NUMBERS = (
+    2**18
+)  # multiplied: in float64 still in a second-level cache, and long enough for a product of few rows
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,13 @@ class Head(nn.Module):
         return y.view(*x.shape[:2], y.shape[-1]) if self.shared else groups.from_grid(y, x.shape[1])
 
     def _of(self, stacked: Tensor, groups: TaskGroups) -> Tensor:
-        everyone = self.shared or len(groups.present) == len(stacked)
-        return stacked if everyone else stacked.index_select(0, groups.present)
+        if self.shared or len(groups.present) == len(stacked):
+            return stacked
+        if (
+            len(groups.present) == 1
+        ):  # a view: the gradient of a choice of rows is added up row by row
+            return stacked.narrow(0, int(groups.host_task_id[0]), 1)
+        return stacked.index_select(0, groups.present)
 
 
 def _affine(num_tasks: int, dim: int) -> tuple[nn.Parameter, nn.Parameter]:

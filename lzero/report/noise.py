@@ -76,7 +76,12 @@ def share_rows(study: Study) -> Iterator[Row]:
             for layer, names in parts_by_layer(list(by_name)).items():
                 parts = {name: by_name[component] for name, component in names.items()}
                 for name, share in conflict_shares(parts).items():
-                    place: Row = {"group": group.label, "run": run.name, "layer": layer, "part": name}
+                    place: Row = {
+                        "group": group.label,
+                        "run": run.name,
+                        "layer": layer,
+                        "part": name,
+                    }
                     place |= {"env_step_from": part.start, "env_step_to": part.end}
                     place |= {"measurements": len(parts[name].products.gram)}
                     yield place | {
@@ -176,7 +181,14 @@ def noise_tables(study: Study) -> str:
             cells.append(f"{number(over['mean'])} ({interval(over['low'], over['high'])})")
         of_parts.append((*key, *cells))
     if of_parts:
-        titles = ("experiment", "layer", "part", "of negative products", "of squared norm", "excess")
+        titles = (
+            "experiment",
+            "layer",
+            "part",
+            "of negative products",
+            "of squared norm",
+            "excess",
+        )
         caption = (
             "What a layer's parts have of the negative scalar products between games' gradients, and of their squared "
             "norms; the rest is the routed experts'. Excess above 1: more conflict than its size explains "
