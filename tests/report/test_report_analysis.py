@@ -26,6 +26,7 @@ TABLES = {
     "curves.csv",
     "final.csv",
     "conflict_final.csv",
+    "conflict_differences.csv",
     "conflict_pairs.csv",
     "conflict_shares.csv",
     "expert_final.csv",
@@ -192,7 +193,8 @@ def test_a_report_of_dense_runs_has_no_expert_figures(runs, tmp_path, caplog, mo
             *(f"expert_{name}" for name in of_experts),
         ]
     )
-    assert TABLES - made == {"expert_final.csv", "conflict_shares.csv"}
+    of_two = {"conflict_differences.csv"}
+    assert TABLES - made == {"expert_final.csv", "conflict_shares.csv"} | of_two
     for name in missing:
         assert caplog.text.count(name) == 1
     assert "Expert selection" not in (tmp_path / "index.html").read_text()
