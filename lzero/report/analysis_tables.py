@@ -77,7 +77,7 @@ def expert_rows(study: Study) -> Iterator[Row]:
 
 def selection_values(
     group: Group, first: Part, last: Part
-) -> dict[tuple[str, str], tuple[Mapping[str, float], Mapping[str, float]]]:
+) -> dict[tuple[str, str], tuple[dict[str, float], dict[str, float]]]:
     """Expert selection in two parts of training by the name of the run, by metric and game; NaN
     where a run has no number."""
     found = {}

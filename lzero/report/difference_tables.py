@@ -73,10 +73,10 @@ def expert_difference_table(study: Study) -> str:
 
 def verdict_in_words(row: Row) -> str:
     """A row's verdict with the name of the experiment that has less or more."""
-    verdict = row["verdict"]
+    verdict = str(row["verdict"])
     side, _, _ = verdict.partition(",")
     words = {LESS: f"{row['first']} has less", MORE: f"{row['first']} has more"}
-    text: str = words.get(side, verdict)
+    text = words.get(side, verdict)
     if verdict == EQUIVALENT:
         return f"{text} within ±{row['margin']:g}"
     if verdict.endswith(WITHIN_MARGIN):

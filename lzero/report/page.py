@@ -20,7 +20,7 @@ from lzero.report.page_tables import (
 )
 from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section
-from lzero.report.run_data import ABSENT, differing_fields
+from lzero.report.run_data import ABSENT, RunData, differing_fields
 from lzero.report.statistics import LEVEL
 from lzero.report.study import Study
 from lzero.report.tables import final_cells, final_intervals, interval, number
@@ -163,7 +163,8 @@ def _conflict_tables(study: Study) -> str:
 
 
 def _expert_table(study: Study) -> str:
-    rows, runs = [], []
+    rows: list[Sequence[str]] = []
+    runs: list[RunData] = []
     for group in study.groups:
         runs += group.runs
     window = shown_window(runs)
