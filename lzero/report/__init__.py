@@ -7,6 +7,10 @@ holds all that; ``pictures`` is the table of all pictures, whose panels are made
 drawn in ``figures``; ``matrices`` has pictures of matrices; ``tables``, ``analysis_tables`` and
 ``notes`` make the numbers and the texts; ``page`` and ``command`` put them together.
 
+Two experiments against each other: ``student`` has the intervals, equivalence and power of few
+seeds, ``differences`` what is compared, ``difference_tables`` what a reader sees of it; ``windows``
+tells which windows of the expert selection fit the stretches of training that are compared.
+
 Of studies with PPO: ``scale`` makes games comparable, ``aggregates`` are the statistics of scores
 over games and seeds, ``comparison`` and ``paired`` the tables of experiments against each other;
 ``turns`` are those of continual runs, ``continual`` tells what they forget. ``ppo_pictures`` has

@@ -3,7 +3,7 @@
 What is not known is NaN.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from math import inf, isnan, nan
 
 from lzero import tags
@@ -45,14 +45,16 @@ def conflict_rows(study: Study) -> Iterator[Row]:
     Beside what the runs logged there are, for each layer, the mean and the worst of the routed
     experts and the shared expert minus the routed ones on the pairs of games that both have, seed by
     seed; and means over layers. With exactly
-    two groups, rows of the first minus the second follow, over the env steps both have reached.
+    two groups, rows of the first minus the second follow, over the env steps both have reached,
+    each group's seeds resampled by themselves: what can be concluded from few seeds is in
+    :mod:`lzero.report.differences`.
     """
     for measure in tags.CONFLICT_MEASURES:
         for group in study.groups:
             part = Part.last(with_numbers(group.runs, tags.CONFLICT))
-            for component, seeds in _by_component(group.runs, measure, part).items():
+            for component, seeds in by_component(group.runs, measure, part).items():
                 measured = mean_or_nan(share for _, share in seeds.values())
-                row = over_seeds(_conflicts(seeds)) | {"measured": measured}
+                row = over_seeds(conflicts(seeds)) | {"measured": measured}
                 yield _where(group.label, component, measure, part) | row
         if len(study.groups) == 2:
             yield from _difference_rows(*study.groups, measure)
@@ -66,17 +68,30 @@ def expert_rows(study: Study) -> Iterator[Row]:
     for group in study.groups:
         runs = with_numbers(group.runs, tags.EXPERTS)
         first, last = Part.first(runs), Part.last(runs)
-        for metric, game, logged in selection_numbers(group):
-            before, after = {}, {}
-            for run in group.runs:
-                before[run.name], after[run.name] = (
-                    first.mean(run, *logged),
-                    last.mean(run, *logged),
-                )
+        for (metric, game), (before, after) in selection_values(group, first, last).items():
             row = _change_row(before, after)
             if row["num_seeds"]:
                 where = {"group": group.label, "metric": metric, "game": game}
                 yield where | {"env_step_to": last.end} | row
+
+
+def selection_values(
+    group: Group, first: Part, last: Part
+) -> dict[tuple[str, str], tuple[dict[str, float], dict[str, float]]]:
+    """Expert selection in two parts of training by the name of the run, by metric and game; NaN
+    where a run has no number."""
+    found = {}
+    for metric, game, logged in selection_numbers(group):
+        before = {run.name: first.mean(run, *logged) for run in group.runs}
+        after = {run.name: last.mean(run, *logged) for run in group.runs}
+        found[metric, game] = (before, after)
+    return found
+
+
+def is_one_of_several_layers(component: str, components: Container[str]) -> bool:
+    """Whether it is a layer of a kind whose mean over layers is among ``components`` too."""
+    kind, _, layer = component.partition("/layer")
+    return bool(layer) and f"{kind}/{ALL_LAYERS}" in components
 
 
 def seed_values(run: RunData, measure: str, part: Part) -> dict[str, Measured]:
@@ -105,10 +120,11 @@ def seed_values(run: RunData, measure: str, part: Part) -> dict[str, Measured]:
             if run.tags(tags.CONFLICT_MATCHED):
                 difference = matched[0] - matched[1]
                 values[Component(SHARED_MINUS_ROUTED, layer)] = (difference, share)
-    return _with_means_over_layers(values)
+    return with_means_over_layers(values)
 
 
-def _with_means_over_layers(values: Mapping[Component, Measured]) -> dict[str, Measured]:
+def with_means_over_layers(values: Mapping[Component, Measured]) -> dict[str, Measured]:
+    """By the name of the component, sorted; with the mean over layers of what several have."""
     kinds = gather((component.kind, component) for component in values)
     by_name = {}
     for kind in sorted(kinds, key=lambda kind: Component(kind).place):
@@ -120,7 +136,8 @@ def _with_means_over_layers(values: Mapping[Component, Measured]) -> dict[str, M
     return by_name
 
 
-def _by_component(runs: Sequence[RunData], measure: str, part: Part) -> dict[str, Seeds]:
+def by_component(runs: Sequence[RunData], measure: str, part: Part) -> dict[str, Seeds]:
+    """Conflict of all seeds in one part of training, by the name of the component."""
     found: dict[str, Seeds] = {}
     for run in runs:
         for component, value in seed_values(run, measure, part).items():
@@ -128,18 +145,19 @@ def _by_component(runs: Sequence[RunData], measure: str, part: Part) -> dict[str
     return found
 
 
-def _conflicts(seeds: Seeds) -> dict[str, float]:
+def conflicts(seeds: Seeds) -> dict[str, float]:
+    """Without the shares of what was measured."""
     return {name: conflict for name, (conflict, _) in seeds.items()}
 
 
 def _difference_rows(first: Group, second: Group, measure: str) -> Iterator[Row]:
     runs = (*first.runs, *second.runs)
     part = Part.last(with_numbers(runs, tags.CONFLICT))
-    others = _by_component(second.runs, measure, part)
+    others = by_component(second.runs, measure, part)
     seeds = " ".join(run.name for run in runs)
-    for component, values in _by_component(first.runs, measure, part).items():
+    for component, values in by_component(first.runs, measure, part).items():
         if component in others:
-            row = difference(_conflicts(values).values(), _conflicts(others[component]).values())
+            row = difference(conflicts(values).values(), conflicts(others[component]).values())
             where = _where(f"{first.label} minus {second.label}", component, measure, part)
             yield where | row | {"seeds": seeds, "measured": nan}
 

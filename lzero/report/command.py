@@ -23,12 +23,14 @@ from lzero.report import (
     analysis_tables,
     comparison,
     continual,
+    differences,
     expert_files,
     matrices,
     noise,
     paired,
     tables,
 )
+from lzero.report.difference_tables import DIFFERENCE_PICTURES
 from lzero.report.expert_pictures import EXPERT_PICTURES
 from lzero.report.page import page
 from lzero.report.pictures import PICTURES, SECTION_LACKING, Drawn, Picture
@@ -48,9 +50,17 @@ TABLES = {
     "paired.csv": (paired.PAIRED_COLUMNS, paired.paired_rows),
     "continual.csv": (continual.CONTINUAL_COLUMNS, continual.continual_rows),
     "conflict_final.csv": (analysis_tables.CONFLICT_COLUMNS, analysis_tables.conflict_rows),
+    differences.CONFLICT_FILE: (
+        differences.CONFLICT_DIFFERENCE_COLUMNS,
+        differences.conflict_differences,
+    ),
     "conflict_pairs.csv": (noise.PAIR_COLUMNS, noise.pair_rows),
     "conflict_shares.csv": (noise.SHARE_COLUMNS, noise.share_rows),
     "expert_final.csv": (analysis_tables.EXPERT_COLUMNS, analysis_tables.expert_rows),
+    differences.EXPERT_FILE: (
+        differences.EXPERT_DIFFERENCE_COLUMNS,
+        differences.expert_differences,
+    ),
     "expert_analysis.csv": (expert_files.ANALYSIS_COLUMNS, expert_files.analysis_rows),
     "expert_matching.csv": (expert_files.MATCHING_COLUMNS, expert_files.matching_rows),
     "matrices.csv": (matrices.MATRIX_COLUMNS, matrices.matrix_rows),
@@ -80,6 +90,10 @@ class ReportCommand:
     allow_domain: tuple[str, ...] = ()
     """Domains outside of lzero and zoo, as ``module:ATTRIBUTE``, whose code may run for their
     reference scores."""
+    margin: float | None = None
+    """Largest difference between two experiments' conflict that does not matter, in units of cosine,
+    e.g. 0.05. It must be chosen before looking at the runs: one chosen afterwards can make anything
+    equivalent. Without it nothing is called equivalent."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -92,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             labels=command.labels,
             ignore=command.ignore,
             allow_domains=command.allow_domain,
+            margin=command.margin,
         )
     except RunDataError as error:
         sys.exit(f"error: {error}")
@@ -114,7 +129,9 @@ def write_report(study: Study, folder: Path) -> list[str]:
     drawn: list[tuple[Picture, Drawn]] = []
     missing: list[Picture] = []
     files = [PAGE]
-    for picture in shown((*PICTURES, *EXPERT_PICTURES, *PPO_PICTURES), "drawing"):
+    for picture in shown(
+        (*PICTURES, *DIFFERENCE_PICTURES, *EXPERT_PICTURES, *PPO_PICTURES), "drawing"
+    ):
         path = folder / f"{picture.name}.png"
         content = picture.draw(study)
         if content is None:
@@ -128,7 +145,7 @@ def write_report(study: Study, folder: Path) -> list[str]:
     _, compared = comparison.compare(study)
     of_tables = (
         *(*compared, *paired.paired_notes(study), *continual.continual_notes(study)),
-        *expert_files.analysis_notes(study),
+        *(*differences.difference_notes(study), *expert_files.analysis_notes(study)),
     )
     notes = [*study.notes, *dict.fromkeys(of_tables), *_not_drawn(missing, drawn)]
     files += _write_tables(study, folder)

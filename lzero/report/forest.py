@@ -45,6 +45,7 @@ def draw_forest(
     title: str,
     caption: str,
     zero_line: bool,
+    margin: float | None = None,
 ) -> "Figure":
     """A figure with a panel beside the other for each panel of the (at least one) estimates.
 
@@ -54,6 +55,7 @@ def draw_forest(
         title: of the figure.
         caption: how the numbers were made.
         zero_line: whether 0 is marked, and in view.
+        margin: marked on both sides of 0.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -84,6 +86,8 @@ def draw_forest(
             ax.set_title(panel, loc="left")
             if zero_line:
                 ax.axvline(0.0, color="0.45", linewidth=0.8, zorder=1)
+            for end in () if margin is None else (-margin, margin):
+                ax.axvline(end, color="0.45", linewidth=0.8, linestyle=":", zorder=1)
             if column:
                 ax.set_yticklabels([])
         handles = []

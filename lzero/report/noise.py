@@ -4,13 +4,14 @@ Shape legend: K = measurements, T = games.
 """
 
 from collections.abc import Iterator, Sequence
+from math import nan
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lzero import tags
-from lzero.report.components import EXPERT, Component
+from lzero.report.components import EXPERT, ROUTED, Component
 from lzero.report.last_part import Part, mean_or_nan, over_seeds, with_numbers
 from lzero.report.page_tables import table
 from lzero.report.run_data import RunData
@@ -38,6 +39,11 @@ SHARE_COLUMNS = (
     *("group", "run", "layer", "part", "env_step_from", "env_step_to", "measurements"),
     *("conflict_share", "norm_share", "excess"),
 )
+DENOISED = tags.DENOISED  # of pooled measurements here: minus the mean cosine without noise
+RELIABILITY = "pooled_reliability"
+CONFLICT_SHARE, NORM_SHARE, EXCESS = SHARE_COLUMNS[-3:]
+MEASURES = (DENOISED, RELIABILITY, CONFLICT_SHARE, NORM_SHARE, EXCESS)
+"""Of one seed, see :func:`seed_numbers`."""
 
 
 def pair_rows(study: Study) -> Iterator[Row]:
@@ -89,6 +95,37 @@ def share_rows(study: Study) -> Iterator[Row]:
                         "norm_share": share.norm,
                         "excess": share.excess,
                     }
+
+
+def seed_numbers(run: RunData, part: Part) -> dict[str, dict[Component, float]]:
+    """What one seed's measurements come to when they are pooled, by measure and component.
+
+    Mean conflict over pairs without noise, reliability, and the shares of every layer's parts, its
+    routed experts together: single ones have no order that two seeds share.
+    """
+    found: dict[str, dict[Component, float]] = {name: {} for name in MEASURES}
+    pooled = pooled_conflicts(run, part)
+    if not pooled:
+        return found
+    from lzero.analysis.conflict_parts import conflict_shares, parts_by_layer
+
+    by_name = {component.name: conflict for component, conflict in pooled.items()}
+    for component, conflict in pooled.items():
+        if component.kind != EXPERT:
+            found[DENOISED][component] = -mean_of_pairs(conflict.denoised_cosine.numpy())
+            found[RELIABILITY][component] = mean_or_nan(conflict.reliability.tolist())
+    for names in parts_by_layer(list(by_name)).values():
+        shares = conflict_shares({name: by_name[component] for name, component in names.items()})
+        for name, share in shares.items():
+            component = Component.parse(names[name])
+            if component.kind == EXPERT:
+                component = Component(ROUTED, component.layer)
+            for measure, value in ((CONFLICT_SHARE, share.conflict), (NORM_SHARE, share.norm)):
+                found[measure][component] = found[measure].get(component, 0.0) + value
+    for component, value in found[CONFLICT_SHARE].items():
+        size = found[NORM_SHARE][component]
+        found[EXCESS][component] = value / size if size > 0 else nan
+    return found
 
 
 def pooled_conflicts(run: RunData, part: Part) -> dict[Component, "GradientConflict"]:

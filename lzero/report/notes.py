@@ -14,6 +14,7 @@ from lzero.report.last_part import SHARE, with_numbers
 from lzero.report.run_data import SHOWN_FIELDS, Group, RunData, differing_fields, gather
 from lzero.report.statistics import FinalScore, common_range
 from lzero.report.turns import is_continual, is_ppo
+from lzero.report.windows import window_notes
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def analysis_notes(groups: Sequence[Group]) -> Iterator[str]:
                 why = f"left out where it was no number, because {analysis.no_number}"
                 yield f"{group.label}: {analysis.what} {why}: {where}"
             yield from _cut_short(analysis, group)
+    for group in groups:
+        yield from window_notes(group)
 
 
 def _not_there_yet(run: RunData) -> Iterator[str]:

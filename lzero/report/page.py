@@ -8,8 +8,9 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-from lzero.report.analysis_tables import ALL_LAYERS, conflict_rows, expert_rows
+from lzero.report.analysis_tables import conflict_rows, expert_rows, is_one_of_several_layers
 from lzero.report.components import HEADLINE
+from lzero.report.difference_tables import conflict_difference_table, expert_difference_table
 from lzero.report.noise import noise_tables
 from lzero.report.page_tables import (
     comparison_tables,
@@ -19,11 +20,12 @@ from lzero.report.page_tables import (
 )
 from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section
-from lzero.report.run_data import ABSENT, differing_fields
+from lzero.report.run_data import ABSENT, RunData, differing_fields
 from lzero.report.statistics import LEVEL
 from lzero.report.study import Study
 from lzero.report.tables import final_cells, final_intervals, interval, number
 from lzero.report.turns import clock_steps, is_continual
+from lzero.report.windows import shown_window
 
 STYLE_FILE = Path(__file__).with_name("page.css")
 RUNS, FINAL, NOTES = "Runs", "Final evaluation", "What is missing and must be known"
@@ -36,8 +38,10 @@ def page(study: Study, drawn: Sequence[tuple[Picture, Drawn]], notes: Sequence[s
     sections.update(dict.fromkeys(Section, ""))
     sections[Section.COMPARISON] += comparison_tables(study)
     sections[Section.CONTINUAL] += continual_table(study)
+    sections[Section.CONFLICT] += conflict_difference_table(study)
     sections[Section.CONFLICT] += _conflict_tables(study) + noise_tables(study)
-    sections[Section.EXPERTS] += _expert_table(study) + expert_analysis_tables(study)
+    sections[Section.EXPERTS] += expert_difference_table(study) + _expert_table(study)
+    sections[Section.EXPERTS] += expert_analysis_tables(study)
     links = dict.fromkeys(sections, "")
     for picture, content in drawn:
         sections[picture.section] += _figure(picture, content)
@@ -125,7 +129,7 @@ def _conflict_tables(study: Study) -> str:
     cells: dict[str, dict[str, str]] = {}
     groups: dict[str, str] = {}
     by_measure: dict[tuple[str, str, str], float] = {}
-    rows = list(conflict_rows(study))
+    rows = [row for row in conflict_rows(study) if row["group"] in study.labels]
     for row in rows:
         by_measure[row["measure"], row["group"], row["component"]] = row["mean"]
     for row in rows:
@@ -143,8 +147,7 @@ def _conflict_tables(study: Study) -> str:
     lines: list[Sequence[str]] = []
     folded: list[Sequence[str]] = []
     for component, found in cells.items():
-        kind, _, layer = component.partition("/layer")
-        is_folded = layer and f"{kind.partition('/')[0]}/{ALL_LAYERS}" in cells
+        is_folded = is_one_of_several_layers(component, cells)
         (folded if is_folded else lines).append((component, *(groups | found).values()))
     caption = (
         "Largest conflict between two games in the last fifth of training, mean over seeds "
@@ -160,9 +163,13 @@ def _conflict_tables(study: Study) -> str:
 
 
 def _expert_table(study: Study) -> str:
-    rows = []
+    rows: list[Sequence[str]] = []
+    runs: list[RunData] = []
+    for group in study.groups:
+        runs += group.runs
+    window = shown_window(runs)
     for row in expert_rows(study):
-        if "/short" in row["metric"]:
+        if f"/{window}" in row["metric"]:
             parts = map(number, (row["first_fifth"], row["last_fifth"], row["change"]))
             ends = interval(row["change_low"], row["change_high"])
             names = (row["group"], meaning(row["metric"]), row["game"] or "all")
@@ -172,7 +179,7 @@ def _expert_table(study: Study) -> str:
         f"({LEVEL} bootstrap interval over seeds). More in expert_final.csv."
     )
     parts_head = ("first fifth", "last fifth", "change", "interval of the change")
-    head = ("experiment", "short window", "game", *parts_head)
+    head = ("experiment", f"{window} window", "game", *parts_head)
     return table(head, rows, texts=3, caption=caption) if rows else ""
 
 

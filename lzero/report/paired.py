@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from math import sqrt
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from lzero.report import aggregates
 from lzero.report.comparison import compare, score_table
 from lzero.report.run_data import Group, RunData, Task, gather
 from lzero.report.scale import Scale, common_scale, common_tasks, final_returns, final_scores
-from lzero.report.statistics import CONFIDENCE, OVER_SEEDS, bootstrap_mean
+from lzero.report.statistics import OVER_SEEDS, bootstrap_mean
+from lzero.report.student import student_interval
 from lzero.report.study import Study
 from lzero.report.tables import Row
 
@@ -31,7 +31,8 @@ def paired_rows(study: Study) -> Iterator[Row]:
 
     First the mean and the interquartile mean over games of each run, then every game on the common
     scale and as returns. Beside the bootstrap interval over seeds stands Student's, which is wide
-    enough with few seeds where differences are normal. Only studies with PPO have it.
+    enough with few seeds where differences are normal; with two seeds there is none. Only studies
+    with PPO have it.
     """
     if not study.has_ppo:
         return
@@ -95,15 +96,6 @@ def paired_notes(study: Study) -> Iterator[str]:
             reasons.append((reason, f"{first.label} and {second.label}"))
     for reason, names in gather(reasons).items():
         yield f"not compared seed by seed: {'; '.join(names)}: {reason}"
-
-
-def student_interval(values: np.ndarray) -> tuple[float, float]:
-    """Student's interval of the mean of ``values (S,)``, S of at least two."""
-    from scipy.stats import t  # takes longer to import than all else here
-
-    mean, count = float(values.mean()), len(values)
-    half = t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(ddof=1) / sqrt(count)
-    return mean - float(half), mean + float(half)
 
 
 def _of_runs(

@@ -67,6 +67,8 @@ class RunData:
     arrays: Mapping[str, Mapping[int, Sequence[np.ndarray]]]
     # Env steps by game at the last line; empty where games have the same number of environments.
     game_env_steps: Mapping[str, int] = field(default_factory=dict)
+    # Updates done, by the env step of each line; empty where lines do not tell.
+    updates: Mapping[int, int] = field(default_factory=dict)
     # What ``lzero.entry.analyse_experts`` found in one of its checkpoints; None where nobody asked.
     expert_analysis: ExpertAnalysis | None = None
 
@@ -98,6 +100,11 @@ class RunData:
         if not self.game_env_steps:
             return env_steps
         return env_steps * self.game_env_steps[game] / self.env_steps
+
+    def updates_by(self, env_steps: float) -> int:
+        """Updates done by an env step of the game with the fewest environments, as last logged; 0
+        where that is not known."""
+        return max((count for step, count in self.updates.items() if step <= env_steps), default=0)
 
     def tags(self, prefix: str) -> list[str]:
         """Tags that begin with ``prefix`` and have a number, sorted."""
@@ -298,8 +305,11 @@ def _no_run(path: Path) -> str:
 def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str, Any]]) -> RunData:
     points, entries = [], []
     own: Mapping[str, int] = {}
+    updates: dict[int, int] = {}
     for line in lines:
         clock, own = int(line["env_step"]), line.get("game_env_steps", {})
+        if "train_iter" in line:
+            updates[clock] = int(line["train_iter"])
         for tag, value in line["metrics"].items():
             step = own.get(tags.game_of(tag, own), clock)
             points.append((tag, (step, value)))
@@ -312,7 +322,7 @@ def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str,
     arrays = {}
     for tag, logged in gather(entries).items():
         arrays[tag] = gather(logged)
-    return RunData(path, fields, scalars, arrays, own)
+    return RunData(path, fields, scalars, arrays, own, updates=updates)
 
 
 def one_per_step(series: Series, *, takes_last: bool) -> Series:

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from lzero import checks
 from lzero.report.curves import all_curves
 from lzero.report.notes import study_notes
 from lzero.report.progress import shown
@@ -35,6 +36,8 @@ class Study:
     notes: tuple[str, ...]  # what is missing or must be known, one sentence each
     # By domain; without those whose code was not loaded or that have none.
     scales: Mapping[str, DomainScale] = field(default_factory=dict)
+    # Largest difference of a cosine that does not matter, stated beforehand; None where none was.
+    margin: float | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -72,16 +75,25 @@ def build_study(
     labels: Sequence[str] = (),
     ignore: Sequence[str] = (),
     allow_domains: Sequence[str] = (),
+    margin: float | None = None,
 ) -> Study:
     """Read the folders of runs and compute everything that a report shows of them.
 
     ``labels`` name the groups in the order of their first runs; without any, the runs' names do.
     See :func:`lzero.report.run_data.group_runs` for what to ``ignore``. Of domains outside of this project only those of
-    ``allow_domains`` are asked for reference scores, which runs their code.
+    ``allow_domains`` are asked for reference scores, which runs their code. ``margin`` is the largest difference of a cosine
+    that does not matter: two groups whose conflict differs by less are called equivalent.
 
     Raises:
-        RunDataError: if there is no run, one cannot be read, or the labels do not fit.
+        TypeError: if ``paths`` is a single one, or ``margin`` is no number.
+        RunDataError: if there is no run, one cannot be read, the labels do not fit, or ``margin`` is not above 0 and at
+            most 1.
     """
+    if margin is not None:
+        try:  # cosines that differ by more than 1 do not agree in any sense
+            margin = checks.number("margin", margin, 0, 1, above=True)
+        except ValueError as error:
+            raise RunDataError(f"{error}; it is a difference of cosines, such as 0.05") from error
     if not paths:
         raise RunDataError("no run named; type python -m lzero.report runs/NAME [runs/NAME …]")
     groups = _relabel(group_runs(load_runs(paths), ignore), labels)
@@ -92,7 +104,7 @@ def build_study(
         finals += map(partial(final_score, group), group.games)
     notes = (*study_notes(groups, finals), *lacking)
     scales = domain_scales(references, allow_domains)
-    return Study(groups, curves, tuple(finals), references, notes, scales)
+    return Study(groups, curves, tuple(finals), references, notes, scales, margin)
 
 
 def domain_scales(

@@ -27,6 +27,13 @@ from lzero.report.statistics import (
     interpolate,
     smooth,
 )
+from lzero.report.student import (
+    holm,
+    noncentrality,
+    paired_difference,
+    student_interval,
+    unpaired_difference,
+)
 from lzero.report.study import Study, build_study
 from lzero.worker.collector import Collected
 from lzero.worker.context import EnvContext
@@ -306,6 +313,33 @@ CASES = {
     "report on a run twice": Bad(
         lambda folder: build_study([*runs(folder), folder / "r_s0"]), "more than once", RunDataError
     ),
+    "report with a margin of nothing": Bad(
+        lambda: build_study([Path("r")], margin=0), "margin=0.*above 0 up to 1", RunDataError
+    ),
+    "report with a margin in percent": Bad(
+        lambda: build_study([Path("r")], margin=5.0), "margin=5.0", RunDataError
+    ),
+    "report with a margin in words": Bad(
+        lambda: build_study([Path("r")], margin="small"), "margin='small'", TypeError
+    ),
+    "compare seeds that are not paired": Bad(
+        lambda: paired_difference(np.ones(3), np.ones(4)), r"second.*\(4,\).*\(3,\)"
+    ),
+    "compare seeds in a list": Bad(
+        lambda: paired_difference([1.0, 2.0], np.ones(2)), r"first=\[1.0, 2.0\]", TypeError
+    ),
+    "compare seeds without a number": Bad(
+        lambda: unpaired_difference(np.array([1.0, NAN]), np.ones(3)), r"first\[1\]=nan"
+    ),
+    "compare tables": Bad(
+        lambda: unpaired_difference(np.ones(3), np.ones((3, 2))), r"second.*\(3, 2\)"
+    ),
+    "a verdict by no margin": Bad(
+        lambda: paired_difference(np.ones(3), np.ones(3)).verdict(-0.1), "margin=-0.1"
+    ),
+    "an interval of a table": Bad(lambda: student_interval(np.ones((3, 2))), r"values.*\(3, 2\)"),
+    "adjust what is no probability": Bad(lambda: holm(np.array([0.1, 2.0])), "p_values=.*2.0"),
+    "detect without freedom": Bad(lambda: noncentrality(0), "freedom=0"),
     "report into a file": Bad(report_into_a_file, "--out .* is a file", SystemExit),
     "write a report into a file": Bad(written_into_a_file, "out", (FileExistsError, ValueError)),
     "runs in one text": Bad(lambda: load_runs("runs"), "paths='runs'", TypeError),

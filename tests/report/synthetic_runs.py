@@ -45,7 +45,10 @@ def write_run(
         (folder / "config.json").write_text(config.model_dump_json())
         for number in range(1, analyses + 1):
             step = ENV_STEPS * number // analyses
-            when = {"env_step": step, "train_iter": number}
+            when = {
+                "env_step": step,
+                "train_iter": 20 * step,
+            }  # a fifth is longer than a short window
             log.scalars(dict(basic_scalars(rng, step, games)), **when)
             scalars, arrays = conflict(rng, layers, experts, len(games))
             log.scalars(scalars, **when)

@@ -195,16 +195,20 @@ def test_conflict_is_told_in_a_table_with_single_layers_folded_away():
         groups.append(replace(group, runs=tuple(runs)))
     html = page(replace(study, groups=tuple(groups)), [], [])
     shown, folded = re.search(r"Gradient conflict</h2>(.*?)<details>(.*?)</details>", html).groups()
+    compared, shown = shown.split("More in conflict_differences.csv")[1].split("</table>", 1)
+    lines = re.findall(r"<tr>(<td.*?)</tr>", compared)
+    line = re.findall(r"<td.*?>(.*?)</td>", lines[0])
+    assert line == ["largest conflict", "encoder", "0", "–", "cannot tell", "–", "–", "2"]
+    assert "one minus two" in html and len(lines) == 3, "single layers are in the file"
     rows = re.findall(r"<tr><td.*?</tr>", shown)
     cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows]
     assert cells[0] == [
         "encoder",
         "0.600 (0.100 … 1.100)",
         "0.600 (0.100 … 1.100)",
-        "0.000 (-1.000 … 1.000)",
     ]
     assert [row[0] for row in cells] == ["encoder", "moe_layer/all_layers", "router/layer0"]
-    assert cells[2][1:] == ["–", "–", "–"] and "0.700" not in html
+    assert cells[2][1:] == ["–", "–"] and "0.700" not in html
     assert re.findall(r"<td class=\"text\">(.*?)</td>", folded) == [
         "moe_layer/layer0",
         "moe_layer/layer1",

@@ -251,6 +251,7 @@ def test_help_explains_the_options_and_comes_at_once():
         "--out",
         "--labels",
         "--ignore",
+        "--margin",
         "python -m lzero.report",
         "index.html",
     ):

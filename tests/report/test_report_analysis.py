@@ -26,6 +26,7 @@ TABLES = {
     "curves.csv",
     "final.csv",
     "conflict_final.csv",
+    "conflict_differences.csv",
     "conflict_pairs.csv",
     "conflict_shares.csv",
     "expert_final.csv",
@@ -86,8 +87,8 @@ def test_every_figure_and_table_is_there_and_on_the_page(report):
     assert page.count("data:image/png;base64,") == len(PICTURES)
     for picture in PICTURES:
         assert f'<figure id="{picture.name}">' in page and f'href="#{picture.name}"' in page
-    assert page.count("moe minus dense") == 1 and "before_moe/layer0" in page, (
-        "the table of the last fifth"
+    assert page.count("moe minus dense") == 2 and "before_moe/layer0" in page, (
+        "the table of differences, and that two seeds have no interval"
     )
     sections = (
         "Runs|Final evaluation|Returns|Learning|Gradient conflict|Expert selection|Plasticity"
@@ -192,7 +193,8 @@ def test_a_report_of_dense_runs_has_no_expert_figures(runs, tmp_path, caplog, mo
             *(f"expert_{name}" for name in of_experts),
         ]
     )
-    assert TABLES - made == {"expert_final.csv", "conflict_shares.csv"}
+    of_others = {"expert_final.csv", "conflict_shares.csv", "conflict_differences.csv"}
+    assert TABLES - made == of_others
     for name in missing:
         assert caplog.text.count(name) == 1
     assert "Expert selection" not in (tmp_path / "index.html").read_text()
