@@ -91,6 +91,18 @@ def tag_panels(study: Study, prefix: str, *, log_scale: bool = True) -> list[Pan
     return sorted(panels, key=_place_of_title)
 
 
+def share_panels(study: Study) -> list[Panel]:
+    """What the shared expert and the router have of their layer's negative products, then of its squared norms."""
+    panels = []
+    for prefix, whole in (
+        (tags.CONFLICT_SHARE, "negative products"),
+        (tags.CONFLICT_NORM_SHARE, "squared norms"),
+    ):
+        for panel in tag_panels(study, prefix, log_scale=False):
+            panels.append(replace(panel, title=f"{panel.title}, of {whole}", limits=(0.0, 1.0)))
+    return panels
+
+
 def conflict_panels(study: Study, measure: str) -> list[Panel]:
     """A panel for each component but the experts, a row for each kind of them, on one scale."""
     panels = []

@@ -224,12 +224,13 @@ PICTURES: tuple[Picture, ...] = (
     ),
     CurvePicture(
         *("conflict_shares", Section.CONFLICT, "Share of a layer's conflict in its parts"),
-        partial(panels.tag_panels, prefix=tags.CONFLICT_SHARE, log_scale=False),
+        panels.share_panels,
         "share",
-        lacking=f"no run has logged {tags.CONFLICT_SHARE}… numbers",
-        reading="Share of the negative scalar products between games' gradients that lies in the "
-        "shared expert and in the router; the rest lies in the routed experts. Of single "
-        "measurements, which noise spreads over the parts; pooled in conflict_shares.csv.",
+        lacking=f"no run has logged {tags.CONFLICT_NORM_SHARE}… numbers",
+        reading="Share of the negative scalar products between games' gradients, and of their "
+        "squared norms, that lies in the shared expert and in the router; the rest lies in the "
+        "routed experts. A part carries conflict beyond its size where the first is above the second. "
+        "Of single measurements, which noise spreads over the parts; pooled in conflict_shares.csv.",
     ),
     MatrixPicture(
         *("conflict_matrices", Section.CONFLICT, "Who conflicts with whom at the end of training"),
