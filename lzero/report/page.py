@@ -139,7 +139,7 @@ def _conflict_tables(study: Study) -> str:
             where = (row["group"], row["component"])
             pairs, null = (by_measure.get((name, *where), nan) for name in ("pairs", "null"))
             if not isnan(null):  # the largest of many is large by chance
-                cell += f"; {null:z.3f} of {pairs:.3g}"
+                cell += f"; chance {null:z.3f}, {pairs:.3g} pairs"
             cells.setdefault(row["component"], {})[row["group"]] = cell
             groups[row["group"]] = ""
     if not cells:

@@ -102,7 +102,7 @@ def test_rows_of_pairs_and_shares(runs):
 def test_the_report_shows_both(runs, tmp_path):
     main([*map(str, runs), "--out", str(tmp_path / "report")])
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "without noise" in page and "Excess above 1" in page and "of 3" in page
+    assert "without noise" in page and "Excess above 1" in page and ", 3 pairs" in page
     with (tmp_path / "report" / "conflict_pairs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 24
     assert (tmp_path / "report" / "conflict_reliability.png").stat().st_size > 10_000
