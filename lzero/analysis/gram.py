@@ -27,9 +27,8 @@ Gradients = Sequence[Tensor | None] | Tensor
 
 # at a time
 BUFFER_NUMBERS = 2**20  # sent, and received: hides the latency of a collective
-BLOCK_NUMBERS = (
-    2**18
-)  # multiplied: in float64 still in a second-level cache, and long enough for a product of few rows
+# multiplied: in float64 still in a second-level cache, and long enough for a product of few rows
+BLOCK_NUMBERS = 2**18
 
 
 @dataclass(frozen=True)
