@@ -19,6 +19,7 @@ WINDOWS = ("immediate", "short", "medium", "long")
 DENSE_COMPONENTS = {
     "encoder",
     "transformer",
+    *("study/encoder", "study/before_moe"),
     "encoder_parameters",
     *(f"{point}/layer{layer}" for point in ("before_moe", "moe_layer") for layer in range(LAYERS)),
 }
@@ -101,19 +102,26 @@ def test_every_gradient_conflict_is_there(run, events):
     components = MOE_COMPONENTS if moe else DENSE_COMPONENTS
     scalars = {
         f"gradient_conflict/{score}_{name}"
-        for score in ("avg", "max", "rate")
+        for score in ("avg", "max", "rate", "null", "pairs", "reliability", "denoised")
         for name in components
     }
     assert {
         tag for tag in events.Tags()["scalars"] if tag.startswith("gradient_conflict/")
     } == scalars
+    shares = {
+        tag for tag in events.Tags()["scalars"] if tag.startswith("gradient_conflict_norm_share/")
+    }
+    parts = [name for name in components if name.startswith(("expert_", "shared_", "router"))]
+    assert shares == {f"gradient_conflict_norm_share/{name}" for name in parts}
     pictures = {f"gradient_conflict_matrix/{name}" for name in components}
     assert {
         tag for tag in events.Tags()["images"] if tag.startswith("gradient_conflict")
     } == pictures
 
     lines = [line for line in read_metrics(config.run_dir / "metrics.jsonl") if "arrays" in line]
-    for kind, shape in {"matrix": (TASKS, TASKS), "norms": (TASKS,)}.items():
+    arrays = {"matrix": (TASKS, TASKS), "norms": (TASKS,)}
+    arrays |= {"signal": (TASKS,), "half_norms": (TASKS, 2)}
+    for kind, shape in arrays.items():
         for name in components:
             tag = f"gradient_conflict_{kind}/{name}"
             found = {

@@ -351,7 +351,7 @@ def test_frozen_parameters_stay_and_are_not_measured():
     config = make_config({"policy": {"gradient_conflict_interval": 2}})
     policy = make_policy(config)
     policy.model.encoder.requires_grad_(False)
-    for name in ("encoder", "encoder_parameters"):
+    for name in ("encoder", "encoder_parameters", "study/encoder"):
         del policy.measuring_points()[name]
     before = snapshot(policy)
     for seed in range(2):
