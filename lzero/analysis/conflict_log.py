@@ -9,8 +9,10 @@ from torch import Tensor
 
 from lzero import checks, tags
 from lzero.analysis.conflict import (
-    ColorLimit,
     GradientConflict,
+)
+from lzero.analysis.conflict_heatmaps import (
+    ColorLimit,
     check_color_limit,
     log_gradient_conflict_heatmaps,
 )
@@ -42,7 +44,7 @@ def log_gradient_conflicts(
         train_iter: updates so far.
         is_main: whether this rank logs; the others return at once.
         drawing: when heatmaps are drawn; None draws now.
-        limit: of their colours, see :func:`~lzero.analysis.conflict.gradient_conflict_heatmap`.
+        limit: of their colours, see :func:`~lzero.analysis.conflict_heatmaps.gradient_conflict_heatmap`.
 
     Raises:
         TypeError: if ``logger``, ``conflicts`` or ``limit`` are others.

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from lzero.analysis import conflict as conflict_module
+from lzero.analysis import conflict_heatmaps as pictures_module
 from lzero.analysis.conflict import (
     GradientConflict,
     compute_gradient_conflict_distributed,
     compute_gradient_conflicts,
     compute_gradient_conflicts_batch,
-    gradient_conflict_heatmap,
     gram_matrices,
+)
+from lzero.analysis.conflict_heatmaps import (
+    gradient_conflict_heatmap,
     log_gradient_conflict_heatmaps,
 )
 from tests.analysis.conflict_cases import SCORES, Pictures, reference_cosine
@@ -291,7 +293,7 @@ def conflict_of(*cosines: float) -> GradientConflict:
 )  # fmt: skip
 def test_an_automatic_limit_is_the_largest_cosine_between_two_tasks(conflict, largest, monkeypatch):
     asked = {}
-    monkeypatch.setattr(conflict_module, "heatmap_image", lambda *_, **style: asked.update(style))
+    monkeypatch.setattr(pictures_module, "heatmap_image", lambda *_, **style: asked.update(style))
     tasks = ["a", "b", "c"][: len(conflict.valid)]
     gradient_conflict_heatmap(conflict, tasks, "", limit="auto")
     assert asked["limits"] == pytest.approx((-largest, largest), rel=1e-6)

@@ -18,6 +18,8 @@ from lzero.analysis.conflict import (
     compute_gradient_conflicts,
     compute_gradient_conflicts_batch,
     gram_matrices,
+)
+from lzero.analysis.conflict_heatmaps import (
     log_gradient_conflict_heatmaps,
 )
 from tests.analysis.conflict_cases import Pictures

@@ -13,8 +13,10 @@ from lzero.analysis.conflict import (
     compute_gradient_conflict_distributed,
     compute_gradient_conflicts,
     compute_gradient_conflicts_batch,
-    gradient_conflict_heatmap,
     gram_matrices,
+)
+from lzero.analysis.conflict_heatmaps import (
+    gradient_conflict_heatmap,
     log_gradient_conflict_heatmaps,
 )
 from lzero.analysis.conflict_log import log_gradient_conflicts

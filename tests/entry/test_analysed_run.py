@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lzero.analysis import conflict, expert_log
+from lzero.analysis import conflict_heatmaps, expert_log
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
 from lzero.entry import train_unizero_multitask_segment_ddp
@@ -79,7 +79,7 @@ def run(request, tmp_path_factory) -> tuple[bool, ExperimentConfig, int]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Distributed, "threads", 1)
-        for module in (conflict, expert_log):  # how pictures look is tested elsewhere
+        for module in (conflict_heatmaps, expert_log):  # how pictures look is tested elsewhere
             patch.setattr(module, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), np.uint8))
         train_unizero_multitask_segment_ddp(config, max_env_step=120)
         result = train_unizero_multitask_segment_ddp(config)

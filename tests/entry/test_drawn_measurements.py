@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lzero import tags
-from lzero.analysis import conflict, expert_log
+from lzero.analysis import conflict_heatmaps, expert_log
 from lzero.entry import life, train_ppo_moe, train_unizero_multitask_segment_ddp
 from lzero.entry.stopping import StoppedError
 from lzero.logging import read_metrics
@@ -84,7 +84,7 @@ def story(request, tmp_path_factory) -> Story:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(life, "DRAWING_SHARE", 0.0)
-        for module in (conflict, expert_log):
+        for module in (conflict_heatmaps, expert_log):
             patch.setattr(module, "heatmap_image", lambda *_, **__: np.zeros((3, 2, 2), np.uint8))
         with patch.context() as stopping, pytest.raises(StoppedError):
             stopping.setattr(policy, "learn", asked)
