@@ -15,8 +15,10 @@ from lzero.analysis.points import ActivationPoint, ParameterPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
 from lzero.policy import UniZeroMTPolicy, unizero_multitask
 from lzero.policy.losses import masked_means, spread_shortfall, weighted_total
+from lzero.policy.metrics import LearnResult
 from lzero.policy.parts import half_tasks
 from lzero.policy.points import standard_points
+from lzero.replay.buffer import ReplayWindows
 from tests.policy.unizero_cases import (
     MODELS,
     independent_loss,
@@ -177,19 +179,25 @@ def expected_gradients(policy: UniZeroMTPolicy, windows, targets) -> dict[str, n
     return {name: np.stack(rows) for name, rows in expected.items()}
 
 
-@pytest.mark.parametrize(
-    "name", ["moe", "dense", "dense swiglu", "shared heads", "hardcoded", "registers"]
-)
-def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
-    plain, measured = (
-        make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY)
-    )
+def before_and_measured(change: dict) -> tuple[UniZeroMTPolicy, ReplayWindows, LearnResult]:
+    """A policy as it was before an update whose targets ``seen_targets`` has, the update's windows, and what
+    its measuring twin found in them.
+    """
+    plain, twin = (make_policy(make_config(merged(change, more))) for more in (NEVER, EVERY))
     windows = make_windows(plain.config)
     untouched = copy.deepcopy(plain.model)
     plain.learn(windows)
     plain.model = untouched
+    return plain, windows, twin.learn(windows)
+
+
+@pytest.mark.parametrize(
+    "name", ["moe", "dense", "dense swiglu", "shared heads", "hardcoded", "registers"]
+)
+def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
+    plain, windows, measured = before_and_measured(MODELS[name])
     expected = expected_gradients(plain, windows, seen_targets[0])
-    conflicts = measured.learn(windows).conflicts()
+    conflicts = measured.conflicts()
     assert set(conflicts) == set(expected) | {"study/encoder", "study/before_moe"}
     for component, rows in expected.items():
         norms = np.linalg.norm(rows, axis=1)
@@ -218,14 +226,8 @@ def test_conflicts_are_those_of_the_tasks_own_losses(name, seen_targets):
 @pytest.mark.parametrize("name", ["moe", "dense"])
 def test_flat_points_compare_all_tokens_one_after_another(name, seen_targets):
     """Against one pass of all windows, whose activations lie task by task."""
-    plain, measured = (
-        make_policy(make_config(merged(MODELS[name], change))) for change in (NEVER, EVERY)
-    )
-    windows = make_windows(plain.config)
-    untouched = copy.deepcopy(plain.model)
-    plain.learn(windows)
-    plain.model = untouched
-    conflicts = measured.learn(windows).conflicts()
+    plain, _, measured = before_and_measured(MODELS[name])
+    conflicts = measured.conflicts()
     points = {}
     for component, point in standard_points(plain.model).items():
         if isinstance(point, ActivationPoint) and point.flat:
@@ -269,12 +271,8 @@ def test_flat_points_without_places_are_refused():
 
 def test_halves_of_windows_have_the_gradients_of_their_own_losses(seen_targets):
     """The halves' Gram matrix against autograd of a loss in which only the windows of one half count."""
-    plain, measured = (make_policy(make_config(change)) for change in (NEVER, EVERY))
-    windows = make_windows(plain.config)
-    untouched = copy.deepcopy(plain.model)
-    plain.learn(windows)
-    plain.model = untouched
-    found = measured.learn(windows).measured
+    plain, _, result = before_and_measured({})
+    found = result.measured
     batch, parameters = seen_targets[0], list(plain.model.world_model.transformer.parameters())
     seen = plain._forward(batch, {})
     moments = seen.sums.moments
