@@ -16,6 +16,7 @@ NOT_LEARNING = (
     "policy.optimiser.max_skipped_updates",
     "train.max_env_steps",
     "train.eval_interval",
+    "train.eval_at_start",
     "train.eval_episodes",
     "train.checkpoint_interval",
     "train.keep_checkpoints",

@@ -359,6 +359,8 @@ class TrainConfig(Section):
     """Env steps per game played at random before search and learning begin."""
     eval_interval: PositiveInt = 10_000
     """Env steps per game between two evaluations."""
+    eval_at_start: bool = False
+    """Evaluate once more before training begins: what forward transfer is compared with."""
     eval_episodes: PositiveInt = 8
     """Episodes per game of one evaluation."""
     checkpoint_interval: PositiveInt = 10_000

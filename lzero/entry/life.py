@@ -85,7 +85,8 @@ class RunLife(ABC):
         self.env, self.legal_actions = foundation.env, foundation.legal_actions
         self.env_steps = 0
         self.before = 0
-        self.stage: Stage = "collect"
+        # before any step only an evaluation can be under way
+        self.stage: Stage = "evaluate" if config.train.eval_at_start else "collect"
         self.measured: dict[str, int] = {}
         self.last_returns: dict[str, float] = {}
         self.checkpoint_size: dict[str, float] = {}  # of the newest one, until it is logged
@@ -318,7 +319,8 @@ class RunLife(ABC):
             AskedToStopError: in an evaluation.
         """
         train = self.config.train
-        evaluated = self.crossed(train.eval_interval) and self.env_steps < limit
+        is_time = self.crossed(train.eval_interval) or self.env_steps == 0
+        evaluated = is_time and self.env_steps < limit
         if evaluated:
             with self.timer("evaluate"):
                 self.evaluate()

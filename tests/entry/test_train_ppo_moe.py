@@ -15,13 +15,15 @@ from lzero.entry import train_ppo_moe
 from lzero.entry.checkpointing import RunError
 from lzero.entry.eval_unizero_multitask import eval_unizero_multitask
 from lzero.entry.ppo_run import PPORun
-from lzero.entry.stopping import StoppedError
+from lzero.entry.stopping import AskedToStopError, StoppedError
 from lzero.logging import read_metrics
 from lzero.policy.ppo_moe import PPOPolicy
+from lzero.worker.rollouts import PolicyPlayer
 from tests.entry.run_cases import curves
 from tests.ranks import run_ranks
 from zoo.catch.config.ppo_presets import ppo_presets
 
+EVALUATED = "eval_return/Catch"
 SETTINGS = {
     "together": {},
     "big softmoe": {
@@ -66,6 +68,7 @@ def tiny(directory: Path, name: str = "together", **train) -> dict:
             "max_env_steps": 320,
             "collect_steps": 10,
             "eval_interval": 160,
+            "eval_at_start": True,
             "eval_episodes": 3,
             "checkpoint_interval": 80,
             "log_interval": 8,
@@ -135,6 +138,36 @@ def test_a_run_that_died_goes_on_bit_for_bit(tmp_path, name, monkeypatch):
     assert curves(tmp_path / "disturbed/tiny") == curves(tmp_path / "undisturbed/tiny")
 
 
+@pytest.mark.parametrize("where", ["in the first evaluation", "right after it"])
+def test_what_is_scored_before_training_is_scored_once(tmp_path, where, monkeypatch):
+    """As in a run that nobody has stopped."""
+    train_ppo_moe(tiny(tmp_path / "undisturbed"), seed=3, max_env_step=40)
+    place = {
+        "in the first evaluation": (PolicyPlayer, "act"),
+        "right after it": (PPORun, "collect"),
+    }[where]
+
+    def stopping(*args, **kwargs):
+        raise AskedToStopError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(*place, stopping)
+        train_ppo_moe(tiny(tmp_path / "disturbed"), seed=3)
+    train_ppo_moe(tiny(tmp_path / "disturbed"), seed=3, max_env_step=40)
+    scored = []
+    for name in ("undisturbed", "disturbed"):
+        rows = read_metrics(tmp_path / name / "tiny" / "metrics.jsonl")
+        scored.append(
+            [
+                (row["env_step"], row["metrics"][EVALUATED])
+                for row in rows
+                if EVALUATED in row["metrics"]
+            ]
+        )
+    assert scored[0] == scored[1]
+    assert [env_step for env_step, _ in scored[0]] == [0, 40]
+
+
 def test_a_signal_is_obeyed_between_rounds(tmp_path, monkeypatch):
     train_ppo_moe(tiny(tmp_path / "undisturbed"), seed=3)
     learn = PPOPolicy.learn
@@ -170,7 +203,7 @@ def test_games_are_played_in_turn_and_all_of_them_evaluated(tmp_path, monkeypatc
     assert result.env_steps == 640
     rows = read_metrics(result.run_dir / "metrics.jsonl")
     evaluated = [row["env_step"] for row in rows if "eval_return/MirroredCatch" in row["metrics"]]
-    assert evaluated == [160, 320, 480, 640]
+    assert evaluated == [0, 160, 320, 480, 640]
     for row in rows:
         for tag, value in row["metrics"].items():  # experts of a game without its turn have none
             assert value is not None or tag.startswith("MOE_"), tag

@@ -57,6 +57,7 @@ def _ppo(
             "max_env_steps": max_env_steps,
             "collect_steps": 128,
             "eval_interval": max_env_steps // 5,
+            "eval_at_start": True,
             "eval_episodes": 32,
             "checkpoint_interval": 50 * ROUND,
             "log_interval": 320,  # 10 rounds of 4 epochs x 8 updates
