@@ -58,6 +58,7 @@ def unizero(directory: Path) -> dict:
 
 def ppo(directory: Path) -> dict:
     data = tiny(directory, "big softmoe", max_env_steps=320, eval_interval=80, **RHYTHMS)
+    data["train"]["eval_at_start"] = False  # nothing is measured by then
     data["policy"]["gradient_conflict_interval"] = 8
     return data
 

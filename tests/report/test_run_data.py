@@ -19,6 +19,7 @@ MAY_DIFFER = {
     *(
         f"train.{name}"
         for name in (
+            "eval_at_start",
             "keep_checkpoints",
             "keep_checkpoint_hours",
             "log_interval",
