@@ -9,11 +9,19 @@ import pytest
 from pydantic import ValidationError
 
 import lzero
-from tests.bad_calls import of_analysis, of_games, of_networks, of_noise, of_runs, of_search
+from tests.bad_calls import (
+    of_analysis,
+    of_games,
+    of_networks,
+    of_noise,
+    of_ppo,
+    of_runs,
+    of_search,
+)
 from tests.bad_calls.bad import Bad
 
 ROOT = Path(lzero.__file__).parents[1]
-ROOMS = (of_analysis, of_noise, of_networks, of_search, of_runs, of_games)
+ROOMS = (of_analysis, of_noise, of_networks, of_ppo, of_search, of_runs, of_games)
 CASES: dict[str, Bad] = {name: case for room in ROOMS for name, case in room.CASES.items()}
 
 
@@ -36,7 +44,7 @@ def is_clear(bad: Bad, error: BaseException) -> bool:
 
 def test_no_name_is_taken_twice():
     assert len(CASES) == sum(len(room.CASES) for room in ROOMS)
-    assert len(CASES) >= 240
+    assert len(CASES) >= 300
 
 
 @pytest.mark.timeout(120)  # the first call of a tree compiles it

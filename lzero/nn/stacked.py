@@ -115,7 +115,7 @@ class StackedNetwork(nn.Module):
         activation: ``relu`` or ``tanh``.
 
     Raises:
-        ValueError: if there is no layer, maps get smaller than a kernel, or a number is below 1.
+        ValueError: if there is no layer, an unknown activation, maps get smaller than a kernel, or a number is below 1.
     """
 
     def __init__(
@@ -132,6 +132,8 @@ class StackedNetwork(nn.Module):
         super().__init__()
         if not (channels or hidden or heads):
             raise ValueError("channels, hidden and heads are all empty: allowed is a layer or more")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r}: allowed are {', '.join(ACTIVATIONS)}")
         self.num_experts, self.takes_maps = num_experts, bool(channels)
         shape = in_shape
         layers: list[nn.Module] = []

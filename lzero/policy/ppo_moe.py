@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.analysis.conflict import HalfGrams, gram_matrices
 from lzero.analysis.expert_statistics import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
@@ -42,6 +43,9 @@ class PPOPolicy:
         observation_shape: ``(C, H, W)`` or ``(F,)``, padded over tasks.
         legal_actions: ``(T, A)`` bool, the action set of every task of the run.
         dist: process group of the run.
+
+    Raises:
+        TypeError, ValueError: for another kind of experiment, or actions that do not fit its tasks.
     """
 
     state_groups = ("model", "optimizer", "gradient", "expert_selection")
@@ -53,6 +57,7 @@ class PPOPolicy:
         legal_actions: np.ndarray,
         dist: Distributed | None = None,
     ) -> None:
+        checks.instance("config", config, PPOExperiment, "a PPOExperiment")
         self.config, self.num_tasks = config, config.num_tasks
         check_legal_actions(legal_actions, self.num_tasks)
         self.dist = dist or Distributed()

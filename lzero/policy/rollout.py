@@ -80,10 +80,18 @@ def advantages(
         gae_lambda: λ.
 
     Raises:
-        ValueError: if shapes differ.
+        TypeError: if something is no tensor, or ends of episodes are no booleans.
+        ValueError: if shapes differ, or γ or λ is not between 0 and 1.
 
     Source: Schulman et al. (arXiv 1506.02438), eq. 16.
     """
+    for name, tensor in (("reward", reward), ("value", value)):
+        checks.instance(name, tensor, Tensor, "a tensor")
+    checks.shape("reward", reward, None, None)
+    checks.flags("terminated", terminated)
+    checks.flags("truncated", truncated)
+    checks.number("discount", discount, 0.0, 1.0)
+    checks.number("gae_lambda", gae_lambda, 0.0, 1.0)
     steps, envs = reward.shape
     checks.shape("value", value, steps + 1, envs)
     checks.shape("terminated", terminated, steps, envs)
