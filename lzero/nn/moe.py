@@ -35,10 +35,10 @@ class SwiGLU(nn.Module):
         super().__init__()
         embed_dim, hidden = checks.count("embed_dim", embed_dim), checks.count("hidden", hidden)
         stack = () if num_experts is None else (checks.count("num_experts", num_experts),)
-        self.w_in = nn.Parameter(
-            torch.empty(*stack, embed_dim, 2 * hidden).normal_(std=embed_dim**-0.5)
-        )
-        self.w_out = nn.Parameter(torch.empty(*stack, hidden, embed_dim).normal_(std=hidden**-0.5))
+        # as spread as in torch.nn.Linear; with 1 / sqrt(inputs) first outputs drown those of attention
+        w_in = torch.empty(*stack, embed_dim, 2 * hidden).normal_(std=(3 * embed_dim) ** -0.5)
+        w_out = torch.empty(*stack, hidden, embed_dim).normal_(std=(3 * hidden) ** -0.5)
+        self.w_in, self.w_out = nn.Parameter(w_in), nn.Parameter(w_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(T, D)`` to ``(T, D)``, or ``(E, T, D)`` to ``(E, T, D)``."""

@@ -35,6 +35,15 @@ def test_blocks_have_gelu_unless_they_are_asked_for_another():
     assert type(make(mlp_kind="swiglu")) is MoELayer, "without effect in a mixture"
 
 
+@pytest.mark.parametrize("changes", [{}, DENSE, {"moe": {"top_k": 8}}], ids=str)
+@pytest.mark.parametrize("dim", [32, 128, 256])
+def test_no_kind_begins_louder_than_the_plain_one(dim, changes):
+    """Of normalised tokens; experts that were four times as loud drowned what attention adds, and agents learned late."""
+    x, task_id = torch.randn(400, dim), torch.zeros(400, dtype=torch.int64)
+    plain = make(dim, moe={"enabled": False})(x, task_id)[0].square().mean()
+    assert make(dim, **changes)(x, task_id)[0].square().mean() <= plain
+
+
 @pytest.mark.parametrize("dim", [4, 8, 16, 20, 24, 52, 64, 96, 128, 256, 512, 768])
 def test_a_token_passes_as_many_weights_as_in_the_mixture(dim):
     """In one of 8 routed experts and the shared one, exactly, at every width; with GELU but for the rounding of widths."""
