@@ -202,7 +202,7 @@ def _serialisable(stats: Stats) -> dict[int, dict[str, dict[str, Any]]]:
 
 
 def _add(of_task: dict[str, dict[str, Any]], window: str, stats: Mapping[str, Any]) -> None:
-    frequencies = np.array(stats["frequencies"], np.float64)
+    frequencies = torch.as_tensor(stats["frequencies"], dtype=torch.float64).cpu().numpy()
     total, data_points = stats["total_selections"], stats["data_points"]
     if window in of_task:
         before = of_task[window]

@@ -115,7 +115,9 @@ def test_values_are_converted():
     assert translate_config(few).experiment.model.encoder.kind == "lightzero"
     many = configs((*GAMES, "Amidar"))
     assert translate_config(many).experiment.model.encoder.vit_layers == 12
-    assert translate_config(changed(env__env_id="ALE/Pong-v5")[:1]).experiment.env.games == ("Pong",)
+    assert translate_config(changed(env__env_id="ALE/Pong-v5")[:1]).experiment.env.games == (
+        "Pong",
+    )
 
 
 def test_settings_of_single_tasks_become_overrides():
