@@ -300,7 +300,9 @@ def _rows(tasks: Sequence[_Task], fields: Fields) -> Iterator[Row]:
         target = key.target if key.rule == "mapped" else ""
         note = key.text
         status = {"mapped": "mapped", "ignored": "ignored"}.get(key.rule, "checked")
-        if target and not any(target == field or target.startswith(f"{field}.") for field in fields):
+        if target and not any(
+            target == field or target.startswith(f"{field}.") for field in fields
+        ):
             target, status, note = "", "ignored", "without effect: what it belongs to is not there"
         if values:
             yield Row(path, _shown(values), status, target, "" if status == "checked" else note)
