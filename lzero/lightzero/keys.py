@@ -8,7 +8,7 @@ A line has five columns: key, rule, object of the rule, default, text. Rules:
 - ``only``: object are the values that change nothing here; all others are refused, and text says what to do.
 - ``copy``: object is the key that it has to agree with.
 
-Source: configs and policies of opendilab/LightZero, 2025-05 to 2026-01 (``main`` and the multi-task branches).
+Source: configs and policies of opendilab/LightZero, 2025 and later (``main`` and the multi-task branches).
 """
 
 import ast

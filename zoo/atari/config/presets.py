@@ -172,9 +172,9 @@ def _published(
     2509.07945).
 
     The encoder is a ViT-Base: 768 wide, 12 layers, 12 heads, patches of 8 pixels, dropout 0.1. That
-    is what LightZero's multi-task code builds for more than 8 games, and first built for 8 too; since
-    2025-09 it takes a ViT as wide with 6 layers there, whose heads of 64 and MLP of 2,048 ours has not.
-    Its scripts have 24 heads in the blocks, or 8, as here.
+    is what LightZero's multi-task code builds for more than 8 games, and first built for 8 too; later
+    versions take a ViT as wide with 6 layers there, whose heads of 64 and MLP of 2,048 ours has not.
+    Its scripts have 24 heads in the blocks, later ones 8, as here.
     """
     return with_domain_settings(
         {
