@@ -205,7 +205,7 @@ def _as_lightzero(
     cosine[:, absent] = 0.0
     scores = -cosine[~torch.eye(len(cosine), dtype=torch.bool)]
     against = products[torch.triu(products < 0, diagonal=1)]
-    like = {"device": rows.device, "dtype": rows.dtype if rows.is_floating_point() else None}
+    dtype = rows.dtype if rows.is_floating_point() else torch.float32
     return EasyDict(
         avg_conflict_score=scores.mean().item(),
         max_conflict_score=scores.max().item(),
@@ -213,8 +213,8 @@ def _as_lightzero(
         num_conflicting_pairs=len(against),
         avg_conflict_intensity=-against.mean().item() if len(against) else 0.0,
         gradient_norms=norms.tolist(),
-        dot_product_matrix=products.to(**like),
-        cosine_similarity_matrix=cosine.to(**like),
+        dot_product_matrix=products.to(rows.device, dtype),
+        cosine_similarity_matrix=cosine.to(rows.device, dtype),
     )
 
 

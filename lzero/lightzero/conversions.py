@@ -45,10 +45,11 @@ def one_of(key: str, value: Any, choices: Mapping[Any, Any]) -> Any:
     Raises:
         RefusedError: if there is none.
     """
-    if value not in choices:
-        allowed = ", ".join(repr(choice) for choice in choices)
-        raise RefusedError(f"{key}={value!r}: allowed are {allowed}")
-    return choices[value]
+    for choice, ours in choices.items():  # values may be lists, which no dict can be asked for
+        if choice == value:
+            return ours
+    allowed = ", ".join(repr(choice) for choice in choices)
+    raise RefusedError(f"{key}={value!r}: allowed are {allowed}")
 
 
 def rhythm(values: Values) -> Fields:
@@ -129,7 +130,11 @@ def support(values: Values) -> Fields:
     ranges = [tuple(values[name]) for name in names if values[name] is not None]
     if ranges:
         low, high, step = ranges[0] if len(ranges[0]) == 3 else (0, 0, 0)
-        if len(set(ranges)) > 1 or not (step > 0 and low < 0 and high == step - low):
+        if (
+            len(ranges) < 2
+            or len(set(ranges)) > 1
+            or not (step > 0 and low < 0 and high == step - low)
+        ):
             raise RefusedError(
                 f"{names[0]}={values[names[0]]}, {names[1]}={values[names[1]]}: allowed is one range "
                 "for both, (-limit, limit + step, step)"

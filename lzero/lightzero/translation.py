@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +11,15 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from lzero import checks
-from lzero.config import EnvConfig, ExperimentConfig, nearest
-from lzero.config_fields import flatten
+from lzero.config import EnvConfig, ExperimentConfig
 from lzero.envs.domain import load_domain, with_domain_settings
 from lzero.lightzero import conversions
 from lzero.lightzero.conversions import Fields, RefusedError
-from lzero.lightzero.keys import NO_DEFAULT, Key, keys
+from lzero.lightzero.keys import NO_DEFAULT, keys
+from lzero.lightzero.tasks import Task, plain, problems, read_tasks, shown
 
 DOMAINS = {"atari_lightzero": "zoo.atari.domain:ATARI"}
 """Our domain by ``create_config.env.type``."""
-NEEDED = ("env.env_id", "policy.batch_size")
-MAY_DIFFER = frozenset(
-    {
-        *("exp_name", "env.env_id", "env.collector_env_num", "policy.collector_env_num"),
-        *("env.collect_max_episode_steps", "env.eval_max_episode_steps", "env.clip_rewards"),
-        *("policy.batch_size", "policy.num_segments"),
-    }
-)
-"""Keys in which tasks may differ; in others that matter they must agree."""
-NEVER_REANALYSED = 1e-5  # of LightZero's buffer_reanalyze_freq; its configs write 1e-6 for off
-MOST_SHOWN = 60  # characters of a value in the table
 
 
 @dataclass(frozen=True)
@@ -70,21 +59,6 @@ class Translation:
         return table
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A task's config, flat.
-
-    Attributes:
-        number: LightZero's task id.
-        given: values by key, as written.
-        values: with LightZero's defaults.
-    """
-
-    number: int
-    given: Mapping[str, Any]
-    values: Mapping[str, Any]
-
-
 def translate_config(
     configs: Sequence[Any], *, max_env_step: int | None = None, domain: str | None = None
 ) -> Translation:
@@ -101,10 +75,10 @@ def translate_config(
             counterpart here (with what to do), for tasks that differ where they must not, and for
             values that our schema refuses.
     """
-    tasks = _tasks(configs)
-    problems = list(_problems(tasks, domain))
-    if problems:
-        raise ValueError("; ".join(problems))
+    tasks = read_tasks(configs)
+    refused = list(problems(tasks, domain))
+    if refused:
+        raise ValueError("; ".join(refused))
     try:
         fields = _fields(tasks, domain)
     except RefusedError as error:
@@ -114,78 +88,7 @@ def translate_config(
     return Translation(_experiment(fields), tuple(_rows(tasks, fields)))
 
 
-def _tasks(configs: Any) -> list[_Task]:
-    shape = "allowed is [[task_id, [main_config, create_config]], …]"
-    checks.instance("configs", configs, Sequence, shape.removeprefix("allowed is "))
-    if not len(configs):
-        raise ValueError(f"configs={configs}: {shape}, with one task or more")
-    tasks = []
-    for place, entry in enumerate(configs):
-        try:
-            number, (main, create) = entry
-            given = dict(flatten(main)) | dict(flatten({"create_config": create}))
-            number = checks.count("task_id", number, 0)
-        except (TypeError, ValueError, AttributeError):
-            raise TypeError(f"configs[{place}]={checks.shown(entry)}: {shape}") from None
-        defaults = {}
-        for path, key in keys().items():
-            if key.default != NO_DEFAULT:
-                defaults[path] = key.default
-        tasks.append(_Task(number, given, defaults | given))
-    return tasks
-
-
-def _problems(tasks: Sequence[_Task], domain: str | None) -> Iterator[str]:
-    """Why these configs cannot be translated; in the order of the keys."""
-    known = keys()
-    everything = dict.fromkeys(path for task in tasks for path in task.given)
-    for path in everything:
-        if path not in known:
-            yield f"{path}: unknown key; {nearest(path, list(known))}"
-    needed = NEEDED if domain else (*NEEDED, "create_config.env.type")
-    for path in needed:
-        if any(path not in task.given for task in tasks):
-            yield f"{path} is missing; give it in the config of every task"
-    numbers = [task.number for task in tasks]
-    if len(set(numbers)) < len(numbers):
-        yield f"task_id: {numbers} names a task more than once; give each task a number of its own"
-    for task in tasks:
-        said = task.given.get("policy.task_id", task.number)
-        if said != task.number:
-            yield f"policy.task_id={said} of task {task.number}: give {task.number}"
-    for path in everything:
-        key = known.get(path)
-        if key is not None and key.rule != "ignored":
-            yield from _problems_of(key, tasks)
-
-
-def _problems_of(key: Key, tasks: Sequence[_Task]) -> Iterator[str]:
-    values = [_plain(task.values.get(key.path)) for task in tasks]
-    if key.path not in MAY_DIFFER and any(value != values[0] for value in values):
-        yield f"{key.path} differs between tasks ({_shown(values)}); give all the same"
-        return
-    for task, value in zip(tasks, values, strict=True):
-        if key.path not in task.given:
-            continue
-        problem = ""
-        if key.path == "policy.buffer_reanalyze_freq":
-            if not isinstance(value, int | float) or not value <= NEVER_REANALYSED:
-                problem = key.text
-        elif key.rule == "mapped":
-            problem = conversions.type_problem(key.path, value, key.default)
-        elif key.rule == "only" and value not in key.allowed:
-            problem = key.text
-        elif key.rule == "copy":
-            other = _plain(task.values.get(key.target))
-            if value != other:
-                problem = f"it has to equal {key.target}={other!r}"
-                problem += f": {key.text}" if key.text else ""
-        if problem:
-            yield f"{key.path}={value!r}: {problem}"
-            return
-
-
-def _fields(tasks: Sequence[_Task], domain: str | None) -> Fields:
+def _fields(tasks: Sequence[Task], domain: str | None) -> Fields:
     """Our fields by dotted path."""
     values = tasks[0].values
     fields: Fields = {}
@@ -206,11 +109,11 @@ def _fields(tasks: Sequence[_Task], domain: str | None) -> Fields:
     return fields
 
 
-def _games(tasks: Sequence[_Task], domain: str | None, fields: Fields) -> Fields:
+def _games(tasks: Sequence[Task], domain: str | None, fields: Fields) -> Fields:
     """Games, and what single ones do differently."""
     if domain is None:
         kind = tasks[0].values["create_config.env.type"]
-        if kind not in DOMAINS:
+        if not isinstance(kind, str) or kind not in DOMAINS:
             raise RefusedError(
                 f"create_config.env.type={kind!r}: allowed are {', '.join(DOMAINS)}; for other games "
                 "give domain='package.module:ATTRIBUTE'"
@@ -253,7 +156,7 @@ def _games(tasks: Sequence[_Task], domain: str | None, fields: Fields) -> Fields
     return found | {"env.domain": domain, "env.games": games, "env.overrides": overrides}
 
 
-def _names(tasks: Sequence[_Task]) -> Fields:
+def _names(tasks: Sequence[Task]) -> Fields:
     """The one folder of a run, from those of its tasks."""
     names = [task.values["exp_name"] for task in tasks if "exp_name" in task.values]
     if not names:
@@ -294,9 +197,9 @@ def _experiment(fields: Fields) -> ExperimentConfig:
         raise ValueError("; ".join(said)) from error
 
 
-def _rows(tasks: Sequence[_Task], fields: Fields) -> Iterator[Row]:
+def _rows(tasks: Sequence[Task], fields: Fields) -> Iterator[Row]:
     for path, key in keys().items():
-        values = [_plain(task.given[path]) for task in tasks if path in task.given]
+        values = [plain(task.given[path]) for task in tasks if path in task.given]
         target = key.target if key.rule == "mapped" else ""
         note = key.text
         status = {"mapped": "mapped", "ignored": "ignored"}.get(key.rule, "checked")
@@ -305,18 +208,6 @@ def _rows(tasks: Sequence[_Task], fields: Fields) -> Iterator[Row]:
         ):
             target, status, note = "", "ignored", "without effect: what it belongs to is not there"
         if values:
-            yield Row(path, _shown(values), status, target, "" if status == "checked" else note)
+            yield Row(path, shown(values), status, target, "" if status == "checked" else note)
         elif status == "mapped" and key.default not in (NO_DEFAULT, None):
-            yield Row(path, _shown([key.default]), "default", target, note)
-
-
-def _plain(value: Any) -> Any:
-    """Lists as tuples, so that they compare."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _shown(values: Sequence[Any]) -> str:
-    """One value where all are the same, else all of them; never long."""
-    same = all(value == values[0] for value in values)
-    text = repr(values[0]) if same else ", ".join(map(repr, values))
-    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1] + "…"
+            yield Row(path, shown([key.default]), "default", target, note)

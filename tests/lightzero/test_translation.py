@@ -140,6 +140,11 @@ def test_settings_of_single_tasks_become_overrides():
         translate_config(ours)
 
 
+def test_several_mistakes_are_told_at_once():
+    with pytest.raises(ValueError, match="use_moco=True: .*; policy.sampled_algo=True: "):
+        translate_config(changed(policy__use_moco=True, policy__sampled_algo=True))
+
+
 @pytest.mark.parametrize(
     "by_key, says",
     [
@@ -159,6 +164,13 @@ def test_settings_of_single_tasks_become_overrides():
         ({"exp_name": 7}, "exp_name=7: allowed is a text"),
         (wm(moe_use_lora=True), "moe_use_lora=True: .*no LoRA"),
         (wm(encoder_type="dino"), "encoder_type='dino': allowed are 'vit', 'resnet'"),
+        (wm(encoder_type=["vit"]), r"encoder_type=\['vit'\]: allowed are 'vit', 'resnet'"),
+        (wm(obs_type="text"), "obs_type='text': allowed are 'image', 'vector'"),
+        (
+            {"env__collect_max_episode_steps": [9]},
+            r"collect_max_episode_steps=\(9,\): allowed is a",
+        ),
+        ({"policy__model__reward_support_range": (-5, 6, 1)}, "allowed is one range for both"),
         (wm(encoder_type="resnet"), "num_channels=256 with encoder_type='resnet': allowed is 64"),
         (wm(predict_latent_loss_type="group_kl"), "'group_kl' with 'SimNorm'"),
         (wm(context_length=7), "context_length=7: allowed are even numbers"),
