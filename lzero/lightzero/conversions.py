@@ -126,8 +126,7 @@ def latent_norm(values: Values) -> Fields:
 def support(values: Values) -> Fields:
     """Bins of values and rewards."""
     limit, bins = values["policy.model.support_scale"], values[f"{WORLD}.support_size"]
-    names = ("policy.model.reward_support_range", "policy.model.value_support_range")
-    ranges = [tuple(values[name]) for name in names if values[name] is not None]
+    ranges = [tuple(values[name]) for name in RANGES if values[name] is not None]
     if ranges:
         low, high, step = ranges[0] if len(ranges[0]) == 3 else (0, 0, 0)
         if (
@@ -136,8 +135,8 @@ def support(values: Values) -> Fields:
             or not (step > 0 and low < 0 and high == step - low)
         ):
             raise RefusedError(
-                f"{names[0]}={values[names[0]]}, {names[1]}={values[names[1]]}: allowed is one range "
-                "for both, (-limit, limit + step, step)"
+                f"{RANGES[0]}={values[RANGES[0]]}, {RANGES[1]}={values[RANGES[1]]}: allowed is one "
+                "range for both, (-limit, limit + step, step)"
             )
         limit, bins = -low, round((high - low) / step)
     return {"model.support_limit": limit, "model.support_bins": bins}
@@ -226,6 +225,7 @@ NUMBER_OR_NONE = frozenset(
     }
 )
 """Keys whose default is no number, but whose values are."""
+RANGES = ("policy.model.reward_support_range", "policy.model.value_support_range")
 AT_LEAST_ONE = frozenset(
     {"env.collector_env_num", "policy.num_segments", "policy.game_segment_length"}
 )
@@ -241,6 +241,10 @@ def type_problem(path: str, value: Any, default: Any) -> str:
     if path in NUMBER_OR_NONE or isinstance(default, int | float):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return "allowed is a number"
+    if path in RANGES and value is not None:
+        is_range = isinstance(value, list | tuple)
+        if not is_range or not all(isinstance(one, int | float) for one in value):
+            return "allowed are three numbers"
     if path in AT_LEAST_ONE and value < 1:
         return "allowed are numbers from 1 on"
     return ""

@@ -171,6 +171,7 @@ def test_several_mistakes_are_told_at_once():
             r"collect_max_episode_steps=\(9,\): allowed is a",
         ),
         ({"policy__model__reward_support_range": (-5, 6, 1)}, "allowed is one range for both"),
+        ({"policy__model__value_support_range": 50}, "value_support_range=50: allowed are three"),
         (wm(encoder_type="resnet"), "num_channels=256 with encoder_type='resnet': allowed is 64"),
         (wm(predict_latent_loss_type="group_kl"), "'group_kl' with 'SimNorm'"),
         (wm(context_length=7), "context_length=7: allowed are even numbers"),
