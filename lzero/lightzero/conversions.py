@@ -177,6 +177,26 @@ def context(values: Values) -> Fields:
     return {"model.context_steps": tokens // 2}
 
 
+def without_effect(values: Values) -> set[str]:
+    """Mapped keys that others of this config overrule."""
+    found = set()
+    if values["policy.update_per_collect"] is not None:
+        found.add("policy.replay_ratio")
+    if None not in (
+        values["policy.collect_num_simulations"],
+        values["policy.eval_num_simulations"],
+    ):
+        found.add("policy.num_simulations")
+    if values[RANGES[0]] is not None:
+        found |= {"policy.model.support_scale", f"{WORLD}.support_size"}
+    is_vector = values[f"{WORLD}.obs_type"] == "vector"
+    if is_vector:
+        found.add(f"{WORLD}.encoder_type")
+    if is_vector or values[f"{WORLD}.encoder_type"] != "resnet":
+        found |= {"policy.model.num_res_blocks", "policy.model.num_channels"}
+    return found
+
+
 SIMPLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "env.full_action_space": ("env.minimal_actions", lambda value: not value),
     "policy.gumbel_algo": ("policy.search.kind", lambda value: "gumbel" if value else "puct"),

@@ -198,6 +198,7 @@ def _experiment(fields: Fields) -> ExperimentConfig:
 
 
 def _rows(tasks: Sequence[Task], fields: Fields) -> Iterator[Row]:
+    overruled = conversions.without_effect(tasks[0].values)
     for path, key in keys().items():
         values = [plain(task.given[path]) for task in tasks if path in task.given]
         target = key.target if key.rule == "mapped" else ""
@@ -207,6 +208,8 @@ def _rows(tasks: Sequence[Task], fields: Fields) -> Iterator[Row]:
             target == field or target.startswith(f"{field}.") for field in fields
         ):
             target, status, note = "", "ignored", "without effect: what it belongs to is not there"
+        if path in overruled:
+            target, status, note = "", "ignored", "without effect: another key overrules it"
         if values:
             yield Row(path, shown(values), status, target, "" if status == "checked" else note)
         elif status == "mapped" and key.default not in (NO_DEFAULT, None):

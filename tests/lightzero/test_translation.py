@@ -111,6 +111,9 @@ def test_values_are_converted():
     assert not dense.experiment.model.moe.enabled
     [row] = [row for row in dense.rows if row.key == f"{WORLD}.num_experts_per_tok"]
     assert row.status == "ignored" and row.note
+    rows = {row.key: row for row in dense.rows}
+    assert rows["policy.replay_ratio"].status == "ignored", "update_per_collect is given"
+    assert rows["policy.model.num_channels"].status == "ignored", "the encoder is a ViT"
     few = changed(policy__model__num_channels=64, **wm(encoder_type="resnet"))
     assert translate_config(few).experiment.model.encoder.kind == "lightzero"
     many = configs((*GAMES, "Amidar"))
