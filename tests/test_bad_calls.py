@@ -12,6 +12,7 @@ import lzero
 from tests.bad_calls import (
     of_analysis,
     of_games,
+    of_lightzero,
     of_networks,
     of_noise,
     of_ppo,
@@ -21,7 +22,16 @@ from tests.bad_calls import (
 from tests.bad_calls.bad import Bad
 
 ROOT = Path(lzero.__file__).parents[1]
-ROOMS = (of_analysis, of_noise, of_networks, of_ppo, of_search, of_runs, of_games)
+ROOMS = (
+    of_analysis,
+    of_games,
+    of_lightzero,
+    of_networks,
+    of_noise,
+    of_ppo,
+    of_runs,
+    of_search,
+)
 CASES: dict[str, Bad] = {name: case for room in ROOMS for name, case in room.CASES.items()}
 
 

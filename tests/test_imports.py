@@ -71,6 +71,8 @@ MAY_IMPORT = {
     )
     | SERVICES,
     "report": frozenset({"config", "analysis", "envs"}) | SERVICES,
+    # faces towards other frameworks: no room may import them
+    "lightzero": frozenset({"config", "nn", "analysis", "envs", "entry"}) | SERVICES,
     **dict.fromkeys(SERVICES, SERVICES | {"config", "config_sections"}),
     **dict.fromkeys(EVERYBODY_MAY_IMPORT, frozenset()),
 }

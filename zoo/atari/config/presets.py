@@ -5,12 +5,20 @@ import torch
 from lzero.config import ExperimentConfig
 from lzero.envs.domain import with_domain_settings
 from zoo.atari.envs import ATARI8, ATARI26
+from zoo.conflict_study import NAME as CONFLICT_STUDY
 from zoo.conflict_study import conflict_study
 
 CPU2 = ("Krull", "CrazyClimber")  # their reward per step multiplies within 5,000 env steps
 ATARI3 = ("Krull", "KungFuMaster", "UpNDown")
 
 Presets = dict[str, tuple[str, ExperimentConfig]]
+
+LIGHTZERO_PRESETS: dict[str, dict[str, int]] = {
+    "noshare": {"num_shared_experts": 0},
+    "only_share": {"num_experts": 0},
+    "8layer": {},
+}
+"""LightZero's scripts by the end of their names, and what they change of the mixture."""
 
 
 def presets(*, moe: bool) -> Presets:
@@ -33,7 +41,7 @@ def presets(*, moe: bool) -> Presets:
             "3 games in one agent, 100,000 env steps each",
             _small(f"atari3_{suffix}", ATARI3, moe),
         ),
-        "atari8": ("8 games, the published 768-wide ViT model; needs a GPU", atari8),
+        "atari8": ("8 games, the published 768-wide model with a ViT-Base; needs a GPU", atari8),
         "atari8_gumbel": ("atari8 with Gumbel search", _with_gumbel(atari8)),
         "atari26": ("26 games, the published model, 512 windows per update; needs a GPU", atari26),
         "atari26_gumbel": ("atari26 with Gumbel search", _with_gumbel(atari26)),
@@ -43,6 +51,35 @@ def presets(*, moe: bool) -> Presets:
             interval=200,
         ),
     }
+
+
+def lightzero_presets(name: str) -> Presets:
+    """Presets of LightZero's scripts for ablations: ours with mixtures of experts, in each the same change.
+
+    ``noshare`` has no shared expert and ``only_share`` none that are routed; the expert that remains is
+    twice as wide, so that a token passes as many parameters as before (in LightZero it does not).
+    ``8layer`` has 8 blocks, and with 8 games 512 windows in an update, as in LightZero.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in LIGHTZERO_PRESETS:
+        raise ValueError(f"name={name!r}: allowed are {', '.join(LIGHTZERO_PRESETS)}")
+    found = {}
+    for preset, (text, config) in presets(moe=True).items():
+        if preset.startswith(CONFLICT_STUDY):
+            continue  # it has its own ablations
+        data = config.model_dump()
+        data["exp_name"] += f"_{name}"
+        if name == "8layer":
+            data["model"]["num_layers"] = 8
+            if preset.startswith("atari8"):
+                data["policy"]["batch_size"] = 64
+        else:
+            data["model"]["moe"] |= LIGHTZERO_PRESETS[name]
+            data["model"]["moe"]["hidden_ratio"] *= 2
+        found[preset] = (f"{text}; {name}", with_domain_settings(data))
+    return found
 
 
 def default_preset() -> str:
@@ -134,8 +171,10 @@ def _published(
     """Sizes of the published multi-task runs (UniZero, arXiv 2406.10667; ScaleZero, arXiv
     2509.07945).
 
-    The encoder is a ViT-Base: 768 wide, 12 layers, 12 heads, patches of 8 pixels, dropout 0.1, as
-    in LightZero's multi-task runs.
+    The encoder is a ViT-Base: 768 wide, 12 layers, 12 heads, patches of 8 pixels, dropout 0.1. That
+    is what LightZero's multi-task code builds for more than 8 games, and first built for 8 too; later
+    versions take a ViT as wide with 6 layers there, whose heads of 64 and MLP of 2,048 ours has not.
+    Its scripts have 24 heads in the blocks, later ones 8, as here.
     """
     return with_domain_settings(
         {
