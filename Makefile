@@ -5,6 +5,7 @@
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
 # make soak         hundreds of kills and damaged checkpoints, and half an hour of training; an hour
 # make fuzz         thousands of examples of what may stand in configs, files and trees; a quarter of an hour
+# make docs         the documentation as a site in docs/_build/html; broken links and references are errors
 # make setup        only prepares .venv
 # JOBS=2            test processes side by side
 # ARGS="…"          extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
@@ -22,7 +23,7 @@ LOWEST_TESTS := tests/test_project.py tests/test_examples.py tests/test_imports.
 	tests/analysis/test_task_gradients.py tests/report/test_statistics.py tests/report/test_figures.py \
 	tests/worker/test_evaluator.py tests/zoo/test_minatar.py
 
-.PHONY: train test soak fuzz lint format test-lowest setup clean
+.PHONY: train test soak fuzz lint format docs test-lowest setup clean
 
 train: setup
 	$(BIN)/python $(SCRIPT) $(ARGS)
@@ -46,6 +47,14 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -b html -q --fail-on-warning --keep-going docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+.venv/.docs: .venv/.installed requirements-docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
 
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile $(LOWEST_TESTS) $(ARGS)

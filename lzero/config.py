@@ -214,7 +214,7 @@ class PolicyConfig(Section):
     gradient_conflict_interval: int = Field(200, ge=0)
     """Updates between two measurements of the gradient conflict between games; 0 measures never."""
     conflict_color_limit: Literal["auto"] | Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """|cosine| from which on heatmaps of the conflict have their strongest colours; ``auto`` takes the
+    """``|cosine|`` from which on heatmaps of the conflict have their strongest colours; ``auto`` takes the
     largest between two games, in each picture anew: for small cosines."""
     gradient_aggregator: Literal["mean", "pcgrad", "cagrad", "upgrad"] = "mean"
     """How the games' gradients become one; all but ``mean`` need the package torchjd and an

@@ -74,7 +74,7 @@ class PPOConfig(Section):
     gradient_conflict_interval: int = Field(320, ge=0)
     """Updates between two measurements of the gradient conflict between games; 0 measures never."""
     conflict_color_limit: Literal["auto"] | Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """|cosine| from which on heatmaps of the conflict have their strongest colours; ``auto`` takes the largest between two
+    """``|cosine|`` from which on heatmaps of the conflict have their strongest colours; ``auto`` takes the largest between two
     games, in each picture anew: for small cosines."""
     probe_observations: PositiveInt = 64
     """Observations of random play, shared out over the games, on which effective ranks are measured."""

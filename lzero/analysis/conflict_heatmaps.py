@@ -48,7 +48,7 @@ def gradient_conflict_heatmap(
         conflict: of T tasks.
         task_names: T names; row and column i get name i.
         title: of the picture.
-        limit: |cosine| from which on colours are strongest; it stands at the colour bar. ``auto``
+        limit: ``|cosine|`` from which on colours are strongest; it stands at the colour bar. ``auto``
             shows small cosines: the largest one between two tasks, 1 where all are 0.
 
     Returns:

@@ -50,7 +50,7 @@ class Activity:
     """How active the units of a module were, in sums that add up over forwards and ranks.
 
     Attributes:
-        total: sum of |h| of every unit ``(N, U)`` float64.
+        total: sum of ``|h|`` of every unit ``(N, U)`` float64.
         samples: what it is summed over ``(N,)`` float64; 0 for a set of weights that nothing went
             through.
     """
@@ -80,7 +80,7 @@ class Activity:
     def dormant_ratios(self, tau: float) -> Tensor:
         """Share of dormant units of every set ``(N,)``; NaN where nothing went through.
 
-        A unit is dormant if its mean |h| is at most ``tau`` of the mean over the set's units. The
+        A unit is dormant if its mean ``|h|`` is at most ``tau`` of the mean over the set's units. The
         number of samples is the same for all of them and drops out. Where every unit is silent, all
         are dormant.
         """

@@ -24,7 +24,7 @@ def _single(name: str, x: Tensor) -> Tensor:
 
 
 def scalar_transform(x: Tensor) -> Tensor:
-    """Compress scalars with h(x) = sign(x)(√(|x|+1) − 1) + 0.001x.
+    """Compress scalars with ``h(x) = sign(x)(√(|x|+1) − 1) + 0.001x``.
 
     Args:
         x: any shape, any real dtype.
@@ -46,7 +46,7 @@ def scalar_transform(x: Tensor) -> Tensor:
 def inverse_scalar_transform(y: Tensor) -> Tensor:
     """Exact inverse of :func:`scalar_transform`.
 
-    With u = √(|x|+1) − 1 the transform reads 0.001u² + 1.002u = |y|. Its positive root is written as a
+    With ``u = √(|x|+1) − 1`` the transform reads ``0.001u² + 1.002u = |y|``. Its positive root is written as a
     quotient of positive terms, so that fp32 loses no digits at either end.
 
     Args:

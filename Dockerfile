@@ -1,0 +1,21 @@
+# lzero on CPUs. docker build -t lzero . && docker run --rm -v "$PWD/runs:/lzero/runs" lzero train catch-moe
+FROM python:3.12-slim
+
+# the compiler builds the tree search's step at installation
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /lzero
+COPY requirements.txt .
+# CPU builds of torch under the pinned version; without the index pip takes several GB of CUDA along
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu -r requirements.txt
+COPY . .
+RUN pip install --no-cache-dir --no-deps --editable . \
+    && useradd --create-home lzero \
+    && mkdir -p runs \
+    && chown lzero runs
+
+USER lzero
+ENTRYPOINT ["lzero"]
+CMD ["--help"]
