@@ -19,6 +19,7 @@ from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import Experiment
 from lzero.entry import faults
+from lzero.entry.about import About
 from lzero.entry.build import Foundation
 from lzero.entry.checkpointing import Resume, RunError, env_seed, restore, save
 from lzero.entry.evaluation import GameEvaluator
@@ -28,6 +29,7 @@ from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress
 from lzero.policy.state import TrainedPolicy, is_finite
 from lzero.profiling import Profilers
+from lzero.sinks import SinkError
 from lzero.worker.evaluator import Player
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
@@ -120,13 +122,17 @@ class RunLife(ABC):
         if not resumed:
             self.begin(env_seed(self.seed, self.env_steps))
         self.logger = RunLogger(
-            config.run_dir, is_main=is_main, game_env_steps=config.env.game_env_steps
+            config.run_dir,
+            is_main=is_main,
+            game_env_steps=config.env.game_env_steps,
+            loggers=config.train.loggers,
         )
         # what an attempt logged after its last checkpoint, or before its first, did not happen
         last = (self.policy.train_iter, self.env_steps) if resumed else (-1, -1)
         self.logger.truncate_after(*last)
         if is_main:  # only now: a run that is refused stays as it was
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        self._begin_log()
 
         self.rates = RateMeter(self.of_all_games(self.env_steps), self.policy.train_iter)
         self.drawing = {}
@@ -141,6 +147,21 @@ class RunLife(ABC):
             is_main=is_main,
             initial_env_step=self.of_all_games(self.env_steps),
         )
+
+    def _begin_log(self) -> None:
+        """Say in the log what the run is; collective.
+
+        Raises:
+            RunError: on all ranks, if a place of ``train.loggers`` cannot be opened.
+        """
+        problem = None
+        about = About.of(self.config, self.seed, self.dist.world_size)
+        try:
+            self.logger.begin(about.values, about.scores, about.texts, self.env_steps)
+        except SinkError as error:
+            problem = str(error)
+        if self.dist.any(problem is not None):
+            raise RunError(problem or "train.loggers: rank 0 cannot open one of them")
 
     @abstractmethod
     def begin(self, seed: int) -> None:

@@ -146,8 +146,8 @@ def selecting(label: str, entropies: Mapping[int, tuple[float, float]], updates:
     for seed, (first, last) in entropies.items():
         tags = {}
         for window in ("immediate", "short"):
-            for task in (0, 1):
-                tag = f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy"
+            for game in ("Pong", "Boxing"):
+                tag = f"moe_task/{window}/selection_entropy/{game}"
                 tags[tag] = [first, 9.0, last, last]
         run = run_of(f"{label}_s{seed}", tags)
         done = {int(step): round(step / 1000 * updates) for step in range(0, 1001, 100)}
@@ -163,7 +163,7 @@ def test_changes_of_the_expert_selection_are_compared():
     assert all(set(row) == set(TABLES[EXPERT_FILE][0]) for row in rows)
     assert len(rows) == 2 * 3 * 2, "windows, both games and their mean, end and change"
     found = {(row["metric"], row["game"], row["part"]): row for row in rows}
-    entropy = "MOE_Details/immediate/ExpertSelectionEntropy"
+    entropy = "moe_task/immediate/selection_entropy"
     change, end = found[entropy, "", "change"], found[entropy, "Pong", "last_fifth"]
     reference = stats.ttest_rel([-0.5, -0.3, -0.3], [-0.1, 0.1, -0.2])
     assert change["p_value"] == pytest.approx(reference.pvalue)

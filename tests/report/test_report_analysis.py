@@ -164,7 +164,7 @@ def test_the_tables_hold_what_the_runs_logged(runs, report):
     [entropy] = [
         row
         for row in read_csv(report / "expert_final.csv")
-        if (row["metric"], row["game"]) == ("MOE_Details/short/ExpertSelectionEntropy", "")
+        if (row["metric"], row["game"]) == ("moe_task/short/selection_entropy", "")
     ]
     assert float(entropy["change"]) < 0 and entropy["num_seeds"] == "2"
 
@@ -211,7 +211,7 @@ def test_an_analysis_that_some_seeds_lack_is_named(runs, tmp_path):
     study = build_study([runs[1], folder])
     whats = {
         "gradient_conflict/": "gradient conflict",
-        "MOE_": "expert selection",
+        "moe_": "expert selection",
         "plasticity/": "plasticity numbers",
     }
     for tags, what in whats.items():

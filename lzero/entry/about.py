@@ -1,0 +1,92 @@
+"""What a run is, for whoever looks at its log: the command, versions, the config, and the scores it is compared by."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Self
+
+
+from lzero import __version__, tags
+from lzero.config import Experiment
+from lzero.config_fields import NOT_LEARNING, flatten, is_one_of
+from lzero.envs.domain import load_domain
+
+PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "minatar")
+"""Of which the log says the versions, where they are installed: what numerics and games depend on."""
+PIPE = "\\|"  # how a cell of a Markdown table has it
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run's log begins with.
+
+    Attributes:
+        texts: Markdown by tag.
+        values: fields that decide what is learned, by dotted path, and the seed.
+        scores: tags by which runs are compared.
+    """
+
+    texts: Mapping[str, str]
+    values: Mapping[str, bool | float | str]
+    scores: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: Experiment, seed: int, processes: int) -> Self:
+        """Of an experiment that is started with ``seed`` in so many processes."""
+        fields = dict(flatten(config.model_dump(mode="json")))
+        values: dict[str, bool | float | str] = {"seed": seed}
+        for name, value in fields.items():
+            if not is_one_of(name, NOT_LEARNING):
+                values[name] = value if isinstance(value, bool | int | float) else _cell(value)
+        run = {
+            "experiment": config.exp_name,
+            "kind": type(config).__name__,
+            "games": ", ".join(config.env.games),
+            "domain": config.env.domain,
+            "seed": seed,
+            "processes": processes,
+            "command": f"`{shlex.join(sys.orig_argv)}`",
+            "machine": f"{platform.machine()}, {platform.system()}",
+            **_versions(),
+        }
+        texts = {
+            "about/run": _table("run", run),
+            "about/config": _table("field", fields),
+        }
+        return cls(texts, values, _scores(config))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"lzero": __version__, "Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # not everybody has every domain
+            continue
+    return versions
+
+
+def _scores(config: Experiment) -> tuple[str, ...]:
+    games = config.env.games
+    scores = [tags.of_game(tags.EVAL_RETURN, game) for game in games]
+    domain = load_domain(config.env.domain)
+    if any(domain.normalised_score(game, 0.0) is not None for game in games):
+        scores += [f"{tags.EVAL_AGGREGATE}{name}" for name in ("mean", "median", "iqm")]
+    return tuple(scores)
+
+
+def _table(title: str, rows: Mapping[str, Any]) -> str:
+    """A Markdown table of two columns."""
+    lines = [f"| {title} | |", "|---|---|"]
+    for name, value in rows.items():
+        lines.append(f"| {name} | {_cell(value).replace('|', PIPE)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "–" if value is None else str(value)
