@@ -374,7 +374,7 @@ class TrainConfig(Section):
     video: bool = True
     """Record one episode per game at the end."""
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard",)
-    """Where numbers go besides ``metrics.jsonl``: ``tensorboard`` (tb/), ``csv`` (metrics.csv), ``wandb`` (optional package)."""
+    """Where numbers go besides ``metrics.jsonl``: ``tensorboard`` (tb/), ``csv`` (metrics.csv), ``wandb`` (optional)."""
 
     @field_validator("loggers")
     @classmethod

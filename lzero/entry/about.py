@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
-
-from lzero import __version__, tags
+from lzero import tags
 from lzero.config import Experiment
 from lzero.config_fields import NOT_LEARNING, flatten, is_one_of
 from lzero.envs.domain import load_domain
 
-PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "minatar")
+PACKAGES = ("lzero", "torch", "numpy", "gymnasium", "ale-py", "minatar")
 """Of which the log says the versions, where they are installed: what numerics and games depend on."""
 PIPE = "\\|"  # how a cell of a Markdown table has it
 
@@ -60,7 +59,7 @@ class About:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"lzero": __version__, "Python": platform.python_version()}
+    versions = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, in ``tb/``: families of tags in the order in which a reader asks, see :func:`lzero.tags.numbered`."""
+"""TensorBoard's event files, in ``tb/``: families of tags stand in the order of :func:`lzero.tags.numbered`."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -28,7 +28,7 @@ class TensorBoardEvents(Sink):
     def __init__(self, directory: Path) -> None:
         self._directory = directory / FOLDER
         self._purge_step: int | None = None
-        self._hyperparameters: dict[str, bool | float | str] = {}
+        self._hyperparameters: dict[str, float | str] = {}
 
     def scalars(self, moment: Moment, metrics: Mapping[str, float]) -> None:
         """A point of each curve."""
@@ -50,7 +50,10 @@ class TensorBoardEvents(Sink):
 
         ``SummaryWriter.add_hparams`` would write a run of its own beside this one, with a copy of each score.
         """
-        self._hyperparameters = dict(values)
+        # torch would show True as 1
+        self._hyperparameters = {
+            name: str(value) if isinstance(value, bool) else value for name, value in values.items()
+        }
         experiment, start, _ = self._hparams(scores)
         for summary in (experiment, start):
             self._writer.file_writer.add_summary(summary, moment.env_step)

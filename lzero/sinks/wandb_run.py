@@ -3,6 +3,8 @@
 What the environment says of project, entity and mode counts (``WANDB_PROJECT``, ``WANDB_ENTITY``, ``WANDB_MODE=offline``).
 """
 
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -15,6 +17,7 @@ from lzero.sinks.sink import History, Moment, Sink, SinkError
 
 ID_FILE = "wandb_run_id.txt"
 PROJECT = "lzero"  # where WANDB_PROJECT says nothing
+ID_BYTES = 4  # eight letters, as the package's own; unique within a project is enough
 STEP = "env_step"  # the x-axis of all curves
 
 
@@ -68,13 +71,11 @@ class WandbRun(Sink):
 
     @cached_property
     def _run(self) -> Any:
-        import os
-
         import wandb
 
         file = self._directory / ID_FILE
         if not file.exists():
-            file.write_text(wandb.util.generate_id() + "\n", encoding="utf-8")
+            file.write_text(secrets.token_hex(ID_BYTES) + "\n", encoding="utf-8")
         try:
             run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lzero.logging import RunLogger
+from lzero.logging import run_logger
 from lzero.report.curves import DRAWN_WINDOWS, divergence_tags, information_tags, load_tags
 from lzero.report.figures import arrange
 from lzero.report.panels import (
@@ -26,22 +26,13 @@ from lzero.report.study import Study, build_study
 from tests.report.synthetic_runs import GAMES, write_run
 
 
-class NoTensorBoard:
-    """Takes the place of TensorBoard's writer, which is slow and not what is tested."""
-
-    def add_scalar(self, *_: object) -> None:
-        """Forget it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     """Two seeds with experts and two without, of two layers each."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "_tensorboard", NoTensorBoard())
+        # TensorBoard is slow and not what is tested
+        patch.setattr(run_logger, "make_sinks", lambda *_: {})
         runs = [write_run(folder / f"moe_s{seed}", seed=seed) for seed in (0, 1)]
         runs += [write_run(folder / f"dense_s{seed}", seed=seed + 5, experts=0) for seed in (0, 1)]
     return build_study(runs)

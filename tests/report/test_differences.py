@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lzero.logging import RunLogger
+from lzero.logging import run_logger
 from lzero.report.command import TABLES, main
 from lzero.report.difference_tables import (
     DIFFERENCE_PICTURES,
@@ -193,23 +193,14 @@ def test_windows_longer_than_what_they_describe_are_named(updates, said, window)
         assert note.startswith("a: the short window") and "(1,000 updates)" in note and said in note
 
 
-class NoTensorBoard:
-    """Takes the place of TensorBoard's writer, which is slow and not what is tested."""
-
-    def add_scalar(self, *_: object) -> None:
-        """Forget it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     """Three seeds with a shared expert in each of two widths, two layers."""
     folder = tmp_path_factory.mktemp("runs")
     runs = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "_tensorboard", NoTensorBoard())
+        # TensorBoard is slow and not what is tested
+        patch.setattr(run_logger, "make_sinks", lambda *_: {})
         for seed in (0, 1, 2):
             for name, model in (("small", {}), ("wide", {"embed_dim": 128})):
                 path = folder / f"{name}_s{seed}"

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from lzero.logging import RunLogger
+from lzero.logging import run_logger
 from lzero.report import pictures
 from lzero.report.analysis_tables import conflict_rows
 from lzero.report.command import main
@@ -34,22 +34,13 @@ TABLES = {
 }
 
 
-class NoTensorBoard:
-    """Takes the place of TensorBoard's writer, which is slow and not what is tested."""
-
-    def add_scalar(self, *_: object) -> None:
-        """Forget it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[Path]:
     """Two seeds with experts and two without."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "_tensorboard", NoTensorBoard())
+        # TensorBoard is slow and not what is tested
+        patch.setattr(run_logger, "make_sinks", lambda *_: {})
         made = [write_run(folder / f"moe_s{seed}", seed=seed, layers=1) for seed in (0, 1)]
         return [
             *made,
