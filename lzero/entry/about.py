@@ -6,12 +6,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lzero import tags
 from lzero.config import Experiment
 from lzero.config_fields import NOT_LEARNING, flatten, is_one_of
+from lzero.entry.checkpointing import RunError
 from lzero.envs.domain import load_domain
+from lzero.logging import RunLogger
+from lzero.sinks import SinkError
+
+if TYPE_CHECKING:
+    from lzero.entry.life import RunLife
 
 PACKAGES = ("lzero", "torch", "numpy", "gymnasium", "ale-py", "minatar")
 """Of which the log says the versions, where they are installed: what numerics and games depend on."""
@@ -56,6 +62,37 @@ class About:
             "about/config": _table("field", fields),
         }
         return cls(texts, values, _scores(config))
+
+
+def open_log(run: "RunLife", *, resumed: bool) -> RunLogger:
+    """The log of a run that has just begun or goes on, without what did not happen."""
+    config = run.config
+    log = RunLogger(
+        config.run_dir,
+        is_main=run.dist.is_main,
+        game_env_steps=config.env.game_env_steps,
+        loggers=config.train.loggers,
+    )
+    # what an attempt logged after its last checkpoint, or before its first, did not happen
+    last = (run.policy.train_iter, run.env_steps) if resumed else (-1, -1)
+    log.truncate_after(*last)
+    return log
+
+
+def begin_log(run: "RunLife") -> None:
+    """Say in the log what the run is; collective.
+
+    Raises:
+        RunError: on all ranks, if a place of ``train.loggers`` cannot be opened.
+    """
+    problem = None
+    about = About.of(run.config, run.seed, run.dist.world_size)
+    try:
+        run.logger.begin(about.values, about.scores, about.texts, run.env_steps)
+    except SinkError as error:
+        problem = str(error)
+    if run.dist.any(problem is not None):
+        raise RunError(problem or "train.loggers: rank 0 cannot open one of them")
 
 
 def _versions() -> dict[str, str]:

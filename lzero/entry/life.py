@@ -19,7 +19,7 @@ from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import Experiment
 from lzero.entry import faults
-from lzero.entry.about import About
+from lzero.entry.about import begin_log, open_log
 from lzero.entry.build import Foundation
 from lzero.entry.callbacks import Callback, Callbacks
 from lzero.entry.checkpointing import Resume, RunError, env_seed, restore, save
@@ -27,10 +27,9 @@ from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.lock import FolderLock, LockedError
 from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.envs.multitask import MultiTaskVectorEnv
-from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress
+from lzero.logging import PhaseTimer, RateMeter, TrainingProgress
 from lzero.policy.state import TrainedPolicy, is_finite
 from lzero.profiling import Profilers
-from lzero.sinks import SinkError
 from lzero.worker.evaluator import Player
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable
@@ -127,18 +126,10 @@ class RunLife(ABC):
         resumed = restore(self, resume)
         if not resumed:
             self.begin(env_seed(self.seed, self.env_steps))
-        self.logger = RunLogger(
-            config.run_dir,
-            is_main=is_main,
-            game_env_steps=config.env.game_env_steps,
-            loggers=config.train.loggers,
-        )
-        # what an attempt logged after its last checkpoint, or before its first, did not happen
-        last = (self.policy.train_iter, self.env_steps) if resumed else (-1, -1)
-        self.logger.truncate_after(*last)
+        self.logger = open_log(self, resumed=resumed)
         if is_main:  # only now: a run that is refused stays as it was
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        self._begin_log()
+        begin_log(self)
 
         self.rates = RateMeter(self.of_all_games(self.env_steps), self.policy.train_iter)
         self.drawing = {}
@@ -155,21 +146,6 @@ class RunLife(ABC):
             is_main=is_main,
             initial_env_step=self.of_all_games(self.env_steps),
         )
-
-    def _begin_log(self) -> None:
-        """Say in the log what the run is; collective.
-
-        Raises:
-            RunError: on all ranks, if a place of ``train.loggers`` cannot be opened.
-        """
-        problem = None
-        about = About.of(self.config, self.seed, self.dist.world_size)
-        try:
-            self.logger.begin(about.values, about.scores, about.texts, self.env_steps)
-        except SinkError as error:
-            problem = str(error)
-        if self.dist.any(problem is not None):
-            raise RunError(problem or "train.loggers: rank 0 cannot open one of them")
 
     @abstractmethod
     def begin(self, seed: int) -> None:

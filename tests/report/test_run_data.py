@@ -24,6 +24,7 @@ MAY_DIFFER = {
             "log_interval",
             "moe_log_interval",
             "video",
+            "loggers",
         )
     ),
     *(
