@@ -55,8 +55,14 @@ class PPORun(RunLife):
     ) -> None:
         # every rank needs a step of each of its tasks in every update
         foundation = lay_foundation(config, [config.env.num_envs] * config.num_tasks)
-        lengths = {"seed": seed, "max_env_steps": max_env_steps}
-        super().__init__(config, foundation, **lengths, stop=stop, callbacks=callbacks)
+        super().__init__(
+            config,
+            foundation,
+            seed=seed,
+            max_env_steps=max_env_steps,
+            stop=stop,
+            callbacks=callbacks,
+        )
         self.profilers = Profilers(config.policy.profile, config.run_dir, is_main=self.dist.is_main)
         torch.manual_seed(seed)  # the same parameters on every rank
         self.policy = PPOPolicy(config, self.env.observation_shape, self.legal_actions, self.dist)

@@ -177,8 +177,8 @@ class RunLogger:
     def close(self) -> None:
         """Write out what is buffered and close the files."""
         if self._is_main:
-            self._record.close()
             self._tell(lambda sink: sink.close())
+            self._record.close()
 
     def __enter__(self) -> Self:
         return self
