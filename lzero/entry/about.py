@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lzero import tags
 from lzero.config import Experiment
-from lzero.config_fields import NOT_LEARNING, flatten, is_one_of
+from lzero.config_fields import NOT_LEARNING, NOT_THERE, flatten, is_one_of
 from lzero.entry.checkpointing import RunError
 from lzero.envs.domain import load_domain
 from lzero.logging import RunLogger
@@ -30,7 +30,8 @@ class About:
 
     Attributes:
         texts: Markdown by tag.
-        values: fields that decide what is learned, by dotted path, and the seed.
+        values: fields that decide what is learned and are not the schema's defaults, by dotted path, and the seed: all
+            hundred of them would hide the few by which runs differ.
         scores: tags by which runs are compared.
     """
 
@@ -42,9 +43,11 @@ class About:
     def of(cls, config: Experiment, seed: int, processes: int) -> Self:
         """Of an experiment that is started with ``seed`` in so many processes."""
         fields = dict(flatten(config.model_dump(mode="json")))
+        defaults = dict(flatten(type(config)().model_dump(mode="json")))
         values: dict[str, bool | float | str] = {"seed": seed}
         for name, value in fields.items():
-            if not is_one_of(name, NOT_LEARNING):
+            is_default = value == defaults.get(name, NOT_THERE)
+            if not (is_default or is_one_of(name, NOT_LEARNING)):
                 values[name] = value if isinstance(value, bool | int | float) else _cell(value)
         run = {
             "experiment": config.exp_name,
@@ -53,13 +56,14 @@ class About:
             "domain": config.env.domain,
             "seed": seed,
             "processes": processes,
-            "command": f"`{shlex.join(sys.orig_argv)}`",
             "machine": f"{platform.machine()}, {platform.system()}",
             **_versions(),
         }
+        # below the table: a line without a break would leave the other column no room
+        command = f"\n\n```\n{shlex.join(sys.orig_argv)}\n```\n"
         texts = {
-            "about/run": _table("run", run),
-            "about/config": _table("field", fields),
+            "about/run": _table("run", run) + command,
+            "about/settings": _table("field", fields),
         }
         return cls(texts, values, _scores(config))
 
@@ -116,7 +120,7 @@ def _scores(config: Experiment) -> tuple[str, ...]:
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:
     """A Markdown table of two columns."""
-    lines = [f"| {title} | |", "|---|---|"]
+    lines = [f"| {title} | value |", "|---|---|"]
     for name, value in rows.items():
         lines.append(f"| {name} | {_cell(value).replace('|', PIPE)} |")
     return "\n".join(lines)

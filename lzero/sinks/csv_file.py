@@ -72,12 +72,11 @@ class CsvFile(Sink):
 
 def _rows(moment: Moment, metrics: Mapping[str, float | None]) -> Iterator[Row]:
     for tag, value in metrics.items():
-        is_known = value is not None and math.isfinite(value)
         yield (
             tag,
             tags.game_of(tag, moment.own) or tags.selecting_game(tag, moment.own),
             moment.step_of(tag),
             moment.train_iter,
             moment.wall_time,
-            float(value) if is_known else "",
+            float(value) if value is not None and math.isfinite(value) else "",
         )
