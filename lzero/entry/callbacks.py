@@ -184,8 +184,12 @@ class Callbacks:
         if self._callbacks:
             metrics = table.metrics()
             scores = {game: metrics[tags.of_game(tags.EVAL_RETURN, game)] for game in table.scores}
-            told = (scores, dict(table.scores), metrics)
-            event = EvaluationEvent(*self._place().values(), *map(MappingProxyType, told))
+            event = EvaluationEvent(
+                **self._place(),
+                scores=MappingProxyType(scores),
+                episodes=MappingProxyType(dict(table.scores)),
+                metrics=MappingProxyType(metrics),
+            )
             self._call("on_evaluation", event)
 
     def on_checkpoint(self, checkpoint: Path) -> None:

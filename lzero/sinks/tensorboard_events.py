@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,13 +56,19 @@ class TensorBoardEvents(Sink):
         }
         experiment, start, _ = self._hparams(scores)
         for summary in (experiment, start):
-            self._writer.file_writer.add_summary(summary, moment.env_step)
+            self._add(summary, moment)
 
     def finish(self, moment: Moment) -> None:
         """Its row under HPARAMS says that the run was finished."""
         if self._hyperparameters:
             _, _, end = self._hparams(())
-            self._writer.file_writer.add_summary(end, moment.env_step)
+            self._add(end, moment)
+
+    def _add(self, summary: object, moment: Moment) -> None:
+        events: Any = (
+            self._writer.file_writer
+        )  # typed as None, which it is before its first use alone
+        events.add_summary(summary, moment.env_step)
 
     def _hparams(self, scores: Sequence[str]) -> tuple:
         from torch.utils.tensorboard.summary import hparams
