@@ -24,6 +24,7 @@ NOT_LEARNING = (
     "train.log_interval",
     "train.moe_log_interval",
     "train.video",
+    "train.loggers",
 )
 """Config fields that change neither what is learned nor what an evaluation measures: names, lengths
 and rhythms. Seeds of one experiment may differ in them. ``device`` and ``precision`` are not among

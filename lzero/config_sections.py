@@ -375,6 +375,16 @@ class TrainConfig(Section):
     """Updates between two looks at the expert selection; 0 never looks."""
     video: bool = True
     """Record one episode per game at the end."""
+    loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard",)
+    """Where numbers go besides ``metrics.jsonl``: ``tensorboard`` (tb/), ``csv`` (metrics.csv), ``wandb`` (optional)."""
+
+    @field_validator("loggers")
+    @classmethod
+    def _check_loggers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"train.loggers names {', '.join(doubled)} more than once")
+        return names
 
 
 class Experiment(Section):

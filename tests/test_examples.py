@@ -1,5 +1,6 @@
 """The examples run as their first lines say, and show what they promise."""
 
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,14 @@ def test_training_from_python_prints_a_score_of_every_game_and_can_go_on(trainin
         )
         assert -1 <= float(score) <= 1
     assert list((folder / "runs" / "example_catch" / "checkpoints").glob("step_*"))
+
+
+def test_a_callback_ends_a_run_before_its_time(tmp_path):
+    output = printed(run(tmp_path, "stop_early.py", "-1"))
+    assert re.search(rf"^320 env steps: \w+ is worst with -?{SHARE}$", output, re.MULTILINE)
+    assert "320 env steps; stopped early: every game scores at least -1" in output
+    result = json.loads((tmp_path / "runs" / "example_stop_early" / "result.json").read_text())
+    assert result["env_steps"] == 320 and result["stopped_early"].startswith("every game")
 
 
 def test_a_checkpoints_experts_have_shares_that_add_up_to_one(training):

@@ -17,7 +17,7 @@ ROOT = Path(lzero.__file__).parents[1]
 SERVICES = frozenset(
     {
         *("checkpoint", "config_fields", "device", "distributed", "event_files", "logging"),
-        *("profiling", "tags"),
+        *("earlier_tags", "profiling", "sinks", "tags"),
     }
 )
 EVERYBODY_MAY_IMPORT = frozenset({"checks", "tags"})

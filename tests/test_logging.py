@@ -32,7 +32,7 @@ def test_scalars_go_to_both_logs(tmp_path):
     assert line["env_step"] == 160 and line["train_iter"] == 40
     assert abs(line["wall_time"] - time.time()) < 60
     assert line["metrics"] == {"loss": 1.5, "numpy": 2.0, "nan": None, "inf": None}
-    [event] = tensorboard_events(tmp_path).Scalars("loss")
+    [event] = tensorboard_events(tmp_path).Scalars("90_loss")
     assert (event.step, event.value) == (160, 1.5)
 
 
@@ -42,9 +42,9 @@ def test_pictures_and_texts_reach_tensorboard(tmp_path):
         run.add_image("conflict", picture, 10)
         run.text("config", "lr 1e-4", 0)
     events = tensorboard_events(tmp_path)
-    [image] = events.Images("conflict")
+    [image] = events.Images("90_conflict")
     assert (image.step, image.width, image.height) == (10, 6, 4)
-    assert events.Tensors("config/text_summary")[0].tensor_proto.string_val == [b"lr 1e-4"]
+    assert events.Tensors("90_config/text_summary")[0].tensor_proto.string_val == [b"lr 1e-4"]
 
 
 def test_every_line_is_on_the_disk_at_once(tmp_path):
@@ -86,8 +86,7 @@ def test_curves_of_a_resumed_run_do_not_fold_back(tmp_path):
             run.truncate_after(10, 300)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(line["env_step"], line["train_iter"]) for line in lines] == [*steps[:4], (350, 12)]
-    events = tensorboard_events(tmp_path).Scalars("loss")
-    assert [(event.step, event.value) for event in events] == [
+    assert scalars(tmp_path)["loss"] == [
         (0, 0),
         (100, 100),
         (200, 200),
@@ -101,7 +100,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     found = {}
     for tag in events.Tags()["scalars"]:  # files of one second have no order of their own
         numbers = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
-        found[tag] = [(event.step, event.value) for event in numbers]
+        found[tags.plain(tag)] = [(event.step, event.value) for event in numbers]
     return found
 
 

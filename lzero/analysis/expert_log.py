@@ -94,20 +94,17 @@ def wasserstein_matrix(p: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A way to compare tasks: its function, its name in tags of scalars, and its largest value for
-    E experts.
-    """
+    """A way to compare tasks: its function, and its largest value for E experts."""
 
     matrix: Callable[[np.ndarray], np.ndarray]
-    quantity: str
     largest: Callable[[int], float]
 
 
 _COMPARISONS = {
-    "JS": _Comparison(js_divergence_matrix, tags.JENSEN_SHANNON, lambda _: math.log(2)),
-    "TV": _Comparison(total_variation_matrix, tags.TOTAL_VARIATION, lambda _: 1.0),
-    "Wasserstein": _Comparison(
-        wasserstein_matrix, tags.WASSERSTEIN, lambda num_experts: max(1.0, num_experts - 1.0)
+    tags.JENSEN_SHANNON: _Comparison(js_divergence_matrix, lambda _: math.log(2)),
+    tags.TOTAL_VARIATION: _Comparison(total_variation_matrix, lambda _: 1.0),
+    tags.WASSERSTEIN: _Comparison(
+        wasserstein_matrix, lambda num_experts: max(1.0, num_experts - 1.0)
     ),
 }
 
@@ -120,7 +117,7 @@ class _Selection:
         layers: numbers of the L layers.
         windows: names of the W windows.
         counts: ``(L, W, T, E)``.
-        data_points: ``(L, W, T)``.
+        data_points: ``(L, W, T)`` updates.
         frequencies: ``(L, W, T, E)``, NaN for tasks without data.
     """
 
@@ -153,19 +150,17 @@ class _Selection:
         return self.counts.shape[-1]
 
     def by_task(self) -> dict[str, np.ndarray]:
-        """``MOE_Details``: each ``(L, W, T)``."""
+        """How each task selects: each ``(L, W, T)``."""
         entropy = entr(self.frequencies).sum(axis=-1)
         return {
             tags.SELECTION_ENTROPY: entropy,
-            "ExpertSelectionEntropyNormalised": self._normalised(entropy),
-            "ExpertSelectionVariance": self.frequencies.var(axis=-1),
+            f"{tags.SELECTION_ENTROPY}{tags.NORMALISED}": self._normalised(entropy),
+            tags.SELECTION_VARIANCE: self.frequencies.var(axis=-1),
             tags.EFFECTIVE_EXPERTS: effective_number(self.counts),
-            "TotalSelections": self.counts.sum(axis=-1),
-            "DataPoints": self.data_points,
         }
 
     def over_tasks(self) -> dict[str, np.ndarray]:
-        """``MOE_Global``: each ``(L, W)``."""
+        """How all tasks together use the experts: each ``(L, W)``."""
         active = np.asarray(self.counts.any(axis=-1))
         num_active = active.sum(axis=-1)
         mean_frequency = (
@@ -178,19 +173,17 @@ class _Selection:
         imbalance = load.max(axis=-1) * self.num_experts / np.maximum(load.sum(axis=-1), 1)
         information = mutual_information(self.counts)
         return {
-            "NumActiveTasks": num_active,
-            "NumExperts": np.full(num_active.shape, self.num_experts),
             tags.USAGE_ENTROPY: usage_entropy,
-            "ExpertUsageEntropyNormalised": self._normalised(usage_entropy),
+            f"{tags.USAGE_ENTROPY}{tags.NORMALISED}": self._normalised(usage_entropy),
             tags.MUTUAL_INFORMATION: information.plug_in,
-            f"{tags.MUTUAL_INFORMATION}Normalised": information.normalised,
+            f"{tags.MUTUAL_INFORMATION}{tags.NORMALISED}": information.normalised,
             tags.DEAD_EXPERTS: np.where(has_data, (load == 0).sum(axis=-1), np.nan),
             tags.LOAD_IMBALANCE: np.where(has_data, imbalance, np.nan),
             **_extreme_experts(load),
         }
 
     def between_tasks(self) -> dict[str, np.ndarray]:
-        """``TaskSimilarity``: each ``(L, W, T, T)``."""
+        """How far tasks are apart: each ``(L, W, T, T)``."""
         return {
             name: comparison.matrix(self.frequencies) for name, comparison in _COMPARISONS.items()
         }
@@ -216,7 +209,7 @@ def log_expert_selection(
 ) -> None:
     """Log the expert selection of all layers: scalars, matrices (JSONL) and pictures (TensorBoard).
 
-    ``SelectionShift`` is the total variation between each task's selection and the one ``before``.
+    ``selection_shift`` is the total variation between each task's selection and the one ``before``.
     A window that is longer than the time between two logs is still in part the same, so it can move
     by no more than that time's share of it: the immediate window tells most.
 
@@ -251,7 +244,8 @@ def log_expert_selection(
         of_tasks[tags.SELECTION_SHIFT] = assignment_shift(
             _counts_of(before, stacked), stacked.counts
         )
-    logger.scalars(dict(_scalars(stacked, of_tasks, similarity)), env_step, train_iter)
+    scalars = dict(_scalars(stacked, of_tasks, similarity, task_names))
+    logger.scalars(scalars, env_step, train_iter)
     logger.arrays(dict(_arrays(stacked, similarity)), env_step, train_iter)
 
     def draw() -> None:
@@ -272,7 +266,10 @@ def _counts_of(before: Mapping[int, ExpertSelection], now: _Selection) -> np.nda
 
 
 def _scalars(
-    stacked: _Selection, of_tasks: Mapping[str, np.ndarray], similarity: Mapping[str, np.ndarray]
+    stacked: _Selection,
+    of_tasks: Mapping[str, np.ndarray],
+    similarity: Mapping[str, np.ndarray],
+    task_names: Sequence[str],
 ) -> Iterator[tuple[str, float]]:
     overall = stacked.over_tasks()
     pooled = _extreme_experts(
@@ -281,9 +278,8 @@ def _scalars(
     for index, window in enumerate(stacked.windows):
         for name, values in of_tasks.items():
             for task, of_layers in enumerate(values[:, index].T):
-                yield from _tagged(
-                    tags.task_selection(task, window, name), of_layers, stacked.layers
-                )
+                tag = tags.task_selection(task_names[task], window, name)
+                yield from _tagged(tag, of_layers, stacked.layers)
         for name, values in overall.items():
             mean = pooled[name][index] if name in pooled else None
             yield from _tagged(
@@ -291,15 +287,16 @@ def _scalars(
             )
         for name, matrices in similarity.items():
             average, largest = _over_pairs(matrices[:, index])
-            quantity = _COMPARISONS[name].quantity
-            yield from _tagged(tags.divergence(window, "Avg", quantity), average, stacked.layers)
-            yield from _tagged(tags.divergence(window, "Max", quantity), largest, stacked.layers)
+            yield from _tagged(tags.divergence(window, "avg", name), average, stacked.layers)
+            yield from _tagged(tags.divergence(window, "max", name), largest, stacked.layers)
 
 
 def _arrays(
     stacked: _Selection, similarity: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
     for index, window in enumerate(stacked.windows):
+        # no curve: it grows with the updates until the window is full, the same in every layer
+        yield f"{tags.SELECTION_UPDATES}{window}", stacked.data_points[:, index].max(axis=0)
         for place, layer in enumerate(stacked.layers):
             yield (
                 tags.of_layer(f"{tags.SELECTION_MATRIX}{window}", layer),
@@ -319,7 +316,7 @@ def _pictures(
     panels = [f"layer {layer}" for layer in stacked.layers]
     for index, window in enumerate(stacked.windows):
         yield (
-            f"MOE_Heatmap/{window}_TaskExpert_Heatmap",
+            f"{tags.SELECTION_MATRIX}{window}",
             heatmap_image(
                 dict(zip(panels, stacked.frequencies[:, index], strict=True)),
                 task_names,
@@ -332,15 +329,14 @@ def _pictures(
             ),
         )
         for name, matrices in similarity.items():
-            comparison = _COMPARISONS[name]
             yield (
-                f"TaskSimilarity/{window}_{name}_Matrix",
+                f"{tags.SIMILARITY_MATRIX}{window}_{name}",
                 heatmap_image(
                     dict(zip(panels, matrices[:, index], strict=True)),
                     task_names,
                     task_names,
-                    title=f"{comparison.quantity.replace('_', ' ')} between tasks, {window} window",
-                    limits=(0.0, comparison.largest(stacked.num_experts)),
+                    title=f"{name.replace('_', ' ')} between tasks, {window} window",
+                    limits=(0.0, _COMPARISONS[name].largest(stacked.num_experts)),
                     colors="magma",
                     row_label="task",
                     column_label="task",
@@ -363,8 +359,8 @@ def _extreme_experts(load: np.ndarray) -> dict[str, np.ndarray]:
     """
     has_data = load.any(axis=-1)
     return {
-        "MostUsedExpert": np.where(has_data, load.argmax(axis=-1), np.nan),
-        "LeastUsedExpert": np.where(has_data, load.argmin(axis=-1), np.nan),
+        tags.MOST_USED: np.where(has_data, load.argmax(axis=-1), np.nan),
+        tags.LEAST_USED: np.where(has_data, load.argmin(axis=-1), np.nan),
     }
 
 

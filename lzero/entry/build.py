@@ -25,6 +25,7 @@ from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.profiling import Profilers
 from lzero.replay.buffer import PriorityConfig, ReplayBuffer
 from lzero.replay.storage import GIBIBYTE, available_memory
+from lzero.sinks import check_loggers
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,13 @@ def lacks_are_run_errors() -> Iterator[None]:
 def lay_foundation(config: Experiment, batch_sizes: Sequence[int]) -> Foundation:
     """Process group and environments of a run; nothing is written.
 
+    What it lacks is said first: a missing package of ``train.loggers`` before any environment is made.
+
     Args:
         config: the experiment.
         batch_sizes: samples of each task in one update.
     """
+    check_loggers(config.train.loggers)
     dist = init_distributed(resolve_device(config.device, local_rank_from_environment()))
     games = config.env.games
     num_envs = [config.env.envs_of(game) for game in games]

@@ -6,7 +6,7 @@ The run of an algorithm (``run.py``, ``ppo_run.py``) adds how it collects and le
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +19,15 @@ from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import Experiment
 from lzero.entry import faults
+from lzero.entry.about import begin_log, open_log
 from lzero.entry.build import Foundation
+from lzero.entry.callbacks import Callback, Callbacks
 from lzero.entry.checkpointing import Resume, RunError, env_seed, restore, save
 from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.lock import FolderLock, LockedError
 from lzero.entry.stopping import AskedToStopError, StopRequest
 from lzero.envs.multitask import MultiTaskVectorEnv
-from lzero.logging import PhaseTimer, RateMeter, RunLogger, TrainingProgress
+from lzero.logging import PhaseTimer, RateMeter, TrainingProgress
 from lzero.policy.state import TrainedPolicy, is_finite
 from lzero.profiling import Profilers
 from lzero.worker.evaluator import Player
@@ -49,8 +51,11 @@ class RunLife(ABC):
         seed: of everything random.
         max_env_steps: env steps at which training ends, for the progress display.
         stop: who may ask the run to stop; None for nobody.
+        callbacks: of the user.
 
     Attributes:
+        stop_request: who may ask the run to stop.
+        callbacks: of the user.
         policy: what is trained.
         rngs: generators by name.
         env_steps: of the game with the fewest environments: what a run is measured in. Others have taken more, see
@@ -78,9 +83,11 @@ class RunLife(ABC):
         seed: int,
         max_env_steps: int,
         stop: StopRequest | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.seed, self.max_env_steps = config, seed, max_env_steps
-        self._stop = stop or StopRequest()
+        self.stop_request = stop or StopRequest()
+        self.callbacks = Callbacks(self, callbacks)
         self.dist, self.share = foundation.dist, foundation.share
         self.env, self.legal_actions = foundation.env, foundation.legal_actions
         self.env_steps = 0
@@ -120,14 +127,10 @@ class RunLife(ABC):
         resumed = restore(self, resume)
         if not resumed:
             self.begin(env_seed(self.seed, self.env_steps))
-        self.logger = RunLogger(
-            config.run_dir, is_main=is_main, game_env_steps=config.env.game_env_steps
-        )
-        # what an attempt logged after its last checkpoint, or before its first, did not happen
-        last = (self.policy.train_iter, self.env_steps) if resumed else (-1, -1)
-        self.logger.truncate_after(*last)
+        self.logger = open_log(self, resumed=resumed)
         if is_main:  # only now: a run that is refused stays as it was
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        begin_log(self)
 
         self.rates = RateMeter(self.of_all_games(self.env_steps), self.policy.train_iter)
         self.drawing = {}
@@ -136,7 +139,9 @@ class RunLife(ABC):
             drawn_step = self.measured.get(subject)
             self.drawing[subject] = PictureSchedule(DrawingBudget(DRAWING_SHARE), drawn_step)
         self.watch()
-        self.evaluator = GameEvaluator(config, self.player, self.dist, self.share, self._stop)
+        self.evaluator = GameEvaluator(
+            config, self.player, self.dist, self.share, self.stop_request
+        )
         self.progress = TrainingProgress(
             self.of_all_games(self.max_env_steps),
             is_main=is_main,
@@ -273,7 +278,7 @@ class RunLife(ABC):
         Raises:
             AskedToStopError: if so.
         """
-        if self.dist.any(self._stop.asked):
+        if self.dist.any(self.stop_request.asked):
             raise AskedToStopError
 
     def stop_if_broken(self, result: faults.Update, save_input: faults.SaveInput) -> None:
@@ -344,6 +349,10 @@ class RunLife(ABC):
         if self.dist.is_main:
             self.progress.show(table.render(f"evaluation at {self.env_steps:,} env steps per game"))
         self.draw_latest()
+        if directory is not None and self.dist.is_main:
+            for file in sorted(directory.glob("*.mp4")):
+                self.logger.video(f"video/{file.stem}", file, self.env_steps)
+        self.callbacks.on_evaluation(table)
         return table
 
     def draw_latest(self) -> None:
@@ -354,6 +363,7 @@ class RunLife(ABC):
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Write numbers at the run's env steps and updates."""
+        self.callbacks.add(metrics)
         if metrics:
             self.logger.scalars(metrics, self.env_steps, self.policy.train_iter)
 
@@ -384,4 +394,5 @@ class RunLife(ABC):
         path = save(self)
         files = read_manifest(path).files.values()
         self.checkpoint_size = {"checkpoint/mebibytes": sum(file.bytes for file in files) / 2**20}
+        self.callbacks.on_checkpoint(path)
         return path

@@ -137,6 +137,7 @@ def log_progress(run: "RunLife") -> None:
     times = run.timer.pop()
     run.log(times | run.checkpoint_size)
     run.checkpoint_size = {}
+    run.callbacks.on_round()
     run.progress.update(
         run.of_all_games(run.env_steps),
         run.policy.train_iter,

@@ -3,7 +3,7 @@
 A run is left between rounds, which take seconds: what a round has collected is not part of a checkpoint.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from lzero.config_ppo import PPOExperiment
 from lzero.entry.build import generators, lacks_are_run_errors, lay_foundation, make_env
+from lzero.entry.callbacks import Callback
 from lzero.entry.checkpointing import Resume
 from lzero.entry.life import RunLife
 from lzero.entry.shards import RankShare, assign_tasks
@@ -50,10 +51,18 @@ class PPORun(RunLife):
         max_env_steps: int,
         resume: Resume,
         stop: StopRequest | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         # every rank needs a step of each of its tasks in every update
         foundation = lay_foundation(config, [config.env.num_envs] * config.num_tasks)
-        super().__init__(config, foundation, seed=seed, max_env_steps=max_env_steps, stop=stop)
+        super().__init__(
+            config,
+            foundation,
+            seed=seed,
+            max_env_steps=max_env_steps,
+            stop=stop,
+            callbacks=callbacks,
+        )
         self.profilers = Profilers(config.policy.profile, config.run_dir, is_main=self.dist.is_main)
         torch.manual_seed(seed)  # the same parameters on every rank
         self.policy = PPOPolicy(config, self.env.observation_shape, self.legal_actions, self.dist)

@@ -1,6 +1,6 @@
 """UniZero's run on one rank: what it works with, how it collects into its replay, and when it learns from it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ import numpy as np
 from lzero.config import ExperimentConfig
 from lzero.entry import faults
 from lzero.entry.build import build
+from lzero.entry.callbacks import Callback
 from lzero.entry.checkpointing import Resume
 from lzero.entry.life import RunLife
 from lzero.entry.profiled import watch
@@ -34,6 +35,7 @@ class Run(RunLife):
         max_env_steps: env steps at which training ends, for the progress display.
         resume: ``auto``, ``never``, or the checkpoint to continue from.
         stop: who may ask the run to stop; None for nobody.
+        callbacks: of the user.
 
     Raises:
         RunError: if the folder holds another experiment, one that must not be resumed, or the machine lacks something.
@@ -51,10 +53,16 @@ class Run(RunLife):
         max_env_steps: int,
         resume: Resume,
         stop: StopRequest | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         parts = build(config, seed)
         super().__init__(
-            config, parts.foundation, seed=seed, max_env_steps=max_env_steps, stop=stop
+            config,
+            parts.foundation,
+            seed=seed,
+            max_env_steps=max_env_steps,
+            stop=stop,
+            callbacks=callbacks,
         )
         self.policy, self.replay, self.rngs = parts.policy, parts.replay, parts.rngs
         self.profilers = parts.profilers

@@ -47,10 +47,14 @@ class StopRequest:
 
     Attributes:
         number: of the signal, None as long as nobody has asked.
+        early: why a callback wants the run to be finished before its time; None if none does.
+        failure: what a callback has raised.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.number: int | None = None
+        self.early: str | None = None
+        self.failure: Exception | None = None
         self._clock, self._first = clock, 0.0
         self._started = False
         self._previous: dict[int, Any] = {}
@@ -71,8 +75,8 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        """Whether somebody wants the run to stop."""
-        return self.number is not None
+        """Whether somebody wants the run to stop: a signal, or a callback."""
+        return self.number is not None or self.early is not None or self.failure is not None
 
     def training_begins(self) -> None:
         """From now on the run asks for itself."""
@@ -82,8 +86,12 @@ class StopRequest:
         """The error with which the run ends; on a rank that was not asked itself, as after SIGTERM."""
         return StoppedError(message, self.number or signal.SIGTERM)
 
+    def training_is_over(self) -> None:
+        """An early end is granted; signals and failures still count."""
+        self.early = None
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.number is not None:
             if LAUNCHER in os.environ and self._clock() - self._first <= ONE_KEY_PRESS:
                 return
             signal.signal(number, signal.SIG_DFL)

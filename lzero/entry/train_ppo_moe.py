@@ -1,11 +1,12 @@
 """The training loop of PPO: play a round, learn from it, log, evaluate, checkpoint, until the env steps are used up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lzero import checks
 from lzero.config_ppo import PPOExperiment
 from lzero.distributed import losing_a_rank_is_an_error
+from lzero.entry.callbacks import Callback
 from lzero.entry.checkpointing import Resume
 from lzero.entry.metrics import log_progress, log_rewards
 from lzero.entry.ppo_metrics import log_updates
@@ -22,6 +23,7 @@ def train_ppo_moe(
     seed: int = 0,
     max_env_step: int | None = None,
     resume: Resume = "auto",
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train one actor-critic on all games of ``config``, in one process or in every process that torchrun started.
 
@@ -31,12 +33,13 @@ def train_ppo_moe(
         max_env_step: env steps of the run's clock (:attr:`PPOExperiment.clock_steps`) after which to stop; schedules go by
             the config's own. None takes all.
         resume: as of :func:`~lzero.entry.train_unizero_multitask_segment_ddp`.
+        callbacks: as there.
 
     Raises:
         As :func:`~lzero.entry.train_unizero_multitask_segment_ddp`.
     """
     config = read_experiment(PPOExperiment, config)
-    check_call(seed, max_env_step, resume)
+    check_call(seed, max_env_step, resume, callbacks)
     if max_env_step is not None:
         checks.count("max_env_step", max_env_step, 1, config.clock_steps)
     limit = max_env_step or config.clock_steps
@@ -44,7 +47,14 @@ def train_ppo_moe(
         losing_a_rank_is_an_error(),
         resource_faults_are_run_errors(config.run_dir),
         StopRequest() as stop,
-        PPORun(config, seed=seed, max_env_steps=limit, resume=resume, stop=stop) as run,
+        PPORun(
+            config,
+            seed=seed,
+            max_env_steps=limit,
+            resume=resume,
+            stop=stop,
+            callbacks=callbacks,
+        ) as run,
     ):
         return train_to_end(run, stop, limit, _one_round, "of the run")
 
@@ -67,6 +77,7 @@ def _one_round(run: PPORun, limit: int) -> None:
         with timer("log"):
             log_rewards(run, collected)
             log_updates(run, result, first)
+        run.callbacks.on_update(result)
         log_progress(run)
         run.stage = "evaluate"
 

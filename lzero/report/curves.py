@@ -69,8 +69,8 @@ def selection_numbers(group: Group) -> Iterator[tuple[str, str, list[str]]]:
     for window in DRAWN_WINDOWS:
         for quantity in GAME_QUANTITIES:
             of_game = {}
-            for task, game in enumerate(group.games):
-                of_game[game] = tags.task_selection(task, window, quantity)
+            for game in group.games:
+                of_game[game] = tags.task_selection(game, window, quantity)
             yield game_metric(window, quantity), "", list(of_game.values())
             for game, tag in of_game.items():
                 yield game_metric(window, quantity), game, [tag]
@@ -81,13 +81,13 @@ def selection_numbers(group: Group) -> Iterator[tuple[str, str, list[str]]]:
 
 def game_metric(window: str, quantity: str) -> str:
     """What this report calls one of :data:`GAME_QUANTITIES`, whichever game it is of."""
-    return f"{tags.EXPERTS}Details/{window}/{quantity}"
+    return tags.selection(window, quantity)
 
 
 def divergence_tags(window: str) -> Iterator[str]:
     """Tags of how far the tasks are apart in the experts that they select, means over pairs."""
     for name in (tags.JENSEN_SHANNON, tags.TOTAL_VARIATION, tags.WASSERSTEIN):
-        yield tags.divergence(window, "Avg", name)
+        yield tags.divergence(window, "avg", name)
 
 
 def information_tags(window: str) -> Iterator[str]:

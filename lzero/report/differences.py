@@ -177,7 +177,7 @@ def headline_metrics(window: str) -> tuple[str, ...]:
     """Of the expert selection in a window: how certain it is, and how far games are apart in it."""
     return (
         game_metric(window, tags.SELECTION_ENTROPY),
-        tags.divergence(window, "Avg", tags.JENSEN_SHANNON),
+        tags.divergence(window, "avg", tags.JENSEN_SHANNON),
         tags.expert_load(window, tags.MUTUAL_INFORMATION),
     )
 

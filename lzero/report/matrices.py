@@ -18,7 +18,7 @@ from lzero.report.run_data import Group, RunData, gather
 from lzero.report.study import Study
 from lzero.report.tables import Row
 
-SIMILARITY = f"{tags.SIMILARITY_MATRIX}short_JS/"
+SIMILARITY = f"{tags.SIMILARITY_MATRIX}short_{tags.JENSEN_SHANNON}/"
 MATRIX_COLUMNS = (
     *("group", "seeds", "tag", "row", "column", "value", "env_step_from", "env_step_to"),
 )

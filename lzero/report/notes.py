@@ -144,8 +144,12 @@ def _not_numbers(runs: Sequence[RunData], analysis: Analysis) -> Iterator[str]:
         for tag, series in run.scalars.items():
             if tag.startswith(prefix):
                 name = tag.removeprefix(prefix)
-                quantity = name.partition("/layer")[0].rpartition("/")[2]
-                kind = Component.parse(name).kind if is_conflict else quantity
+                if is_conflict:
+                    kind = Component.parse(name).kind
+                elif analysis.prefix == tags.EXPERTS:
+                    kind = tags.selection_quantity(tag)
+                else:
+                    kind = name.partition("/layer")[0].rpartition("/")[2]
                 bad[kind] += run.not_numbers(tag)
                 total[kind] += len(series)
     for kind, count in sorted((+bad).items()):

@@ -23,6 +23,7 @@ from lzero.config_fields import (
     flatten,
     is_one_of,
 )
+from lzero.earlier_tags import translated
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.progress import shown
 
@@ -306,14 +307,17 @@ def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str,
     points, entries = [], []
     own: Mapping[str, int] = {}
     updates: dict[int, int] = {}
+    games = fields["env.games"]
     for line in lines:
         clock, own = int(line["env_step"]), line.get("game_env_steps", {})
         if "train_iter" in line:
             updates[clock] = int(line["train_iter"])
-        for tag, value in line["metrics"].items():
+        for written, value in line["metrics"].items():
+            tag = translated(written, games)
             step = own.get(tags.game_of(tag, own), clock)
             points.append((tag, (step, value)))
-        for tag, array in line.get("arrays", {}).items():
+        for written, array in line.get("arrays", {}).items():
+            tag = translated(written, games)
             step = own.get(tags.game_of(tag, own), clock)
             entries.append((tag, (step, np.array(array, dtype=np.float64))))
     scalars = {}

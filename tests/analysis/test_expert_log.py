@@ -4,6 +4,7 @@ the right number.
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ TASKS = ("Pong", "Boxing", "Alien")
 WINDOWS = ("immediate", "short", "medium", "long")
 LAYERS = (0, 2)
 NUM_EXPERTS = 4
-MATRICES = {"JS": "JS_Divergence", "TV": "TV_Distance", "Wasserstein": "Wasserstein_Distance"}
+MATRICES = ("jensen_shannon", "total_variation", "wasserstein")
 
 
 def some_distributions(rows: int = 6, experts: int = 8) -> np.ndarray:
@@ -102,24 +103,23 @@ def make_selection(num_tasks: int = len(TASKS), seed: int = 0) -> dict[int, Expe
     return selection
 
 
-def expected_tags(num_tasks: int) -> set[str]:
+def expected_tags(games: Sequence[str]) -> set[str]:
     tags = set()
     for window in WINDOWS:
-        for task in range(num_tasks):
-            for name in ("Entropy", "EntropyNormalised", "Variance"):
-                tags.add(f"MOE_Details/Task{task}_{window}/ExpertSelection{name}")
-            tags |= {
-                f"MOE_Details/Task{task}_{window}/{name}"
-                for name in ("TotalSelections", "DataPoints", "EffectiveExperts")
-            }
+        for game in games:
+            for name in (
+                *("selection_entropy", "selection_entropy_normalised", "selection_variance"),
+                "effective_experts",
+            ):
+                tags.add(f"moe_task/{window}/{name}/{game}")
         for name in (
-            *("NumActiveTasks", "NumExperts", "ExpertUsageEntropy", "ExpertUsageEntropyNormalised"),
-            *("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance"),
-            *("MutualInformation", "MutualInformationNormalised"),
+            *("usage_entropy", "usage_entropy_normalised"),
+            *("most_used_expert", "least_used_expert", "dead_experts", "load_imbalance"),
+            *("mutual_information", "mutual_information_normalised"),
         ):
-            tags.add(f"MOE_Global/{window}/{name}")
-        for quantity in MATRICES.values():
-            tags |= {f"MOE_Divergence/{window}_{which}{quantity}" for which in ("Avg", "Max")}
+            tags.add(f"moe_load/{window}/{name}")
+        for quantity in MATRICES:
+            tags |= {f"moe_divergence/{window}/{which}_{quantity}" for which in ("avg", "max")}
     return tags
 
 
@@ -140,23 +140,25 @@ def logged(tmp_path_factory) -> tuple[EventAccumulator, dict[str, float | None],
 
 def test_every_tag_is_in_the_event_file(logged):
     events, metrics, arrays = logged
-    exact = expected_tags(len(TASKS))
+    exact = expected_tags(TASKS)
     tags = exact | {f"{tag}/layer{layer}" for tag in exact for layer in LAYERS}
-    assert set(events.Tags()["scalars"]) == set(metrics) == tags
+    assert set(metrics) == tags
+    assert set(events.Tags()["scalars"]) == {f"50_{tag}" for tag in tags}
     for tag in tags:
-        [event] = events.Scalars(tag)
+        [event] = events.Scalars(f"50_{tag}")
         assert event.step == 160
         assert (
             math.isnan(event.value)
             if metrics[tag] is None
             else event.value == pytest.approx(metrics[tag], rel=1e-6)
         )
-    pictures = {f"TaskSimilarity/{window}_{name}_Matrix" for window in WINDOWS for name in MATRICES}
-    pictures |= {f"MOE_Heatmap/{window}_TaskExpert_Heatmap" for window in WINDOWS}
+    pictures = {f"52_task_similarity/{window}_{name}" for window in WINDOWS for name in MATRICES}
+    pictures |= {f"51_expert_selection/{window}" for window in WINDOWS}
     assert set(events.Tags()["images"]) == pictures
     names = {f"task_similarity/{window}_{name}" for window in WINDOWS for name in MATRICES}
     names |= {f"expert_selection/{window}" for window in WINDOWS}
-    assert set(arrays) == {f"{name}/layer{layer}" for name in names for layer in LAYERS}
+    updates = {f"expert_selection_updates/{window}" for window in WINDOWS}
+    assert set(arrays) == updates | {f"{name}/layer{layer}" for name in names for layer in LAYERS}
 
 
 def test_numbers_are_those_of_a_naive_loop(logged):
@@ -166,44 +168,39 @@ def test_numbers_are_those_of_a_naive_loop(logged):
         counts = selection[layer].counts[place]
         rows = {task: row / row.sum() for task, row in enumerate(counts) if row.any()}
         expected = {}
-        for task in range(len(TASKS)):
-            tag = f"MOE_Details/Task{task}_{window}/"
-            expected[tag + "TotalSelections"] = counts[task].sum()
-            expected[tag + "DataPoints"] = selection[layer].data_points[place, task]
+        updates = [each.data_points[place] for each in selection.values()]
+        assert arrays[f"expert_selection_updates/{window}"] == np.max(updates, axis=0).tolist()
+        for task, game in enumerate(TASKS):
+            tag = f"moe_task/{window}/{{}}/{game}".format
             row = rows.get(task)
             entropy = None if row is None else -sum(p * math.log(p) for p in row if p)
-            expected[tag + "ExpertSelectionEntropy"] = entropy
-            expected[tag + "ExpertSelectionEntropyNormalised"] = (
+            expected[tag("selection_entropy")] = entropy
+            expected[tag("selection_entropy_normalised")] = (
                 None if row is None else entropy / math.log(NUM_EXPERTS)
             )
-            expected[tag + "ExpertSelectionVariance"] = (
+            expected[tag("selection_variance")] = (
                 None if row is None else ((row - 0.25) ** 2).mean()
             )
-            expected[tag + "EffectiveExperts"] = None if row is None else math.exp(entropy)
+            expected[tag("effective_experts")] = None if row is None else math.exp(entropy)
         usage, load = np.mean(list(rows.values()), axis=0), counts.sum(axis=0)
         usage_entropy = -sum(p * math.log(p) for p in usage if p)
-        values = (len(rows), NUM_EXPERTS, usage_entropy, usage_entropy / math.log(NUM_EXPERTS))
+        values = (usage_entropy, usage_entropy / math.log(NUM_EXPERTS))
         values += (load.argmax(), load.argmin(), sum(load == 0), load.max() / load.mean())
         within = [-sum(p * math.log(p) for p in row if p) for row in rows.values()]
         information = usage_entropy - np.mean(within)
         values += (information, information / min(math.log(len(rows)), math.log(NUM_EXPERTS)))
-        names = (
-            "NumActiveTasks",
-            "NumExperts",
-            "ExpertUsageEntropy",
-            "ExpertUsageEntropyNormalised",
-        )
-        names += ("MostUsedExpert", "LeastUsedExpert", "DeadExperts", "LoadImbalance")
-        names += ("MutualInformation", "MutualInformationNormalised")
+        names = ("usage_entropy", "usage_entropy_normalised")
+        names += ("most_used_expert", "least_used_expert", "dead_experts", "load_imbalance")
+        names += ("mutual_information", "mutual_information_normalised")
         expected |= {
-            f"MOE_Global/{window}/{name}": value for name, value in zip(names, values, strict=True)
+            f"moe_load/{window}/{name}": value for name, value in zip(names, values, strict=True)
         }
-        for (name, quantity), function in zip(MATRICES.items(), REFERENCES, strict=True):
+        for name, function in zip(MATRICES, REFERENCES, strict=True):
             pairs = [
                 REFERENCES[function](rows[i], rows[j]) for i, j in itertools.combinations(rows, 2)
             ]
-            expected[f"MOE_Divergence/{window}_Avg{quantity}"] = np.mean(pairs)
-            expected[f"MOE_Divergence/{window}_Max{quantity}"] = max(pairs)
+            expected[f"moe_divergence/{window}/avg_{name}"] = np.mean(pairs)
+            expected[f"moe_divergence/{window}/max_{name}"] = max(pairs)
             matrix = np.array(arrays[f"task_similarity/{window}_{name}/layer{layer}"], dtype=float)
             assert np.nanmax(matrix) == pytest.approx(max(pairs))
             assert np.isnan(matrix).any() == (window == "immediate")
@@ -215,7 +212,7 @@ def test_numbers_are_those_of_a_naive_loop(logged):
         np.testing.assert_allclose(
             table, [rows.get(task, np.full(NUM_EXPERTS, np.nan)) for task in range(len(TASKS))]
         )
-    assert metrics["MOE_Global/immediate/DeadExperts/layer0"] == 1
+    assert metrics["moe_load/immediate/dead_experts/layer0"] == 1
 
 
 def test_the_exact_tag_is_the_mean_over_layers(logged):
@@ -253,7 +250,7 @@ def test_pictures_show_the_matrices(monkeypatch, tmp_path):
     np.testing.assert_array_equal(
         panels["layer 0"], wasserstein_matrix(selection[0].frequencies)[3]
     )
-    assert drawn["JS Divergence between tasks, long window"][-1] == (0.0, math.log(2))
+    assert drawn["jensen shannon between tasks, long window"][-1] == (0.0, math.log(2))
 
 
 def test_what_was_logged_before_tells_how_far_each_task_moved(tmp_path, monkeypatch):
@@ -267,7 +264,7 @@ def test_what_was_logged_before_tells_how_far_each_task_moved(tmp_path, monkeypa
             log_expert_selection(logger, now, TASKS, 160, 40, before={0: before[0]})
     row = read_metrics(tmp_path / "metrics.jsonl")[0]["metrics"]
     for (place, window), task in itertools.product(enumerate(WINDOWS), range(len(TASKS))):
-        tag, of_layers = f"MOE_Details/Task{task}_{window}/SelectionShift", []
+        tag, of_layers = f"moe_task/{window}/selection_shift/{TASKS[task]}", []
         for layer in LAYERS:
             p, q = (each[layer].frequencies[place, task] for each in (before, now))
             is_known = not np.isnan(p + q).any()
@@ -294,20 +291,19 @@ def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
         for row in read_metrics(tmp_path / "metrics.jsonl")
         for tag, value in row["metrics"].items()
     }
-    assert expected_tags(1) <= set(metrics)
+    assert expected_tags(("Pong",)) <= set(metrics)
     assert all(
         value is None
         for tag, value in metrics.items()
-        if tag.startswith("MOE_Divergence/") or "MutualInformation" in tag
+        if tag.startswith("moe_divergence/") or "mutual_information" in tag
     )
-    assert metrics["MOE_Global/long/NumActiveTasks"] == (0 if empty else 1)
     assert (
-        metrics["MOE_Global/long/DeadExperts"]
-        == metrics["MOE_Global/long/ExpertUsageEntropy"]
+        metrics["moe_load/long/dead_experts"]
+        == metrics["moe_load/long/usage_entropy"]
         == (None if empty else 0)
     )
-    assert metrics["MOE_Global/long/LoadImbalance"] == (None if empty else 1)
-    assert metrics["MOE_Global/long/MostUsedExpert"] == (None if empty else 0)
+    assert metrics["moe_load/long/load_imbalance"] == (None if empty else 1)
+    assert metrics["moe_load/long/most_used_expert"] == (None if empty else 0)
 
 
 def test_other_ranks_and_dense_models_draw_nothing(tmp_path, monkeypatch):

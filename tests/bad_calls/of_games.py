@@ -354,6 +354,9 @@ CASES = {
     "log a text as a number": Bad(
         lambda folder: log(folder).scalars({"a": "1"}, 0, 0), r"metrics\['a'\]='1'", TypeError
     ),
+    "log to a place that is none": Bad(
+        lambda folder: RunLogger(folder, is_main=True, loggers=["tensorbord"]), "'tensorbord'"
+    ),
     "log no mapping": Bad(
         lambda folder: log(folder).scalars([1.0], 0, 0), r"metrics=\[1.0\]", TypeError
     ),

@@ -28,7 +28,7 @@ from lzero.config import EncoderConfig, ExperimentConfig, ModelConfig
 from lzero.config_sections import nearest_divisor
 from lzero.device import resolve_device, resolve_precision
 from lzero.distributed import Distributed, LaunchError, init_distributed, split_evenly
-from lzero.entry import train_unizero_multitask_segment_ddp
+from lzero.entry import Callback, Stop, train_unizero_multitask_segment_ddp
 from lzero.entry.analyse_experts import analyse_experts
 from lzero.entry.checkpointing import RunError
 from lzero.entry.cli import parse, with_overrides
@@ -349,5 +349,13 @@ CASES = {
     "exceptions in one text": Bad(
         lambda: with_overrides(tiny(), "Catch.batch_size=4"), "overrides='Catch.b", TypeError
     ),
+    "a callback that is none": Bad(
+        lambda folder: train(folder, callbacks=[print]), r"callbacks\[0\]=", TypeError
+    ),
+    "one callback alone": Bad(
+        lambda folder: train(folder, callbacks=Callback()), "callbacks=", TypeError
+    ),
+    "stop for no reason": Bad(lambda: Stop(5), "reason=5", TypeError),
+    "a logger twice": Bad(lambda: tiny(train={"loggers": ["csv", "csv"]}), "names csv more than"),
     "film of no pictures a second": Bad(lambda folder: video(folder, 0), "frames_per_second=0"),
 }

@@ -7,6 +7,7 @@ from typing import Any
 from easydict import EasyDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lzero import tags
 from lzero.logging import read_metrics
 
 STEPS, RATIO = 120, 0.27
@@ -83,10 +84,11 @@ def tensorboard_curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Steps and values by tag, in the order of logging, without what the clock says."""
     events = EventAccumulator(str(run_dir / "tb"), {"scalars": 0}).Reload()
     found = {}
-    for tag in events.Tags()["scalars"]:
+    for written in events.Tags()["scalars"]:
+        tag = tags.plain(written)
         if not tag.startswith(("time/", "rate/", "checkpoint/")):
             # files of one second have no order of their own
-            numbers = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
+            numbers = sorted(events.Scalars(written), key=lambda event: event.wall_time)
             found[tag] = [(event.step, event.value) for event in numbers]
     return found
 

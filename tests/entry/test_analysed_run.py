@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lzero import tags
 from lzero.analysis import conflict_heatmaps, expert_log
 from lzero.config import ExperimentConfig
 from lzero.distributed import Distributed
@@ -28,21 +29,13 @@ MOE_COMPONENTS = DENSE_COMPONENTS | {
     for part in ("shared_expert", "router", *(f"expert_{expert}" for expert in range(EXPERTS)))
     for layer in range(LAYERS)
 }
-DETAILS = (
-    *("ExpertSelectionEntropy", "ExpertSelectionVariance", "TotalSelections", "DataPoints"),
-    *("EffectiveExperts", "SelectionShift"),
-)
+GAMES = ("Catch", "MirroredCatch")
+DETAILS = (*("selection_entropy", "selection_variance", "effective_experts", "selection_shift"),)
 OVERALL = (
-    "NumActiveTasks",
-    "NumExperts",
-    "ExpertUsageEntropy",
-    "MostUsedExpert",
-    "LeastUsedExpert",
-    "DeadExperts",
-    "LoadImbalance",
-    "MutualInformation",
+    *("usage_entropy", "most_used_expert", "least_used_expert", "dead_experts"),
+    *("load_imbalance", "mutual_information"),
 )
-DISTANCES = ("JS_Divergence", "TV_Distance", "Wasserstein_Distance")
+DISTANCES = ("jensen_shannon", "total_variation", "wasserstein")
 PHASES = ("collect", "search", "env", "sample", "learn", "analyse", "log")
 
 
@@ -97,6 +90,11 @@ def events(run) -> EventAccumulator:
     return accumulator
 
 
+def plain(tagged: list[str]) -> set[str]:
+    """Tags without the numbers by which TensorBoard sorts them."""
+    return {tags.plain(tag) for tag in tagged}
+
+
 def test_every_gradient_conflict_is_there(run, events):
     moe, config, train_iter = run
     components = MOE_COMPONENTS if moe else DENSE_COMPONENTS
@@ -106,16 +104,18 @@ def test_every_gradient_conflict_is_there(run, events):
         for name in components
     }
     assert {
-        tag for tag in events.Tags()["scalars"] if tag.startswith("gradient_conflict/")
+        tag for tag in plain(events.Tags()["scalars"]) if tag.startswith("gradient_conflict/")
     } == scalars
     shares = {
-        tag for tag in events.Tags()["scalars"] if tag.startswith("gradient_conflict_norm_share/")
+        tag
+        for tag in plain(events.Tags()["scalars"])
+        if tag.startswith("gradient_conflict_norm_share/")
     }
     parts = [name for name in components if name.startswith(("expert_", "shared_", "router"))]
     assert shares == {f"gradient_conflict_norm_share/{name}" for name in parts}
     pictures = {f"gradient_conflict_matrix/{name}" for name in components}
     assert {
-        tag for tag in events.Tags()["images"] if tag.startswith("gradient_conflict")
+        tag for tag in plain(events.Tags()["images"]) if tag.startswith("gradient_conflict")
     } == pictures
 
     lines = [line for line in read_metrics(config.run_dir / "metrics.jsonl") if "arrays" in line]
@@ -139,48 +139,42 @@ def test_every_number_and_picture_of_expert_selection_is_there(run, events):
     moe, _, _ = run
     scalars = {
         *(
-            f"MOE_Details/Task{t}_{window}/{name}"
-            for t in range(TASKS)
+            f"moe_task/{window}/{name}/{game}"
+            for game in GAMES
             for window in WINDOWS
             for name in DETAILS
         ),
-        *(f"MOE_Global/{window}/{name}" for window in WINDOWS for name in OVERALL),
+        *(f"moe_load/{window}/{name}" for window in WINDOWS for name in OVERALL),
         *(
-            f"MOE_Divergence/{window}_{kind}{name}"
+            f"moe_divergence/{window}/{kind}_{name}"
             for window in WINDOWS
-            for kind in ("Avg", "Max")
+            for kind in ("avg", "max")
             for name in DISTANCES
         ),
     }
     pictures = {
-        *(f"MOE_Heatmap/{window}_TaskExpert_Heatmap" for window in WINDOWS),
-        *(
-            f"TaskSimilarity/{window}_{name}_Matrix"
-            for window in WINDOWS
-            for name in ("JS", "TV", "Wasserstein")
-        ),
+        *(f"expert_selection/{window}" for window in WINDOWS),
+        *(f"task_similarity/{window}_{name}" for window in WINDOWS for name in DISTANCES),
     }
     if moe:
-        assert scalars <= set(events.Tags()["scalars"])
+        assert scalars <= plain(events.Tags()["scalars"])
         assert {
-            tag for tag in events.Tags()["images"] if tag.startswith(("MOE", "TaskSimilarity"))
+            tag for tag in plain(events.Tags()["images"]) if tag.startswith(("expert_", "task_"))
         } == pictures
     else:
-        assert not any(tag.startswith("MOE") for tag in events.Tags()["scalars"])
+        assert not any(tag.startswith("moe_") for tag in plain(events.Tags()["scalars"]))
 
 
 @pytest.mark.parametrize("run", [True], ids=["moe"], indirect=True)
-def test_expert_windows_go_on_when_a_run_is_continued(run, events):
+def test_expert_windows_go_on_when_a_run_is_continued(run):
     _, config, train_iter = run
-    tokens = config.policy.batch_size * (
-        2 * config.policy.unroll_steps + 1
-    )  # the last frame has no action
-    for task in range(TASKS):
-        for tag, per_update in {"DataPoints": 1, "TotalSelections": tokens}.items():
-            values = [event.value for event in events.Scalars(f"MOE_Details/Task{task}_long/{tag}")]
-            assert values == [
-                per_update * step for step in range(INTERVAL, train_iter + 1, INTERVAL)
-            ]
+    updates = []
+    for line in read_metrics(config.run_dir / "metrics.jsonl"):
+        updates += line.get("arrays", {}).get("expert_selection_updates/long", [])
+    expected = []
+    for step in range(INTERVAL, train_iter + 1, INTERVAL):
+        expected += [step] * TASKS
+    assert updates == expected
 
 
 @pytest.mark.parametrize("run", [True], ids=["moe"], indirect=True)
@@ -191,7 +185,8 @@ def test_the_shift_goes_on_when_a_run_is_continued(run, events):
     assert len(logs) > 2
     for window in WINDOWS:
         values = [
-            event.value for event in events.Scalars(f"MOE_Details/Task0_{window}/SelectionShift")
+            event.value
+            for event in events.Scalars(f"50_moe_task/{window}/selection_shift/{GAMES[0]}")
         ]
         assert len(values) == len(logs) - 1
         for number, value in enumerate(values, start=1):
@@ -200,14 +195,14 @@ def test_the_shift_goes_on_when_a_run_is_continued(run, events):
 
 def test_plasticity_and_phase_times_are_there(run, events):
     moe, _, _ = run
-    tags = set(events.Tags()["scalars"])
-    assert {f"time/{phase}" for phase in PHASES} <= tags
+    logged = plain(events.Tags()["scalars"])
+    assert {f"time/{phase}" for phase in PHASES} <= logged
     for quantity in (
         "dormant_ratio",
         "weight_norm",
         "gradient_norm",
         *(["router_entropy"] if moe else []),
     ):
-        assert any(tag.startswith(f"plasticity/{quantity}/") for tag in tags), quantity
+        assert any(tag.startswith(f"plasticity/{quantity}/") for tag in logged), quantity
     for quantity in ("latent_norm", "effective_rank"):
-        assert {f"health/{quantity}/{game}" for game in ("Catch", "MirroredCatch")} <= tags
+        assert {f"health/{quantity}/{game}" for game in ("Catch", "MirroredCatch")} <= logged

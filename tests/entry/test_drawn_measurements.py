@@ -22,7 +22,7 @@ from tests.entry.test_train_ppo_moe import tiny
 RHYTHMS = {"eval_episodes": 2, "moe_log_interval": 2}
 SUBJECTS = {  # logged array and picture
     "conflict": ("gradient_conflict_matrix/{part}", "gradient_conflict_matrix/{part}"),
-    "experts": ("expert_selection/long/layer0", "MOE_Heatmap/long_TaskExpert_Heatmap"),
+    "experts": ("expert_selection/long/layer0", "expert_selection/long"),
 }
 
 
@@ -44,7 +44,7 @@ def steps_of(run_dir: Path, part: str) -> tuple[dict[str, list[int]], dict[str, 
     for subject, (array, picture) in SUBJECTS.items():
         array, picture = array.format(part=part), picture.format(part=part)
         measured[subject] = [row["env_step"] for row in lines if array in row.get("arrays", {})]
-        drawn[subject] = [event.step for event in events.Images(picture)]
+        drawn[subject] = [event.step for event in events.Images(tags.numbered(picture))]
     return measured, drawn
 
 

@@ -170,7 +170,8 @@ def test_a_killed_run_shows_nothing_behind_its_checkpoint(tmp_path, monkeypatch)
         for file in (tmp_path / "tiny" / "tb").iterdir():
             for event in LegacyEventFileLoader(str(file)).Load():
                 for value in event.summary.value:
-                    found[value.tag] = max(event.step, found.get(value.tag, 0))
+                    tag = tags.plain(value.tag)
+                    found[tag] = max(event.step, found.get(tag, 0))
         return found
 
     before = steps_by_tag()

@@ -19,6 +19,7 @@ from lzero.entry.run import Run
 from lzero.logging import read_metrics
 from lzero.policy import UniZeroMTPolicy
 from lzero.replay.buffer import ReplayWindows
+from lzero.tags import plain
 from tests.entry.run_cases import RATIO, STEPS, curves, settings, updates_by_step
 
 
@@ -46,7 +47,7 @@ def test_a_run_leaves_its_files_and_returns_its_result(finished):
     assert not list((run_dir / "checkpoints").glob(".*"))
 
     events = EventAccumulator(str(run_dir / "tb")).Reload()
-    tags = set(events.Tags()["scalars"])
+    tags = {plain(tag) for tag in events.Tags()["scalars"]}
     rows = curves(run_dir)
     logged = {name for row in read_metrics(run_dir / "metrics.jsonl") for name in row["metrics"]}
     assert tags == logged
@@ -76,7 +77,7 @@ def test_a_run_leaves_its_files_and_returns_its_result(finished):
     per_game += ("reward_recall", "value_correlation", "open_loop_latent_1", "open_loop_reward_1")
     assert {"health/target_lag", *(f"health/{name}/CartPole-v1" for name in per_game)} <= tags
     losses = [row["metrics"]["learn/loss"] for row in rows if "learn/loss" in row["metrics"]]
-    assert [event.value for event in events.Scalars("learn/loss")] == pytest.approx(losses)
+    assert [event.value for event in events.Scalars("20_learn/loss")] == pytest.approx(losses)
     assert len(losses) == result.train_iter
     evaluated = [row for row in rows if "eval_return/CartPole-v1" in row["metrics"]]
     assert [row["env_step"] for row in evaluated] == [60, 120]

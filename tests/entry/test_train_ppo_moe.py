@@ -206,7 +206,7 @@ def test_games_are_played_in_turn_and_all_of_them_evaluated(tmp_path, monkeypatc
     assert evaluated == [0, 160, 320, 480, 640]
     for row in rows:
         for tag, value in row["metrics"].items():  # experts of a game without its turn have none
-            assert value is not None or tag.startswith("MOE_"), tag
+            assert value is not None or tag.startswith("moe_"), tag
 
 
 def finishing(directory: Path) -> float:

@@ -54,7 +54,7 @@ def write_run(
             log.scalars(scalars, **when)
             log.arrays(arrays, **when)
             if experts:
-                scalars, arrays = selection(rng, layers, experts, len(games), number / analyses)
+                scalars, arrays = selection(rng, layers, experts, games, number / analyses)
                 log.scalars(scalars, **when)
                 log.arrays(arrays, **when)
             log.scalars(dict(plasticity(rng, layers, experts)), **when)
@@ -99,31 +99,31 @@ def conflict(
 
 
 def selection(
-    rng: np.random.Generator, layers: int, experts: int, tasks: int, progress: float
+    rng: np.random.Generator, layers: int, experts: int, games: Sequence[str], progress: float
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Scalars and matrices of the expert selection; it gets sharper with ``progress`` from 0 to 1."""
     scalars, arrays = {}, {}
     for window in WINDOWS:
-        logits = 3 * progress * rng.normal(size=(layers, tasks, experts))
+        logits = 3 * progress * rng.normal(size=(layers, len(games), experts))
         p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
         entropy = -(p * np.log(p)).sum(axis=-1).mean(axis=0)
         distance = np.abs(p[:, :, None] - p[:, None]).sum(axis=-1) / 2
-        for task in range(tasks):
-            scalars[f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy"] = entropy[task]
-            scalars[f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy/layer0"] = 77.0
-            scalars[f"MOE_Details/Task{task}_{window}/EffectiveExperts"] = np.exp(entropy[task])
+        for task, game in enumerate(games):
+            scalars[f"moe_task/{window}/selection_entropy/{game}"] = entropy[task]
+            scalars[f"moe_task/{window}/selection_entropy/{game}/layer0"] = 77.0
+            scalars[f"moe_task/{window}/effective_experts/{game}"] = np.exp(entropy[task])
             if progress > 0.1:  # at the first log there is nothing to compare with
-                scalars[f"MOE_Details/Task{task}_{window}/SelectionShift"] = rng.random()
-        scalars[f"MOE_Global/{window}/ExpertUsageEntropy"] = entropy.max()
-        scalars[f"MOE_Global/{window}/DeadExperts"] = float(rng.integers(2))
-        scalars[f"MOE_Global/{window}/MutualInformation"] = entropy.max() - entropy.mean()
-        scalars[f"MOE_Global/{window}/LoadImbalance"] = experts * p.mean(axis=1).max()
-        for name in ("JS_Divergence", "TV_Distance", "Wasserstein_Distance"):
-            scalars[f"MOE_Divergence/{window}_Avg{name}"] = distance.mean()
-            scalars[f"MOE_Divergence/{window}_Max{name}"] = distance.max()
+                scalars[f"moe_task/{window}/selection_shift/{game}"] = rng.random()
+        scalars[f"moe_load/{window}/usage_entropy"] = entropy.max()
+        scalars[f"moe_load/{window}/dead_experts"] = float(rng.integers(2))
+        scalars[f"moe_load/{window}/mutual_information"] = entropy.max() - entropy.mean()
+        scalars[f"moe_load/{window}/load_imbalance"] = experts * p.mean(axis=1).max()
+        for name in ("jensen_shannon", "total_variation", "wasserstein"):
+            scalars[f"moe_divergence/{window}/avg_{name}"] = distance.mean()
+            scalars[f"moe_divergence/{window}/max_{name}"] = distance.max()
         for layer in range(layers):
             arrays[f"expert_selection/{window}/layer{layer}"] = p[layer]
-            for name in ("JS", "TV", "Wasserstein"):
+            for name in ("jensen_shannon", "total_variation", "wasserstein"):
                 arrays[f"task_similarity/{window}_{name}/layer{layer}"] = distance[layer]
     return scalars, arrays
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lzero.logging import RunLogger
+from lzero.logging import run_logger
 from lzero.report.curves import DRAWN_WINDOWS, divergence_tags, information_tags, load_tags
 from lzero.report.figures import arrange
 from lzero.report.panels import (
@@ -26,22 +26,13 @@ from lzero.report.study import Study, build_study
 from tests.report.synthetic_runs import GAMES, write_run
 
 
-class NoTensorBoard:
-    """Takes the place of TensorBoard's writer, which is slow and not what is tested."""
-
-    def add_scalar(self, *_: object) -> None:
-        """Forget it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     """Two seeds with experts and two without, of two layers each."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "_tensorboard", NoTensorBoard())
+        # TensorBoard is slow and not what is tested
+        patch.setattr(run_logger, "make_sinks", lambda *_: {})
         runs = [write_run(folder / f"moe_s{seed}", seed=seed) for seed in (0, 1)]
         runs += [write_run(folder / f"dense_s{seed}", seed=seed + 5, experts=0) for seed in (0, 1)]
     return build_study(runs)
@@ -135,23 +126,22 @@ def test_expert_selection_has_a_row_for_each_window(study):
         )
         [curve] = panel.curves
         assert (curve.group, curve.game) == ("moe", panel.title.split(",")[0])
-        task = GAMES.index(curve.game)
         window = curve.metric.split("/")[1]
-        tag = f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy"
+        tag = f"moe_task/{window}/selection_entropy/{curve.game}"
         assert np.allclose(
             curve.mean, np.mean([run.series(tag).value for run in study.groups[0].runs], axis=0)
         )
     assert group_legend(study, panels) == {"moe": "2 seeds", "dense": None}, (
         "dense has no experts, which is said elsewhere"
     )
-    shifts = selection_panels(study, "SelectionShift")
+    shifts = selection_panels(study, "selection_shift")
     assert [panel.title for panel in shifts] == [panel.title for panel in panels]
     assert {len(panel.curves[0].env_step) for panel in shifts} == {9}, "none at the first log"
     for panel in number_panels(study):
         assert panel.references == {"all 4": 4} and panel.limits == (1.0, 4)
     information = window_panels(study, information_tags)
     assert [panel.curves[0].metric for panel in information] == [
-        f"MOE_Global/{window}/MutualInformation" for window in DRAWN_WINDOWS
+        f"moe_load/{window}/mutual_information" for window in DRAWN_WINDOWS
     ]
     for tags_of in (divergence_tags, load_tags):
         panels = window_panels(study, tags_of)
@@ -159,9 +149,9 @@ def test_expert_selection_has_a_row_for_each_window(study):
         assert len({panel.title for panel in panels}) == 6
     divergences = window_panels(study, divergence_tags)
     assert {curve.metric for panel in divergences for curve in panel.curves} == {
-        f"MOE_Divergence/{window}_Avg{name}"
+        f"moe_divergence/{window}/avg_{name}"
         for window in DRAWN_WINDOWS
-        for name in ("JS_Divergence", "TV_Distance", "Wasserstein_Distance")
+        for name in ("jensen_shannon", "total_variation", "wasserstein")
     }
 
 

@@ -149,7 +149,7 @@ def test_two_groups_are_compared_over_what_both_have_reached():
 def test_a_seed_that_has_only_begun_takes_nothing_from_the_others():
     tags = {
         **conflict(),
-        "MOE_Details/Task0_immediate/ExpertSelectionEntropy": [2.0, 2.0, 1.0, 1.0],
+        "moe_task/immediate/selection_entropy/Pong": [2.0, 2.0, 1.0, 1.0],
     }
     done = [run_of(name, tags) for name in "ab"]
     begun = RunData(
@@ -171,24 +171,24 @@ def test_a_seed_that_has_only_begun_takes_nothing_from_the_others():
 def test_expert_selection_of_the_first_and_the_last_fifth():
     def tags(last: float) -> dict[str, list[float]]:
         return {
-            "MOE_Details/Task0_short/ExpertSelectionEntropy": [2.0, 9.0, last, last],
-            "MOE_Details/Task1_short/ExpertSelectionEntropy": [1.0, 9.0, 0.5, 0.7],
-            "MOE_Details/Task1_short/ExpertSelectionEntropy/layer0": [7.0, 7.0, 7.0, 7.0],
-            "MOE_Divergence/short_AvgJS_Divergence": [math.nan, math.nan, 0.1, 0.3],
-            "MOE_Global/short/DeadExperts": [0.0, 0.0, 1.0, 2.0],
+            "moe_task/short/selection_entropy/Pong": [2.0, 9.0, last, last],
+            "moe_task/short/selection_entropy/Boxing": [1.0, 9.0, 0.5, 0.7],
+            "moe_task/short/selection_entropy/Boxing/layer0": [7.0, 7.0, 7.0, 7.0],
+            "moe_divergence/short/avg_jensen_shannon": [math.nan, math.nan, 0.1, 0.3],
+            "moe_load/short/dead_experts": [0.0, 0.0, 1.0, 2.0],
         }
 
     study = study_of(moe=[run_of("a", tags(1.0)), run_of("b", tags(1.2))], dense=[run_of("c", {})])
     rows = {(row["metric"], row["game"]): row for row in expert_rows(study)}
     assert all(set(row) == set(EXPERT_COLUMNS) and row["group"] == "moe" for row in rows.values())
-    entropy = "MOE_Details/short/ExpertSelectionEntropy"
-    divergence = ("MOE_Divergence/short_AvgJS_Divergence", "")
+    entropy = "moe_task/short/selection_entropy"
+    divergence = ("moe_divergence/short/avg_jensen_shannon", "")
     assert list(rows) == [
         (entropy, ""),
         (entropy, "Pong"),
         (entropy, "Boxing"),
         divergence,
-        ("MOE_Global/short/DeadExperts", ""),
+        ("moe_load/short/dead_experts", ""),
     ]
     row = rows[divergence]
     assert (row["last_fifth"], row["num_seeds"], row["interval"]) == (
@@ -205,7 +205,7 @@ def test_expert_selection_of_the_first_and_the_last_fifth():
     ]
     assert found == pytest.approx([2.0, 1.1, -0.9, -1.0, -0.8])
     assert rows[entropy, ""]["last_fifth"] == pytest.approx((1.1 + 0.6) / 2), "the mean over games"
-    assert rows["MOE_Global/short/DeadExperts", ""]["change"] == 1.5
+    assert rows["moe_load/short/dead_experts", ""]["change"] == 1.5
     assert next(expert_rows(study_of(moe=[run_of("a", tags(1.0))])))["interval"] == ONE_SEED
 
 
@@ -217,7 +217,7 @@ def test_what_a_group_cannot_have_is_said_once_and_why():
     moe = run_of(
         "a",
         {
-            "MOE_Global/short/DeadExperts": [0.0] * 4,
+            "moe_load/short/dead_experts": [0.0] * 4,
             **conflict(),
             "plasticity/dormant_ratio/all": [0.0] * 4,
         },
@@ -257,7 +257,7 @@ def test_what_a_group_cannot_have_is_said_once_and_why():
     ]
     assert notes(old=[run_of("o", {"learn/loss": [1.0] * 4})]) == [], "old runs are not blamed"
     some = notes(moe=[moe, run_of("b", {"plasticity/x": [0.0] * 4})])
-    assert "no expert selection of b: none logged (MOE_…)" in some
+    assert "no expert selection of b: none logged (moe_…)" in some
     off = run_of(
         "c", {"plasticity/x": [0.0] * 4}, fields=FIELDS | {"policy.gradient_conflict_interval": 0}
     )

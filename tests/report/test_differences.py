@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lzero.logging import RunLogger
+from lzero.logging import run_logger
 from lzero.report.command import TABLES, main
 from lzero.report.difference_tables import (
     DIFFERENCE_PICTURES,
@@ -146,8 +146,8 @@ def selecting(label: str, entropies: Mapping[int, tuple[float, float]], updates:
     for seed, (first, last) in entropies.items():
         tags = {}
         for window in ("immediate", "short"):
-            for task in (0, 1):
-                tag = f"MOE_Details/Task{task}_{window}/ExpertSelectionEntropy"
+            for game in ("Pong", "Boxing"):
+                tag = f"moe_task/{window}/selection_entropy/{game}"
                 tags[tag] = [first, 9.0, last, last]
         run = run_of(f"{label}_s{seed}", tags)
         done = {int(step): round(step / 1000 * updates) for step in range(0, 1001, 100)}
@@ -163,7 +163,7 @@ def test_changes_of_the_expert_selection_are_compared():
     assert all(set(row) == set(TABLES[EXPERT_FILE][0]) for row in rows)
     assert len(rows) == 2 * 3 * 2, "windows, both games and their mean, end and change"
     found = {(row["metric"], row["game"], row["part"]): row for row in rows}
-    entropy = "MOE_Details/immediate/ExpertSelectionEntropy"
+    entropy = "moe_task/immediate/selection_entropy"
     change, end = found[entropy, "", "change"], found[entropy, "Pong", "last_fifth"]
     reference = stats.ttest_rel([-0.5, -0.3, -0.3], [-0.1, 0.1, -0.2])
     assert change["p_value"] == pytest.approx(reference.pvalue)
@@ -193,23 +193,14 @@ def test_windows_longer_than_what_they_describe_are_named(updates, said, window)
         assert note.startswith("a: the short window") and "(1,000 updates)" in note and said in note
 
 
-class NoTensorBoard:
-    """Takes the place of TensorBoard's writer, which is slow and not what is tested."""
-
-    def add_scalar(self, *_: object) -> None:
-        """Forget it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     """Three seeds with a shared expert in each of two widths, two layers."""
     folder = tmp_path_factory.mktemp("runs")
     runs = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "_tensorboard", NoTensorBoard())
+        # TensorBoard is slow and not what is tested
+        patch.setattr(run_logger, "make_sinks", lambda *_: {})
         for seed in (0, 1, 2):
             for name, model in (("small", {}), ("wide", {"embed_dim": 128})):
                 path = folder / f"{name}_s{seed}"

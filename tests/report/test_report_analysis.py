@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from lzero.logging import RunLogger
+from lzero.logging import run_logger
 from lzero.report import pictures
 from lzero.report.analysis_tables import conflict_rows
 from lzero.report.command import main
@@ -34,22 +34,13 @@ TABLES = {
 }
 
 
-class NoTensorBoard:
-    """Takes the place of TensorBoard's writer, which is slow and not what is tested."""
-
-    def add_scalar(self, *_: object) -> None:
-        """Forget it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[Path]:
     """Two seeds with experts and two without."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "_tensorboard", NoTensorBoard())
+        # TensorBoard is slow and not what is tested
+        patch.setattr(run_logger, "make_sinks", lambda *_: {})
         made = [write_run(folder / f"moe_s{seed}", seed=seed, layers=1) for seed in (0, 1)]
         return [
             *made,
@@ -164,7 +155,7 @@ def test_the_tables_hold_what_the_runs_logged(runs, report):
     [entropy] = [
         row
         for row in read_csv(report / "expert_final.csv")
-        if (row["metric"], row["game"]) == ("MOE_Details/short/ExpertSelectionEntropy", "")
+        if (row["metric"], row["game"]) == ("moe_task/short/selection_entropy", "")
     ]
     assert float(entropy["change"]) < 0 and entropy["num_seeds"] == "2"
 
@@ -211,7 +202,7 @@ def test_an_analysis_that_some_seeds_lack_is_named(runs, tmp_path):
     study = build_study([runs[1], folder])
     whats = {
         "gradient_conflict/": "gradient conflict",
-        "MOE_": "expert selection",
+        "moe_": "expert selection",
         "plasticity/": "plasticity numbers",
     }
     for tags, what in whats.items():

@@ -25,6 +25,7 @@ MAY_DIFFER = {
             "log_interval",
             "moe_log_interval",
             "video",
+            "loggers",
         )
     ),
     *(
