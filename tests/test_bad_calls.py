@@ -11,6 +11,7 @@ from pydantic import ValidationError
 import lzero
 from tests.bad_calls import (
     of_analysis,
+    of_exports,
     of_games,
     of_networks,
     of_noise,
@@ -21,7 +22,16 @@ from tests.bad_calls import (
 from tests.bad_calls.bad import Bad
 
 ROOT = Path(lzero.__file__).parents[1]
-ROOMS = (of_analysis, of_noise, of_networks, of_ppo, of_search, of_runs, of_games)
+ROOMS = (
+    of_analysis,
+    of_noise,
+    of_networks,
+    of_ppo,
+    of_search,
+    of_runs,
+    of_games,
+    of_exports,
+)
 CASES: dict[str, Bad] = {name: case for room in ROOMS for name, case in room.CASES.items()}
 
 
