@@ -9,7 +9,7 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +239,20 @@ def announced(name: str, least: int, most: int, *, error: type[Exception] = Valu
         allowed = f"allowed are whole numbers from {least} to {most}"
         raise error(f"{name}={written} in the environment: {allowed}")
     return int(written)
+
+
+TRUSTED = ("lzero.", "zoo.")
+"""Packages whose domains are loaded because a run that somebody else has written names them."""
+
+
+def check_trusted(path: str, allowed: Collection[str] = ()) -> None:
+    """Refuse a domain that a run's folder names, unless it is of this project or ``allowed`` by name: importing it would run
+    code that whoever wrote the folder has chosen.
+
+    Raises:
+        ValueError: with what to type to allow it.
+    """
+    if not path.startswith(TRUSTED) and path not in allowed:
+        raise ValueError(
+            f"env.domain={path!r} is not part of lzero; if you trust its code, allow it with --allow-domain {path}"
+        )

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 import lzero
 from tests.bad_calls import (
     of_analysis,
+    of_exports,
     of_games,
     of_lightzero,
     of_networks,
@@ -24,6 +25,7 @@ from tests.bad_calls.bad import Bad
 ROOT = Path(lzero.__file__).parents[1]
 ROOMS = (
     of_analysis,
+    of_exports,
     of_games,
     of_lightzero,
     of_networks,

@@ -95,6 +95,7 @@ class ExpertAnalysis:
         loss: terms with nothing off ``(L, T)``.
         returns: of the episodes with nothing off ``(T, N)``; None if none was played.
         ablations: layer by layer.
+        windows_from: ``replay`` of the run, or ``play``, of the agent alone, where there was none.
     """
 
     checkpoint: str
@@ -109,6 +110,7 @@ class ExpertAnalysis:
     loss: np.ndarray
     returns: np.ndarray | None
     ablations: tuple[Ablation, ...]
+    windows_from: str = "replay"
 
     def share_of_selections(self, layer: int, part: str) -> float:
         """Mean over tasks of the share of selections that go to a part; NaN for the shared expert, which is not selected."""
@@ -165,6 +167,7 @@ class ExpertAnalysis:
             "checkpoint": self.checkpoint,
             "train_iter": self.train_iter,
             "env_steps": self.env_steps,
+            "windows_from": self.windows_from,
             "seed": self.seed,
             "permutations": self.permutations,
             "games": list(self.games),
@@ -205,6 +208,7 @@ class ExpertAnalysis:
             checkpoint=str(data["checkpoint"]),
             train_iter=int(data["train_iter"]),
             env_steps=int(data["env_steps"]),
+            windows_from=str(data.get("windows_from", "replay")),  # earlier files do not say it
             seed=int(data["seed"]),
             permutations=int(data["permutations"]),
             games=games,

@@ -1,6 +1,7 @@
-"""Analyse the experts of a checkpoint: what selections tell of the task, and what is lost without each expert.
+"""Analyse the experts of a checkpoint or an export: what selections tell of the task, and what is lost without each expert.
 
 python -m lzero.entry.analyse_experts runs/atari_cpu_moe
+python -m lzero.entry.analyse_experts released/catch_moe.zip
 python -m lzero.entry.analyse_experts runs/atari_cpu_moe/checkpoints/step_000600 --windows 1024 --episodes 8
 
 Shape legend: T = tasks, E = routed experts, B = windows of all tasks, A = ablations, Q = loss terms, L = terms and their total,
@@ -9,11 +10,11 @@ N = episodes.
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import rich
@@ -30,13 +31,20 @@ from lzero.analysis.expert_analysis import (
     LayerSelection,
 )
 from lzero.analysis.specialisation import NullTest, router_null
-from lzero.checkpoint import CheckpointError, load_state
+from lzero.checkpoint import CheckpointError
 from lzero.device import DeviceError, resolve_device
 from lzero.distributed import Distributed, init_distributed
-from lzero.entry.eval_unizero_multitask import find_checkpoint, load_policy
+from lzero.entry.analysed_windows import Advance, check_kind, drawn_windows, kept_replay
+from lzero.entry.checkpointing import RunError
+from lzero.entry.eval_unizero_multitask import (
+    find_checkpoint,
+    load_policy,
+    results_folder,
+    state_of_checkpoint,
+)
 from lzero.entry.evaluation import GameEvaluator
 from lzero.entry.expert_tables import analysis_tables
-from lzero.entry.replay_files import open_replay
+from lzero.entry.played_replay import played_replay, steps_to_play
 from lzero.entry.shards import RankShare
 from lzero.envs.domain import check_trusted
 from lzero.logging import setup_logging
@@ -44,13 +52,10 @@ from lzero.policy.losses import TERMS
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.policy.window_losses import (
     EncodedWindows,
-    encoded,
     window_losses,
     window_selections,
 )
-from lzero.replay.buffer import ReplayBuffer, ReplayWindows
 from lzero.worker.actor import Actor
-from lzero.worker.return_scale import ReturnScale
 
 logger = logging.getLogger(
     "lzero.entry.analyse_experts"
@@ -59,22 +64,22 @@ logger = logging.getLogger(
 RESAMPLES = 2000  # of a bootstrap interval; its ends then move by about a twentieth of its length
 LOSSES = TERMS[:-1]  # the last, the policy's entropy, is no loss
 
-Advance = Callable[[], None]
-
 
 @dataclass(frozen=True)
 class AnalyseCommand:
-    """Analyse the experts of a UniZero checkpoint and write expert_analysis.json into the run's folder.
+    """Analyse the experts of a UniZero checkpoint or an exported agent and write expert_analysis.json into the run's folder.
 
-    Of windows drawn from the replay: mutual information between game and expert against a router that cannot know the game,
-    effective numbers of experts, and how losses change when each expert, all of a layer, or the shared one is off. What is
-    off contributes nothing; the router chooses as before. python -m lzero.report draws it.
+    Of windows drawn from the replay, or played anew where there is an export alone: mutual information between game and expert
+    against a router that cannot know the game, effective numbers of experts, and how losses change when each expert, all of a
+    layer, or the shared one is off. What is off contributes nothing; the router chooses as before.
+    python -m lzero.report draws it.
     """
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (its newest checkpoint is taken) or one checkpoint ``…/checkpoints/step_000123``."""
+    """A run's folder (its newest checkpoint is taken), one checkpoint ``…/checkpoints/step_000123``, or an exported zip."""
     windows: int = 256
-    """Windows per game, drawn from the replay as an update draws them."""
+    """Windows per game, drawn from the replay as an update draws them. An export has no replay: its agent plays
+    windows, exploring."""
     episodes: int = 0
     """Episodes per game that are played with each part off, and with none; 0 plays none. It takes as many evaluations as
     there are experts, and more."""
@@ -84,9 +89,11 @@ class AnalyseCommand:
     """Seed of windows, permutations, intervals and episodes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; may differ from where the checkpoint was trained."""
+    output_dir: Path | None = None
+    """Folder for the result; the run's own if not given, and for ``NAME.zip`` ``NAME_results`` beside it."""
     allow_domain: tuple[str, ...] = ()
-    """With ``--episodes``: domains outside of lzero and zoo, as ``module:ATTRIBUTE``, whose code may run because the checkpoint
-    names them."""
+    """With ``--episodes``, or an export: domains outside of lzero and zoo, as ``module:ATTRIBUTE``, whose code may run because
+    the checkpoint names them."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +138,13 @@ def analyse_experts(
     permutations: int = 1000,
     seed: int = 0,
     device: str = "auto",
+    output_dir: Path | str | None = None,
     allow_domains: Sequence[str] = (),
 ) -> ExpertAnalysis:
     """Analyse the experts of a checkpoint; the result also goes to ``expert_analysis.json`` in the run's folder.
+
+    An export has no replay and no target network: its agent plays windows, exploring as in training, and targets come from the
+    network itself. Its numbers are of the agent's own play, a run's of all that its replay still holds.
 
     Losses are those of an update, of the online network, without shifted pictures and with the policy targets that were
     stored; targets come from the target network, which is never touched. ``total`` is their sum with the weights of the
@@ -142,19 +153,21 @@ def analyse_experts(
     randomness goes on from episode to episode.
 
     Args:
-        path: a run's folder, or a checkpoint.
+        path: a run's folder, a checkpoint, or an exported zip.
         windows: per game, at least 2.
         episodes: per game and ablation; 0 for none.
         permutations: of the windows' tasks.
         seed: of everything random.
         device: ``auto``, ``cpu`` or ``cuda``.
-        allow_domains: of others, whose code may run for episodes.
+        output_dir: folder of the result; None for the run's, or ``NAME_results`` beside ``NAME.zip``.
+        allow_domains: of others, whose code may run for episodes, or for an export's windows.
 
     Raises:
-        TypeError: if ``path`` is none, or a number is no whole one.
+        TypeError: if a path is none, or a number is no whole one.
         CheckpointError: if there is no checkpoint, it is damaged, or its replay cannot be read.
         ValueError: for numbers out of range, a policy without routed experts or replay (dense blocks, PPO), a replay without
             a window, or a domain that is not trusted.
+        RunError: if an export's games need a package that is not there.
     """
     path = checks.path("path", path)
     checks.count("windows", windows, 2)
@@ -163,20 +176,21 @@ def analyse_experts(
     checks.count("seed", seed, 0)
     dist = init_distributed(resolve_device(device))
     checkpoint = find_checkpoint(path)
-    state = load_state(checkpoint)
-    _check_kind(state["config"], checkpoint)
-    policy = load_policy(checkpoint, device=device)
+    is_export = checkpoint.is_file()
+    folder = results_folder(checkpoint, output_dir)
+    state = state_of_checkpoint(checkpoint)
+    check_kind(state["config"], checkpoint)
+    policy = load_policy(checkpoint, device=device, allow_domains=allow_domains)
     config = policy.config
-    if episodes:
+    if episodes or is_export:
         check_trusted(config.env.domain, allow_domains)
-    replay = open_replay(checkpoint, config)
-    if not replay.can_sample:
-        raise ValueError(f"the replay of {checkpoint} holds no window yet: train longer")
+    to_play = steps_to_play(config, windows) if is_export else 0
+    replay = None if is_export else kept_replay(checkpoint, config)
     parts = []
     for layer, experts in policy.routed_layers.items():
         parts += [(layer, part) for part in parts_of(experts)]
     # one step for each task, then for the selections, the losses, and the episodes
-    steps = config.num_tasks + 1 + (1 + len(parts)) * (1 + bool(episodes))
+    steps = to_play + config.num_tasks + 1 + (1 + len(parts)) * (1 + bool(episodes))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -189,7 +203,12 @@ def analyse_experts(
         def advance() -> None:
             progress.advance(bar)
 
-        drawn = _draw(policy, replay, state, windows, np.random.default_rng([seed, 0]), advance)
+        if replay is None:
+            progress.update(bar, description="playing windows")
+            replay = played_replay(policy, windows, seed, dist, advance)
+            progress.update(bar, description="drawing windows")
+        rng = np.random.default_rng([seed, 0])
+        drawn = drawn_windows(policy, replay, state, windows, rng, advance)
         subject = _Subject(policy, drawn, tuple(parts))
         del replay  # it may be large
         progress.update(bar, description="selections")
@@ -219,58 +238,13 @@ def analyse_experts(
         loss=base,
         returns=returns,
         ablations=tuple(ablations),
+        windows_from="play" if is_export else "replay",
     )
-    file = checkpoint.parent.parent / ANALYSIS_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ANALYSIS_FILE
     analysis.write(file)
     logger.info("wrote %s", file)
     return analysis
-
-
-def _check_kind(config: Mapping[str, Any], checkpoint: Path) -> None:
-    """Refuse a checkpoint that has nothing to analyse here.
-
-    Raises:
-        ValueError: saying what it lacks.
-    """
-    needed = "an analysis needs the routed experts of a world model, and its replay"
-    if config.get("algorithm") == "ppo":
-        raise ValueError(f"{checkpoint} is of PPO, which keeps no replay: {needed}")
-    moe = config["model"]["moe"]
-    if not moe["enabled"]:
-        raise ValueError(f"{checkpoint} has dense blocks (model.moe.enabled=false): {needed}")
-    if not moe["num_experts"]:
-        raise ValueError(
-            f"{checkpoint} has shared experts alone (model.moe.num_experts=0): {needed}"
-        )
-    if moe["routing"] == "soft":
-        logger.warning(
-            "model.moe.routing=soft: every token goes to all experts, so selections tell nothing; ablations do"
-        )
-
-
-def _draw(
-    policy: UniZeroMTPolicy,
-    replay: ReplayBuffer,
-    state: Mapping[str, Any],
-    windows: int,
-    rng: np.random.Generator,
-    advance: Advance,
-) -> tuple[EncodedWindows, ...]:
-    """Windows of every task, as many at once as an update has of it: memory was made for that."""
-    config = policy.config
-    scaled: Callable[[ReplayWindows], ReplayWindows] | None = None
-    if config.policy.scale_returns and state.get("return_scale") is not None:
-        scale = ReturnScale(np.arange(config.num_tasks), config.num_tasks, config.policy.discount)
-        scale.set_totals(state["return_scale"])
-        scaled = scale.applied_to
-    drawn = []
-    for task, game in enumerate(config.env.games):
-        at_once = config.batch_size_of(game)
-        for start in range(0, windows, at_once):
-            found = replay.sample({task: min(at_once, windows - start)}, rng)
-            drawn.append(encoded(policy, found if scaled is None else scaled(found)))
-        advance()
-    return tuple(drawn)
 
 
 def _layers(
@@ -380,9 +354,10 @@ def main() -> None:
             permutations=command.permutations,
             seed=command.seed,
             device=command.device,
+            output_dir=command.output_dir,
             allow_domains=command.allow_domain,
         )
-    except (CheckpointError, DeviceError, ImportError, OSError, ValueError) as error:
+    except (CheckpointError, DeviceError, ImportError, OSError, RunError, ValueError) as error:
         sys.exit(f"error: {error}")
     rich.get_console().print(analysis_tables(analysis))
 

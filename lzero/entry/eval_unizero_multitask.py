@@ -1,6 +1,7 @@
-"""Evaluate a checkpoint: a table of scores, and a video per game.
+"""Evaluate a checkpoint or an export: a table of scores, and a video per game.
 
 python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe
+python -m lzero.entry.eval_unizero_multitask released/catch_moe.zip
 python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe/checkpoints/step_000600 --episodes 20 --no-video
 """
 
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import rich
@@ -18,7 +19,8 @@ import tyro
 
 from lzero import checks
 from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
-from lzero.config import Experiment, ExperimentConfig
+from lzero.checkpoint.export_file import read_export
+from lzero.config import Experiment
 from lzero.config_ppo import PPOExperiment
 from lzero.device import resolve_device
 from lzero.distributed import init_distributed
@@ -28,6 +30,7 @@ from lzero.entry.shards import RankShare
 from lzero.envs.domain import check_trusted
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import setup_logging
+from lzero.policy.exported import config_to_play, policy_from_export
 from lzero.policy.ppo_moe import PPOPolicy
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.worker.actor import Actor
@@ -38,14 +41,15 @@ from lzero.worker.score_table import ScoreTable
 logger = logging.getLogger(
     "lzero.entry.eval_unizero_multitask"
 )  # __name__ is "__main__" here, whose records are not shown
+EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
 class EvalCommand:
-    """Evaluate a checkpoint on all its games and write scores and videos beside it."""
+    """Evaluate a checkpoint or an exported agent on all its games and write scores and videos beside it."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (its newest checkpoint is taken) or one checkpoint ``…/checkpoints/step_000123``."""
+    """A run's folder (its newest checkpoint is taken), one checkpoint ``…/checkpoints/step_000123``, or an exported zip."""
     episodes: int = 8
     """Episodes per game."""
     simulations: int | None = None
@@ -56,20 +60,24 @@ class EvalCommand:
     """Film the first episode of each game."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; may differ from where the checkpoint was trained."""
+    output_dir: Path | None = None
+    """Folder for scores and videos; the run's own if not given, and for ``NAME.zip`` ``NAME_results`` beside it."""
     allow_domain: tuple[str, ...] = ()
     """Domains outside of lzero and zoo, as ``module:ATTRIBUTE``, whose code may run because the checkpoint names them."""
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that ``path`` means.
+    """The checkpoint that ``path`` means; a file is taken for an export and stands for itself.
 
     Raises:
         CheckpointError: if there is none; nothing is ever evaluated in its stead.
     """
     path = checks.path("path", path)
+    if path.is_file():
+        return path
     if not path.is_dir():
         raise CheckpointError(
-            f"{path} does not exist; name a run's folder, e.g. runs/atari_cpu_moe, or one of its checkpoints"
+            f"{path} does not exist; name a run's folder, e.g. runs/atari_cpu_moe, one of its checkpoints, or an exported zip"
         )
     for directory in (path / "checkpoints", path):
         checkpoints = list_checkpoints(directory)
@@ -82,30 +90,58 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
+def results_folder(checkpoint: Path, output_dir: Path | str | None = None) -> Path:
+    """Where results of a checkpoint or an export go: into ``output_dir``, the run's folder, or a folder beside the export."""
+    if output_dir is not None:
+        return checks.path("output_dir", output_dir)
+    if checkpoint.is_file():
+        return checkpoint.with_name(f"{checkpoint.stem}_results")
+    return checkpoint.parent.parent
+
+
+def state_of_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Counters, shapes and config of a checkpoint's folder or of an export.
+
+    Raises:
+        CheckpointError: if something is missing or damaged.
+    """
+    if checkpoint.is_file():
+        export = read_export(checkpoint)
+        return {"config": export.config, **export.agent.model_dump()}
+    return load_state(checkpoint)
+
+
 def load_policy(
-    checkpoint: Path, *, device: str = "auto", simulations: int | None = None
+    checkpoint: Path,
+    *,
+    device: str = "auto",
+    simulations: int | None = None,
+    allow_domains: Sequence[str] = (),
 ) -> UniZeroMTPolicy:
     """The policy of a checkpoint, ready to evaluate.
 
     Args:
-        checkpoint: folder ``step_…``.
+        checkpoint: folder ``step_…``, or an exported zip.
         device: ``auto``, ``cpu`` or ``cuda``.
         simulations: simulations per move when evaluating; None keeps the experiment's.
+        allow_domains: of others that an export may name; a checkpoint's is asked for where its games are made.
 
     Raises:
-        ValueError: if ``simulations`` is below 1.
+        ValueError: if ``simulations`` is below 1, or an export's domain is not trusted.
         CheckpointError: if something is missing or damaged.
     """
     if simulations is not None:
         checks.count("simulations", simulations)
+    if checkpoint.is_file():
+        return policy_from_export(
+            UniZeroMTPolicy,
+            checkpoint,
+            device=device,
+            simulations=simulations,
+            allow_domains=allow_domains,
+        )
     state = load_state(checkpoint)
-    data = state["config"] | {"device": device}
-    data["policy"]["gradient_aggregator"] = (
-        "mean"  # nothing is learned: no package is needed for that
-    )
-    if simulations is not None:
-        data["policy"]["search"]["num_eval_simulations"] = simulations
-    config = ExperimentConfig.model_validate(data)
+    config = config_to_play(state["config"], device, simulations)
     policy = UniZeroMTPolicy(
         config, tuple(state["observation_shape"]), np.array(state["legal_actions"], dtype=bool)
     )
@@ -134,13 +170,19 @@ class LoadedPlayer:
     make_player: Callable[[MultiTaskVectorEnv], Player]
 
 
-def _load_player(checkpoint: Path, device: str, simulations: int | None, seed: int) -> LoadedPlayer:
+def _load_player(
+    checkpoint: Path,
+    device: str,
+    simulations: int | None,
+    seed: int,
+    allow_domains: Sequence[str],
+) -> LoadedPlayer:
     """Whatever algorithm has written a checkpoint.
 
     Raises:
         ValueError: if simulations are asked of a policy that does not search.
     """
-    if load_state(checkpoint)["config"].get("algorithm") == "ppo":
+    if checkpoint.is_dir() and load_state(checkpoint)["config"].get("algorithm") == "ppo":
         if simulations is not None:
             raise ValueError(
                 f"simulations={simulations}: {checkpoint} is of PPO, which does not search; leave it out"
@@ -154,7 +196,9 @@ def _load_player(checkpoint: Path, device: str, simulations: int | None, seed: i
             None,
             lambda env: PolicyPlayer(actor_critic, env.task_id, rng),
         )
-    policy = load_policy(checkpoint, device=device, simulations=simulations)
+    policy = load_policy(
+        checkpoint, device=device, simulations=simulations, allow_domains=allow_domains
+    )
     return LoadedPlayer(
         policy.config,
         policy.train_iter,
@@ -171,14 +215,16 @@ def eval_unizero_multitask(
     seed: int = 0,
     video: bool = True,
     device: str = "auto",
+    output_dir: Path | str | None = None,
     allow_domains: Sequence[str] = (),
 ) -> ScoreTable:
-    """Play ``episodes`` episodes of every game with the policy of a checkpoint.
+    """Play ``episodes`` episodes of every game with the policy of a checkpoint or an export.
 
-    Scores go to ``evaluation.json`` and videos to ``videos/evaluation/`` in the run's folder.
+    Scores go to ``evaluation.json`` and videos to ``videos/evaluation/`` in ``output_dir``; if it is None in the run's folder,
+    for an export ``NAME.zip`` in ``NAME_results`` beside it.
 
     Raises:
-        TypeError: if ``path`` is none, or a number is no whole one.
+        TypeError: if a path is none, or a number is no whole one.
         CheckpointError: if ``path`` holds no checkpoint, or a damaged one.
         ValueError: for numbers out of range, simulations of what does not search, or if the checkpoint's domain is neither of
             this project nor among ``allow_domains``.
@@ -190,17 +236,17 @@ def eval_unizero_multitask(
     checks.count("seed", seed, 0)
     dist = init_distributed(resolve_device(device))
     checkpoint = find_checkpoint(path)
-    loaded = _load_player(checkpoint, device, simulations, seed)
+    folder = results_folder(checkpoint, output_dir)
+    loaded = _load_player(checkpoint, device, simulations, seed, allow_domains)
     config = loaded.config
     check_trusted(config.env.domain, allow_domains)
     everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
     evaluator = GameEvaluator(config, loaded.make_player, dist, everything)
-    run_dir = checkpoint.parent.parent
     try:
         table = evaluator.run(
             [seed, loaded.train_iter],
             episodes,
-            run_dir / "videos" / "evaluation" if video else None,
+            folder / "videos" / "evaluation" if video else None,
         )
     finally:
         evaluator.close()
@@ -212,8 +258,9 @@ def eval_unizero_multitask(
         "normalised": dict(table.normalised),
         "aggregates": table.aggregates(),
     }
-    (run_dir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    logger.info("wrote %s", run_dir / "evaluation.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EVALUATION_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    logger.info("wrote %s", folder / EVALUATION_FILE)
     return table
 
 
@@ -229,6 +276,7 @@ def main() -> None:
             seed=command.seed,
             video=command.video,
             device=command.device,
+            output_dir=command.output_dir,
             allow_domains=command.allow_domain,
         )
     except (CheckpointError, ImportError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from lzero import checks
+from lzero.checks import check_trusted as check_trusted  # asked for beside what loads a domain
 from lzero.config import READ_ENV, EnvConfig, Experiment, ExperimentConfig, nearest
 from lzero.envs.multitask import MultiTaskVectorEnv
 
@@ -82,23 +83,6 @@ class Domain(Protocol):
 
     def make_screen(self, config: EnvConfig, game: str) -> Screen | None:
         """The screen of ``game`` for videos; None where the domain shows nothing."""
-
-
-TRUSTED = ("lzero.", "zoo.")
-"""Packages whose domains are loaded because a run that somebody else has written names them."""
-
-
-def check_trusted(path: str, allowed: Collection[str] = ()) -> None:
-    """Refuse a domain that a run's folder names, unless it is of this project or ``allowed`` by name: importing it would run
-    code that whoever wrote the folder has chosen.
-
-    Raises:
-        ValueError: with what to type to allow it.
-    """
-    if not path.startswith(TRUSTED) and path not in allowed:
-        raise ValueError(
-            f"env.domain={path!r} is not part of lzero; if you trust its code, allow it with --allow-domain {path}"
-        )
 
 
 def load_domain(path: str) -> Domain:

@@ -5,10 +5,11 @@ S = H + 1 steps, T = tasks of the run, A = actions, D = latent width, P = parame
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.nn.parameters import adamw, ema_update_, trained
 from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import check_legal_actions
+from lzero.policy.exported import policy_from_export
 from lzero.policy.losses import (
     TERMS,
     EntropyWeight,
@@ -288,3 +290,13 @@ class UniZeroMTPolicy:
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from what :meth:`state_dict` gave; raises as :func:`~lzero.policy.state.load_state_of_`."""
         load_state_of_(self, state)
+
+    @classmethod
+    def from_export(
+        cls, path: Path | str, *, device: str = "auto", allow_domains: Collection[str] = ()
+    ) -> Self:
+        """The agent of an exported zip, ready to play.
+
+        Args and errors: as of :func:`~lzero.policy.exported.policy_from_export`.
+        """
+        return policy_from_export(cls, path, device=device, allow_domains=allow_domains)

@@ -145,7 +145,7 @@ def test_what_cannot_be_analysed_is_said(tmp_path, run_dir, monkeypatch):
     ):
         changed = state | {"config": state["config"] | change}
         with monkeypatch.context() as patch:
-            patch.setattr(command, "load_state", lambda path, changed=changed: changed)
+            patch.setattr(command, "state_of_checkpoint", lambda path, changed=changed: changed)
             assert reason in refusal(monkeypatch, str(run_dir))
 
 
