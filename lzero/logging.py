@@ -29,13 +29,13 @@ from rich.text import Text
 
 from lzero import checks, tags
 from lzero.event_files import forget_events
+from lzero.run_paths import METRICS_FILE
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 RATE_WINDOW = 30  # updates of the display over which env steps per second are averaged
 LEAST_SECONDS = 1e-9  # a clock that has not moved between two looks must not divide by zero
 

@@ -1,7 +1,7 @@
 """Evaluate a checkpoint: a table of scores, and a video per game.
 
-python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe
-python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe/checkpoints/step_000600 --episodes 20 --no-video
+lzero eval runs/atari_cpu_moe
+lzero eval runs/atari_cpu_moe/checkpoints/step_000600 --episodes 20 --no-video
 """
 
 import json
@@ -16,11 +16,11 @@ import numpy as np
 import rich
 import tyro
 
-from lzero import checks
-from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
+from lzero import checks, run_paths
+from lzero.checkpoint import CheckpointError, load_state
 from lzero.config import Experiment, ExperimentConfig
 from lzero.config_ppo import PPOExperiment
-from lzero.device import resolve_device
+from lzero.device import DeviceError, resolve_device
 from lzero.distributed import init_distributed
 from lzero.entry.checkpointing import load_policy_state
 from lzero.entry.evaluation import GameEvaluator
@@ -45,7 +45,7 @@ class EvalCommand:
     """Evaluate a checkpoint on all its games and write scores and videos beside it."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (its newest checkpoint is taken) or one checkpoint ``…/checkpoints/step_000123``."""
+    """A run's folder or anything inside it (the newest checkpoint is taken), or a checkpoint ``…/checkpoints/step_000123``."""
     episodes: int = 8
     """Episodes per game."""
     simulations: int | None = None
@@ -61,25 +61,16 @@ class EvalCommand:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that ``path`` means.
+    """The checkpoint that ``path`` means, as :func:`lzero.run_paths.find_checkpoint` finds it.
 
     Raises:
-        CheckpointError: if there is none; nothing is ever evaluated in its stead.
+        TypeError: if it is no path.
+        CheckpointError: if there is none, or several runs; nothing is ever evaluated in its stead.
     """
-    path = checks.path("path", path)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} does not exist; name a run's folder, e.g. runs/atari_cpu_moe, or one of its checkpoints"
-        )
-    for directory in (path / "checkpoints", path):
-        checkpoints = list_checkpoints(directory)
-        if checkpoints:
-            return checkpoints[-1]
-    if (path / "model.safetensors").is_file():
-        return path
-    raise CheckpointError(
-        f"{path} holds no checkpoint; expected {path}/checkpoints/step_… or a step_… folder itself"
-    )
+    try:
+        return run_paths.find_checkpoint(path)
+    except run_paths.RunPathError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_policy(
@@ -217,9 +208,9 @@ def eval_unizero_multitask(
     return table
 
 
-def main() -> None:
-    """Command line."""
-    command = tyro.cli(EvalCommand)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; ``argv`` None takes the program's arguments."""
+    command = tyro.cli(EvalCommand, prog="lzero eval", args=argv)
     setup_logging(is_main=True)
     try:
         table = eval_unizero_multitask(
@@ -231,7 +222,7 @@ def main() -> None:
             device=command.device,
             allow_domains=command.allow_domain,
         )
-    except (CheckpointError, ImportError, ValueError) as error:
+    except (CheckpointError, DeviceError, ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     rich.get_console().print(table.render(f"evaluation of {command.path}"))
 
