@@ -67,7 +67,7 @@ def what_is_meant(
     own, likeness = _most_alike(name, section.model_fields)
     if name in LIGHTZERO_KEYS:
         path, note = LIGHTZERO_KEYS[name]
-        if own and path.endswith(own) and likeness >= OWN_REMOTE:
+        if own and path.rpartition(".")[2] == own and likeness >= OWN_REMOTE:
             return Meant(own=own)
         if path and path not in by_name.get(path.rpartition(".")[2], ()):
             return _elsewhere(path, note, holders)

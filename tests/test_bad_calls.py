@@ -9,11 +9,19 @@ import pytest
 from pydantic import ValidationError
 
 import lzero
-from tests.bad_calls import of_analysis, of_games, of_networks, of_noise, of_runs, of_search
+from tests.bad_calls import (
+    of_analysis,
+    of_commands,
+    of_games,
+    of_networks,
+    of_noise,
+    of_runs,
+    of_search,
+)
 from tests.bad_calls.bad import Bad
 
 ROOT = Path(lzero.__file__).parents[1]
-ROOMS = (of_analysis, of_noise, of_networks, of_search, of_runs, of_games)
+ROOMS = (of_analysis, of_noise, of_networks, of_search, of_runs, of_games, of_commands)
 CASES: dict[str, Bad] = {name: case for room in ROOMS for name, case in room.CASES.items()}
 
 

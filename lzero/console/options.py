@@ -42,18 +42,19 @@ def negated(path: str) -> str:
 def options_of(config: BaseModel, others: Mapping[str, Any]) -> dict[str, Option]:
     """Options of all fields of ``config``, by how they are written, and of ``others``, name to type."""
     found = {}
-    for path, kind in (*_leaves(config), *others.items()):
+    for path, kind in (*leaves(config), *others.items()):
         found[option(path)] = Option(path, kind)
         if kind is bool:
             found[negated(path)] = Option(path, kind)
     return found
 
 
-def _leaves(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and annotation of every field that is no section."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.annotation
 
