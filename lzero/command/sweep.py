@@ -3,6 +3,7 @@
 The same command again continues: finished runs are left alone, interrupted ones go on.
 """
 
+import itertools
 import json
 import logging
 import shlex
@@ -99,8 +100,14 @@ def train(sweep: Sweep, side_by_side: int, allow_domains: Sequence[str] = ()) ->
     if finished:
         logger.info("%d of %d runs are finished", finished, len(sweep.runs))
 
+    done = itertools.count(1)
+
     def say(ended: Ended) -> None:
-        if ended.status:
+        of_all = f"{next(done)} of {len(jobs)}"
+        if ended.status == 0:
+            took = ended.wall_seconds / 60
+            logger.info("run %s is finished (%s, %.1f minutes)", ended.job.name, of_all, took)
+        else:
             line = "run %s ended with status %d: %s; see %s"
             logger.error(line, ended.job.name, ended.status, ended.last_line, ended.job.log)
 

@@ -101,8 +101,8 @@ def _which_option(name: str, config: BaseModel, known: Mapping[str, Option]) -> 
     schemas = list(experiments()) if kind is not type(config) else [type(config)]
     meant = what_is_meant(key.removeprefix("no_"), kind, schemas, place)
     if meant.own:
-        inside = f"{place}.{meant.own}" if place else meant.own
-        return f"did you mean {_with_switch(inside, key, known)}?"
+        field = f"{place}.{meant.own}" if place else meant.own
+        return f"did you mean {_with_switch(field, key, known)}?"
     spelling = {}
     for field in meant.paths:
         spelling[field] = _with_switch(field, key, known)

@@ -1,6 +1,7 @@
 """``lzero``: its table of commands, and that help is there before anything heavy is."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import lzero
 from lzero.command import main as command
 from lzero.command.main import COMMANDS, main
+from lzero.command.sweep_file import read_sweep
+from lzero.console.config_files import read_config_file
 from lzero.console.domains import domains
 from lzero.entry import cli
 from lzero.entry.eval_unizero_multitask import main as evaluate
@@ -136,3 +139,29 @@ def test_evaluating_without_the_gpu_that_was_asked_for_is_one_line(monkeypatch, 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="^error: device='cuda', but torch"):
         evaluate([str(tmp_path), "--device", "cuda"])
+
+
+PAGE = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"), re.findall(r"^\$ lzero (.+)\n(error: .+)$", PAGE, re.MULTILINE)
+)
+def test_the_page_shows_what_is_said(line, answer):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == answer
+
+
+def test_the_pages_files_are_read(tmp_path):
+    experiment, rates = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(experiment)
+    found = read_config_file(tmp_path / "mine.yaml")
+    assert found.config.exp_name == "two_games" and found.seed == 3
+    (tmp_path / "rates.yaml").write_text(rates)
+    runs = read_sweep(tmp_path / "rates.yaml").runs
+    assert len(runs) == 12 and f"`{runs[0].name}`" in PAGE
+
+
+def test_the_page_names_every_command():
+    assert [name for name in COMMANDS if f"| `lzero {name} " not in PAGE] == []
