@@ -150,7 +150,8 @@ def _existing(path: Path | str) -> Path:
     hint = "name a run's folder, e.g. runs/atari_cpu_moe, or one of its checkpoints"
     if close:
         hint = f"did you mean {path.parent / close[0]}?"
-    raise RunPathError(f"{path} does not exist; {hint}")
+    typed = str(path) if str(path).isprintable() else repr(str(path))
+    raise RunPathError(f"{typed} does not exist; {hint}")
 
 
 def _around(path: Path) -> list[Path]:

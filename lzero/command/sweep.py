@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command.dry_run:
         sys.stdout.write(plan(sweep, command.allow_domain))
         return
-    failed = train(sweep, command.jobs or sweep.jobs, command.allow_domain)
+    try:
+        failed = train(sweep, command.jobs or sweep.jobs, command.allow_domain)
+    except OSError as error:
+        sys.exit(f"error: {sweep.output_dir} cannot be written: {error}")
     runs = [str(run.config.run_dir) for run in sweep.runs if is_run(run.config.run_dir)]
     if runs:
         from lzero.report.command import main as report  # figures, which training does without

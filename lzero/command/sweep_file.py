@@ -104,8 +104,8 @@ def read_sweep(file: Path, allow_domains: Collection[str] = ()) -> Sweep:
     short = short_names(list(asked.grid))
     runs = []
     for seed in asked.seeds:
-        for values in itertools.product(*asked.grid.values()):
-            cell = dict(zip(asked.grid, values, strict=True))
+        for chosen in itertools.product(*asked.grid.values()):
+            cell = dict(zip(asked.grid, chosen, strict=True))
             parts = [f"{short[path]}_{value}" for path, value in cell.items()]
             name = f"{slug(' '.join(parts) or base.exp_name, SIGNS)}_s{seed}"
             data = base.model_dump(mode="json")

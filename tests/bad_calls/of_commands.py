@@ -48,7 +48,7 @@ CASES = {
         lambda folder: find_runs(folder / "x"), "x does not exist", RunPathError
     ),
     "runs of an empty folder": Bad(find_runs, "is no run and holds none", RunPathError),
-    "runs of no name": Bad(lambda: find_runs("\0"), "cannot be read", RunPathError),
+    "runs of no name": Bad(lambda: find_runs("\0"), "^'.x00' does not exist", RunPathError),
     "one run of two": Bad(
         lambda folder: find_run(two_runs(folder)), "holds 2 runs; name one", SeveralRunsError
     ),

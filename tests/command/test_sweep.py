@@ -121,6 +121,12 @@ def test_a_failing_run_stops_no_other_and_the_same_command_continues(
     assert begun == [(broken, 3)]
 
 
+def test_a_place_that_cannot_be_written_is_one_line(file, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(SystemExit, match="^error: .*runs cannot be written: "):
+        sweep.main([str(file)])
+
+
 def test_what_is_trained_is_in_the_runs_folder(file, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "run_jobs", lambda *_, **__: [])
     sweep.main([str(file)])
