@@ -76,7 +76,13 @@ MAY_IMPORT = {
     )
     | SERVICES,
     "report": frozenset({"config", "analysis", "envs"}) | SERVICES,
-    "command": frozenset({"config", "config_hints", "console", "entry", "report"}) | SERVICES,
+    "command": frozenset(
+        {
+            *("config", "config_hints", "config_ppo", "config_sections"),
+            *("console", "entry", "report"),
+        }
+    )
+    | SERVICES,
     "__main__": frozenset({"command"}),
     **dict.fromkeys(SERVICES, SERVICES | {"config", "config_sections"}),
     **dict.fromkeys(EVERYBODY_MAY_IMPORT, frozenset()),
