@@ -21,11 +21,7 @@ returns and scores alone; ``--output-dir benchmarks/curves`` prints its tables w
 """
 
 import json
-import os
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,15 +29,17 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from lzero.command.jobs import Ended, Job, JobsStoppedError, run_jobs
+from lzero.command.sweep_file import slug
 from lzero.envs.domain import load_domain
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.run_data import CONFIG_FILE, read_run
 from lzero.report.statistics import hierarchical_bootstrap_mean
 
 ROOT = Path(__file__).parents[1]
+FINISHED = "finished.txt"  # in a run's folder: what it took
 KEPT = ("collect_", "eval_")  # what is kept of a run: its returns and scores
 CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
 ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
@@ -282,45 +280,36 @@ class Arguments:
     """Write config, returns and scores of the finished runs to this folder too."""
 
 
-def slug(name: str) -> str:
-    """``name`` as part of a folder's name."""
-    return "_".join("".join(c if c.isalnum() or c == "." else " " for c in name).split())
+def folder_of(arguments: Arguments, variant: Variant, seed: int) -> Path:
+    """Folder of a run."""
+    return arguments.output_dir.resolve() / arguments.suite / f"{slug(variant.name)}_s{seed}"
 
 
-def run(arguments: Arguments, variant: Variant, seed: int) -> Path:
-    """Train one variant with one seed, unless it is finished; its folder."""
-    folder = arguments.output_dir.resolve() / arguments.suite / f"{slug(variant.name)}_s{seed}"
-    if (folder / "finished.txt").exists():
-        return folder
+def job(variant: Variant, seed: int, folder: Path) -> Job:
+    """The program that trains a variant with a seed."""
     command = [
         sys.executable,
         str(ROOT / variant.script),
         variant.preset,
         *variant.arguments.split(),
     ]
-    command += [
-        "--train.no-video",
-        "--output-dir",
-        str(folder.parent),
-        "--exp-name",
-        folder.name,
-        "--seed",
-        str(seed),
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{folder.name} ended with {process.returncode}; see {folder / 'log.txt'}")
-    wall, cpu = time.monotonic() - start, usage.ru_utime + usage.ru_stime
-    (folder / "finished.txt").write_text(f"{wall:.0f} s wall, {cpu:.0f} s CPU\n")
-    return folder
+    command += ["--train.no-video", "--output-dir", str(folder.parent), "--exp-name", folder.name]
+    return Job(folder.name, (*command, "--seed", str(seed)), folder / "log.txt")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has been trained to its end."""
+    return (folder / FINISHED).exists()
+
+
+def note(ended: Ended) -> None:
+    """Mark a run as finished, with what it took; or say why it is not."""
+    folder = ended.job.log.parent
+    if ended.status:
+        print(f"{folder.name} ended with {ended.status}: {ended.last_line}; see {ended.job.log}")
+        return
+    took = f"{ended.wall_seconds:.0f} s wall, {ended.cpu_seconds:.0f} s CPU\n"
+    (folder / FINISHED).write_text(took)
 
 
 def keep(folder: Path, kept: Path) -> None:
@@ -337,27 +326,27 @@ def keep(folder: Path, kept: Path) -> None:
                 }
             if line["metrics"] or line["arrays"]:
                 file.write(json.dumps(line) + "\n")
-    (kept / "finished.txt").write_text((folder / "finished.txt").read_text())
+    (kept / FINISHED).write_text((folder / FINISHED).read_text())
 
 
 def main() -> None:
     """Train, then print the table."""
     arguments = tyro.cli(Arguments)
     variants = [variant for variant in SUITES[arguments.suite] if arguments.only in variant.name]
-    jobs = [
-        (variant, seed) for seed in arguments.seeds for variant in variants
-    ]  # something of everything early
-    with Progress() as progress, ThreadPoolExecutor(arguments.jobs) as pool:
-        bar = progress.add_task("runs", total=len(jobs))
-
-        def done(job: tuple[Variant, int]) -> Path:
-            folder = run(arguments, *job)
-            progress.advance(bar)
-            if arguments.keep is not None:
-                keep(folder, arguments.keep / arguments.suite / folder.name)
-            return folder
-
-        folders = dict(zip(jobs, pool.map(done, jobs), strict=True))
+    folders = {}
+    for seed in arguments.seeds:  # something of everything early
+        for variant in variants:
+            folders[variant, seed] = folder_of(arguments, variant, seed)
+    jobs = [job(*of, folder) for of, folder in folders.items() if not is_finished(folder)]
+    try:
+        failed = sum(ended.status != 0 for ended in run_jobs(jobs, arguments.jobs, on_end=note))
+    except JobsStoppedError as stopped:
+        raise SystemExit(stopped.status) from stopped
+    if failed:
+        raise SystemExit(f"{failed} of {len(folders)} runs failed; the same command tries again")
+    if arguments.keep is not None:
+        for folder in folders.values():
+            keep(folder, arguments.keep / arguments.suite / folder.name)
     table = Table(
         title=f"{arguments.suite}: final evaluation, seeds {', '.join(map(str, arguments.seeds))}"
     )
@@ -386,7 +375,7 @@ def rows(variant: Variant, folders: list[Path]) -> list[tuple[str, ...]]:
     """The table's lines of one variant, one for each game."""
     runs = [read_run(folder) for folder in folders]
     minutes = np.mean(
-        [float((folder / "finished.txt").read_text().split()[0]) / 60 for folder in folders]
+        [float((folder / FINISHED).read_text().split()[0]) / 60 for folder in folders]
     )
     found = []
     for game in runs[0].games:

@@ -1,10 +1,10 @@
 """What a section of the schema is, and the sections that no algorithm owns.
 
 Every field carries its unit and meaning; the same text is the command line's ``--help``. Unknown
-keys are refused with the nearest valid name.
+keys are refused with what may be meant, anywhere in the schema.
 """
 
-import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,19 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from lzero.config_hints import key_hint, nearest
+
 READ_ENV = "read_env"
 """Key of a validation context: a function from the environments' section as it was written to that
 of its domain, checked."""
 LONGEST_NAME = 200  # bytes; file systems take 255, and names are made longer
-
-
-def nearest(name: str, choices: list[str]) -> str:
-    """The valid choice that looks most like ``name``, as a sentence for an error message."""
-    lowered = {choice.lower(): choice for choice in choices}
-    match = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.4)
-    return (
-        f"did you mean {lowered[match[0]]!r}?" if match else f"valid: {', '.join(sorted(choices))}"
-    )
 
 
 def nearest_divisor(whole: int, wanted: int) -> int:
@@ -70,16 +63,21 @@ def refuse_unknown_keys(section: type[Section], data: Any) -> Any:
     """``data`` itself, which is what a section is made of.
 
     Raises:
-        ValueError: if it is a mapping with a key that is no field, with the nearest field.
+        ValueError: if it is a mapping with a key that is no field, with the field that may be meant.
     """
     if isinstance(data, dict):
-        fields = list(section.model_fields)
         for key in data:
-            if key not in fields:
-                raise ValueError(
-                    f"{section.__name__}: unknown key {key!r}; {nearest(str(key), fields)}"
-                )
+            if key not in section.model_fields:
+                hint = key_hint(str(key), section, list(experiments()))
+                raise ValueError(f"{section.__name__}: unknown key {key!r}; {hint}")
     return data
+
+
+def experiments(kind: type[Section] | None = None) -> Iterator[type[Section]]:
+    """Every class of experiments that is loaded."""
+    for below in (kind or Experiment).__subclasses__():
+        yield below
+        yield from experiments(below)
 
 
 class GameOverride(Section):
@@ -162,9 +160,8 @@ class EnvConfig(Section):
             if was_checked or (was_of_every_domain and name in ONCE_IN_EVERY_CONFIG):
                 del given[name]
                 continue
-            raise ValueError(
-                f"unknown key {name!r} of {written.domain}; {nearest(name, list(cls.model_fields))}"
-            )
+            hint = key_hint(name, cls, list(experiments()), "env")
+            raise ValueError(f"unknown key {name!r} of {written.domain}; {hint}")
         return cls.model_validate(given)
 
     def override(self, game: str) -> GameOverride:

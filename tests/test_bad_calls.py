@@ -11,6 +11,7 @@ from pydantic import ValidationError
 import lzero
 from tests.bad_calls import (
     of_analysis,
+    of_commands,
     of_exports,
     of_games,
     of_lightzero,
@@ -25,6 +26,7 @@ from tests.bad_calls.bad import Bad
 ROOT = Path(lzero.__file__).parents[1]
 ROOMS = (
     of_analysis,
+    of_commands,
     of_exports,
     of_games,
     of_lightzero,

@@ -62,6 +62,10 @@ def reasons() -> dict[str, str]:
     return found
 
 
+IMPORTED_AS = {"yaml": "pyyaml"}
+"""Packages by what is imported of them, where that is called otherwise."""
+
+
 def third_party_imports() -> set[str]:
     """Packages of others that lzero and zoo import anywhere, by canonical name."""
     found = set()
@@ -72,7 +76,8 @@ def third_party_imports() -> set[str]:
                     found.update(alias.name.split(".")[0] for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                     found.add(node.module.split(".")[0])
-    return {canonicalize_name(name) for name in found - OURS - sys.stdlib_module_names}
+    names = {IMPORTED_AS.get(name, name) for name in found - OURS - sys.stdlib_module_names}
+    return {canonicalize_name(name) for name in names}
 
 
 def lower_bound(requirement: Requirement) -> Version:

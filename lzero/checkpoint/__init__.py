@@ -7,9 +7,7 @@ from lzero.checkpoint.manifest import (
     Manifest,
     config_sha256,
     damaged_files,
-    list_checkpoints,
     read_manifest,
-    train_iter_of,
 )
 from lzero.checkpoint.random_state import rng_state, set_rng_state
 from lzero.checkpoint.tensors import (
@@ -20,6 +18,7 @@ from lzero.checkpoint.tensors import (
     load_tensors,
     optimizer_state_to_tensors,
 )
+from lzero.run_paths import list_checkpoints, train_iter_of
 
 __all__ = [
     "DAMAGED",

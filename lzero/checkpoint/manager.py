@@ -37,13 +37,12 @@ from lzero.checkpoint.manifest import (
     Manifest,
     config_sha256,
     entries_of,
-    list_checkpoints,
     read_manifest,
-    train_iter_of,
     versions,
 )
 from lzero.checkpoint.tensors import STATE_FILE
 from lzero.distributed import Distributed
+from lzero.run_paths import list_checkpoints, train_iter_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import stat
 from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -18,13 +17,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from lzero import checks
+from lzero.run_paths import list_checkpoints
 
 FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 LARGEST_JSON = (
     64 * 2**20
 )  # bytes; the largest of ours has some kilobytes, and a hostile one must not fill memory
-CHECKPOINT_NAME = re.compile(r"step_(\d{6,18})")
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "minatar")
 """Whose version may decide whether a run goes on bit for bit."""
 
@@ -68,33 +67,6 @@ class Manifest(BaseModel):
     """Of Python, this library and what decides numbers, by name."""
     files: dict[FileName, FileEntry]
     """By path within the checkpoint."""
-
-
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints in a directory, by number of updates; none where it does not exist."""
-    directory = checks.path("directory", directory)
-    if not directory.is_dir():
-        return []
-    found = [
-        path
-        for path in directory.iterdir()
-        if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    ]
-    return sorted(found, key=train_iter_of)
-
-
-def train_iter_of(path: Path) -> int:
-    """Updates in the name of a checkpoint.
-
-    Raises:
-        TypeError: if ``path`` is no Path.
-        ValueError: if it has another name.
-    """
-    checks.instance("path", path, Path, "a Path")
-    match = CHECKPOINT_NAME.fullmatch(path.name)
-    if match is None:
-        raise ValueError(f"path={path}: a checkpoint's name is step_ and six digits or more")
-    return int(match[1])
 
 
 def entries_of(

@@ -1,8 +1,8 @@
 """Analyse the experts of a checkpoint or an export: what selections tell of the task, and what is lost without each expert.
 
-python -m lzero.entry.analyse_experts runs/atari_cpu_moe
-python -m lzero.entry.analyse_experts released/catch_moe.zip
-python -m lzero.entry.analyse_experts runs/atari_cpu_moe/checkpoints/step_000600 --windows 1024 --episodes 8
+lzero experts runs/atari_cpu_moe
+lzero experts released/catch_moe.zip
+lzero experts runs/atari_cpu_moe/checkpoints/step_000600 --windows 1024 --episodes 8
 
 Shape legend: T = tasks, E = routed experts, B = windows of all tasks, A = ablations, Q = loss terms, L = terms and their total,
 N = episodes.
@@ -71,12 +71,12 @@ class AnalyseCommand:
 
     Of windows drawn from the replay, or played anew where there is an export alone: mutual information between game and expert
     against a router that cannot know the game, effective numbers of experts, and how losses change when each expert, all of a
-    layer, or the shared one is off. What is off contributes nothing; the router chooses as before.
-    python -m lzero.report draws it.
+    layer, or the shared one is off. What is off contributes nothing; the router chooses as before. lzero report draws it.
     """
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (its newest checkpoint is taken), one checkpoint ``…/checkpoints/step_000123``, or an exported zip."""
+    """A run's folder or anything inside it (the newest checkpoint is taken), a checkpoint ``…/checkpoints/step_000123``, or an
+    exported zip."""
     windows: int = 256
     """Windows per game, drawn from the replay as an update draws them. An export has no replay: its agent plays
     windows, exploring."""
@@ -342,9 +342,9 @@ def _return_changes(
     return whole, np.stack(changes, axis=-1)
 
 
-def main() -> None:
-    """Command line."""
-    command = tyro.cli(AnalyseCommand, prog="python -m lzero.entry.analyse_experts")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; ``argv`` None takes the program's arguments."""
+    command = tyro.cli(AnalyseCommand, prog="lzero experts", args=argv)
     setup_logging(is_main=True)
     try:
         analysis = analyse_experts(

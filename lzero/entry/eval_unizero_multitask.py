@@ -1,8 +1,8 @@
 """Evaluate a checkpoint or an export: a table of scores, and a video per game.
 
-python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe
-python -m lzero.entry.eval_unizero_multitask released/catch_moe.zip
-python -m lzero.entry.eval_unizero_multitask runs/atari_cpu_moe/checkpoints/step_000600 --episodes 20 --no-video
+lzero eval runs/atari_cpu_moe
+lzero eval released/catch_moe.zip
+lzero eval runs/atari_cpu_moe/checkpoints/step_000600 --episodes 20 --no-video
 """
 
 import json
@@ -17,12 +17,12 @@ import numpy as np
 import rich
 import tyro
 
-from lzero import checks
-from lzero.checkpoint import CheckpointError, list_checkpoints, load_state
+from lzero import checks, run_paths
+from lzero.checkpoint import CheckpointError, load_state
 from lzero.checkpoint.export_file import read_export
 from lzero.config import Experiment
 from lzero.config_ppo import PPOExperiment
-from lzero.device import resolve_device
+from lzero.device import DeviceError, resolve_device
 from lzero.distributed import init_distributed
 from lzero.entry.checkpointing import load_policy_state
 from lzero.entry.evaluation import GameEvaluator
@@ -42,6 +42,7 @@ logger = logging.getLogger(
     "lzero.entry.eval_unizero_multitask"
 )  # __name__ is "__main__" here, whose records are not shown
 EVALUATION_FILE = "evaluation.json"
+EXPORT_SUFFIX = ".zip"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class EvalCommand:
     """Evaluate a checkpoint or an exported agent on all its games and write scores and videos beside it."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (its newest checkpoint is taken), one checkpoint ``…/checkpoints/step_000123``, or an exported zip."""
+    """A run's folder or anything inside it (the newest checkpoint is taken), a checkpoint ``…/checkpoints/step_000123``, or an
+    exported zip."""
     episodes: int = 8
     """Episodes per game."""
     simulations: int | None = None
@@ -67,27 +69,21 @@ class EvalCommand:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that ``path`` means; a file is taken for an export and stands for itself.
+    """The checkpoint that ``path`` means, as :func:`lzero.run_paths.find_checkpoint` finds it; an export stands for itself.
 
     Raises:
-        CheckpointError: if there is none; nothing is ever evaluated in its stead.
+        TypeError: if it is no path.
+        CheckpointError: if there is none, or several runs; nothing is ever evaluated in its stead.
     """
     path = checks.path("path", path)
-    if path.is_file():
+    if path.is_file() and path.suffix == EXPORT_SUFFIX:  # it may lie in the run's folder
         return path
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} does not exist; name a run's folder, e.g. runs/atari_cpu_moe, one of its checkpoints, or an exported zip"
-        )
-    for directory in (path / "checkpoints", path):
-        checkpoints = list_checkpoints(directory)
-        if checkpoints:
-            return checkpoints[-1]
-    if (path / "model.safetensors").is_file():
-        return path
-    raise CheckpointError(
-        f"{path} holds no checkpoint; expected {path}/checkpoints/step_… or a step_… folder itself"
-    )
+    try:
+        return run_paths.find_checkpoint(path)
+    except run_paths.RunPathError as error:
+        if path.is_file():  # an export under another name, or what its reader refuses by name
+            return path
+        raise CheckpointError(str(error)) from error
 
 
 def results_folder(checkpoint: Path, output_dir: Path | str | None = None) -> Path:
@@ -264,9 +260,9 @@ def eval_unizero_multitask(
     return table
 
 
-def main() -> None:
-    """Command line."""
-    command = tyro.cli(EvalCommand)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; ``argv`` None takes the program's arguments."""
+    command = tyro.cli(EvalCommand, prog="lzero eval", args=argv)
     setup_logging(is_main=True)
     try:
         table = eval_unizero_multitask(
@@ -279,7 +275,7 @@ def main() -> None:
             output_dir=command.output_dir,
             allow_domains=command.allow_domain,
         )
-    except (CheckpointError, ImportError, ValueError) as error:
+    except (CheckpointError, DeviceError, ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     rich.get_console().print(table.render(f"evaluation of {command.path}"))
 

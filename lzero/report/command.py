@@ -1,7 +1,7 @@
-"""Figures and tables of one or many runs: ``python -m lzero.report RUN [RUN …]``.
+"""Figures and tables of one or many runs: ``lzero report RUN [RUN …]``, or ``python -m lzero.report``.
 
-python -m lzero.report runs/breakout_s0 runs/breakout_s1
-python -m lzero.report runs/moe_s* runs/dense_s* --out reports/moe_against_dense
+lzero report runs/breakout_s0 runs/breakout_s1
+lzero report runs/moe_s* runs/dense_s* --out reports/moe_against_dense
 
 Runs whose configs are equal apart from names, lengths and rhythms (``NOT_LEARNING`` in
 ``lzero/config_fields.py``) are seeds of one experiment. What a run does not have is named in the
@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,7 @@ from lzero.report.ppo_pictures import PPO_PICTURES
 from lzero.report.progress import shown
 from lzero.report.run_data import RunDataError, gather
 from lzero.report.study import Study, build_study
+from lzero.run_paths import RunPathError, find_runs
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +79,10 @@ class ReportCommand:
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
-    """Folders of runs, e.g. runs/atari_cpu_moe."""
+    """Folders of runs, e.g. runs/atari_cpu_moe, or anything inside them; a folder of runs stands for all of them."""
     out: Path | None = None
-    """Folder of the report; the first run's own ``report`` if not given. Pictures of an earlier
-    report are replaced."""
+    """Folder of the report; ``report`` in the first folder that is named if not given. Pictures of an
+    earlier report are replaced."""
     labels: tuple[str, ...] = ()
     """Names of the groups, in the order of their first runs; made from the runs' names if not
     given."""
@@ -98,19 +100,21 @@ class ReportCommand:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; ``argv`` None takes the program's arguments."""
-    command = tyro.cli(ReportCommand, prog="python -m lzero.report", args=argv)
+    command = tyro.cli(ReportCommand, prog="lzero report", args=argv)
     setup_logging(is_main=True)
     try:
+        found = [find_runs(path) for path in command.runs]
+        runs = list(chain.from_iterable(found))
         study = build_study(
-            command.runs,
+            runs,
             labels=command.labels,
             ignore=command.ignore,
             allow_domains=command.allow_domain,
             margin=command.margin,
         )
-    except RunDataError as error:
+    except (RunDataError, RunPathError) as error:
         sys.exit(f"error: {error}")
-    folder = command.out or command.runs[0] / "report"
+    folder = command.out or (runs[0] if len(found[0]) == 1 else command.runs[0]) / "report"
     if folder.exists() and not folder.is_dir():
         hint = "name a folder, which is made if it is not there"
         sys.exit(f"error: --out {folder} is a file; {hint}")

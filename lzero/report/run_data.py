@@ -26,12 +26,12 @@ from lzero.config_fields import (
 from lzero.earlier_tags import translated
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.progress import shown
+from lzero.run_paths import CONFIG_FILE
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Task = tuple[str, str]
 """Domain and game."""
-CONFIG_FILE = "config.json"
 NEEDED_FIELDS = ("exp_name", "env.domain", "env.games")
 EVALUATION_PREFIX = "eval_"
 SEED_SUFFIX = re.compile(r"[_.-](s|seed)[_-]?\d+$", re.IGNORECASE)

@@ -12,9 +12,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from lzero import checks
+from lzero.run_paths import METRICS_FILE
 from lzero.sinks.sink import History, Moment
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsFile:

@@ -176,7 +176,7 @@ def test_help_without_a_preset_lists_the_presets(capsys):
         (("--env.games", "Pong", "Seequest"), ("'Seequest'", "did you mean 'Seaquest'?")),
         (("--env.frame-skip", "0"), ("error: env.frame_skip=0: Input should be greater than 0",)),
         (("--env.domain", "zoo.atary:A"), ("error: env.domain='zoo.atary:A' cannot be imported",)),
-        (("--env.difficulty-ramping",), ("Unrecognized options: --env.difficulty-ramping",)),
+        (("--env.difficulty-ramping",), ("error: unrecognized option --env.difficulty-ramping;",)),
         (("--model.num-heads", "7"), ("model.num_heads=7", "model.embed_dim=128", "try 8")),
         (("--model.moe.top-k", "9"), ("moe.top_k=9", "moe.num_experts=8")),
         (

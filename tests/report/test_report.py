@@ -130,9 +130,9 @@ def test_labels_and_groups_as_asked(runs):
 
 def test_mistakes_are_answered_in_one_line(runs, tmp_path):
     assert "no run named; type python -m lzero.report" in refusal()
-    assert f"{tmp_path} is no run" in refusal(str(tmp_path)) and str(runs[0]) in refusal(
-        str(tmp_path)
-    )
+    (tmp_path / "empty").mkdir()
+    assert "empty is no run and holds none" in refusal(str(tmp_path / "empty"))
+    assert f"did you mean {runs[0]}?" in refusal(f"{runs[0]}0")
     assert "named more than once" in refusal(str(runs[0]), str(runs[0]))
     (tmp_path / "file").touch()
     assert "file is a file; name a folder" in refusal(str(runs[0]), "--out", str(tmp_path / "file"))
@@ -252,7 +252,7 @@ def test_help_explains_the_options_and_comes_at_once():
         "--labels",
         "--ignore",
         "--margin",
-        "python -m lzero.report",
+        "lzero report",
         "index.html",
     ):
         assert text in done.stdout

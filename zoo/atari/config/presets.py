@@ -1,7 +1,5 @@
 """Presets of the Atari experiments, with dense blocks or mixture-of-experts blocks."""
 
-import torch
-
 from lzero.config import ExperimentConfig
 from lzero.envs.domain import with_domain_settings
 from zoo.atari.envs import ATARI8, ATARI26
@@ -84,6 +82,8 @@ def lightzero_presets(name: str) -> Presets:
 
 def default_preset() -> str:
     """``cpu`` where there is no GPU."""
+    import torch  # takes longer than all else here, and help does not ask
+
     return "atari8" if torch.cuda.is_available() else "cpu"
 
 

@@ -1,0 +1,1 @@
+"""The command ``lzero``: one name for training, evaluating, reports, experts and sweeps."""
