@@ -16,8 +16,8 @@ import lzero
 ROOT = Path(lzero.__file__).parents[1]
 SERVICES = frozenset(
     {
-        *("checkpoint", "config_fields", "device", "distributed", "event_files", "logging"),
-        *("profiling", "tags"),
+        *("checkpoint", "config_fields", "device", "distributed", "environment", "event_files"),
+        *("logging", "profiling", "tags"),
     }
 )
 EVERYBODY_MAY_IMPORT = frozenset({"checks", "tags"})
