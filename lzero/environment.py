@@ -18,7 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lzero
 from lzero import checks
 
 if TYPE_CHECKING:  # reports read what is written here, and help must come at once
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_FILE = "environment.jsonl"
 CPU_INFO = Path("/proc/cpuinfo")  # Linux writes the processor's name there
-PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "numba", "scipy", "safetensors")
+PACKAGES = ("lzero", "torch", "numpy", "gymnasium", "ale-py", "numba", "scipy", "safetensors")
 """Whose versions can change what a run computes."""
 GIT_SECONDS = 10.0  # a repository on a slow network drive must not hold a run up
 START, END = "start", "end"
@@ -88,7 +87,7 @@ def here(seed: int, env_step: int, train_iter: int, processes: int, device: str)
         TypeError: if a number is none.
         ValueError: if one is negative, or there is no process.
     """
-    commit, is_changed = code_state(Path(lzero.__file__).parents[1])
+    commit, is_changed = code_state(Path(__file__).parents[1])
     return Start(
         wall_time=time.time(),
         env_step=checks.count("env_step", env_step, 0),
@@ -104,7 +103,7 @@ def here(seed: int, env_step: int, train_iter: int, processes: int, device: str)
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        versions={"lzero": lzero.__version__} | dict(_versions()),
+        versions=dict(_versions()),
         commit=commit,
         is_changed=is_changed,
     )

@@ -39,9 +39,7 @@ def test_attempts_are_read_as_they_were_written(tmp_path):
 def test_a_start_names_this_machine_and_program():
     start = here(3, 10, 2, 4, "cpu")
     assert (start.seed, start.env_step, start.train_iter, start.processes) == (3, 10, 2, 4)
-    assert start.versions["torch"] == torch.__version__.partition("+")[0] or start.versions[
-        "torch"
-    ].startswith(torch.__version__.partition("+")[0])
+    assert start.versions["torch"].startswith(torch.__version__.partition("+")[0])
     assert start.python == platform.python_version() and 1 <= start.cores <= os.cpu_count()
     assert start.memory_gib > 0.1 and start.processor
     assert sys.orig_argv[-1] in start.command
