@@ -165,7 +165,7 @@ class Group:
         return {run.name: run.series(tag) for run in self.runs if len(run.series(tag))}
 
 
-def load_runs(paths: Iterable[Path | str]) -> list[RunData]:
+def read_runs(paths: Iterable[Path | str]) -> list[RunData]:
     """Read the folders of runs, each file once.
 
     Configs are not checked against today's schema: older runs, and those whose domain is not
@@ -183,7 +183,7 @@ def load_runs(paths: Iterable[Path | str]) -> list[RunData]:
 
 
 def read_run(path: Path) -> RunData:
-    """One run of :func:`load_runs`."""
+    """One run of :func:`read_runs`."""
     config, metrics = path / CONFIG_FILE, path / METRICS_FILE
     if not (config.is_file() and metrics.is_file()):
         raise RunDataError(_no_run(path))

@@ -10,7 +10,7 @@ from lzero import checks
 from lzero.report.curves import all_curves
 from lzero.report.notes import study_notes
 from lzero.report.progress import shown
-from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, load_runs
+from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, read_runs
 from lzero.report.statistics import RANDOM, Curve, FinalScore, final_score
 from lzero.report.turns import is_ppo
 
@@ -96,7 +96,7 @@ def build_study(
             raise RunDataError(f"{error}; it is a difference of cosines, such as 0.05") from error
     if not paths:
         raise RunDataError("no run named; type python -m lzero.report runs/NAME [runs/NAME …]")
-    groups = _relabel(group_runs(load_runs(paths), ignore), labels)
+    groups = _relabel(group_runs(read_runs(paths), ignore), labels)
     references, lacking = reference_scores(groups, allow_domains)
     curves = tuple(chain.from_iterable(map(all_curves, shown(groups, "curves"))))
     finals: list[FinalScore] = []

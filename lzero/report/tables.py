@@ -21,6 +21,8 @@ FINAL_COLUMNS = (
     *("group", "seeds", "domain", "game", "env_step", "mean", "low", "high", "num_seeds"),
     *("episodes", "interval", "random", "ratio_to_random", "above_random", "published"),
 )
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""With which spreadsheets begin to compute what a cell says, or skip to what does (OWASP)."""
 Row = dict[str, Any]
 Cells = tuple[str, ...]
 
@@ -103,12 +105,18 @@ def interval(low: float, high: float) -> str:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """The columns of the rows; an unknown number becomes an empty cell."""
+    """The columns of the rows; an unknown number becomes an empty cell.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
-            cells = []
-            for value in map(row.__getitem__, columns):
-                cells.append("" if isinstance(value, float) and isnan(value) else value)
-            writer.writerow(cells)
+            writer.writerow([_cell(row[column]) for column in columns])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+    return "" if isinstance(value, float) and isnan(value) else value
