@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lzero import tags
-from lzero.environment import read_attempts
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.paired import SEED
 from lzero.report.run_data import RunData, group_runs, read_runs
@@ -71,9 +70,8 @@ def load_runs(paths: Iterable[Path | str], *, ignore: Sequence[str] = ()) -> "Da
 
 def seed_of(run: RunData) -> int | None:
     """With which a run was started; else the number at the end of its folder, else None."""
-    attempts = read_attempts(run.path)
-    if attempts:
-        return attempts[-1].start.seed
+    if run.attempts:
+        return run.attempts[-1].start.seed
     found = SEED.search(run.path.name)
     return int(found[0]) if found else None
 

@@ -185,7 +185,8 @@ PICTURES: tuple[Picture, ...] = (
     ),
     CurvePicture(
         *("health", Section.LEARNING, "Health of learning"),
-        partial(panels.tag_panels, prefix=tags.HEALTH),
+        panels.health_panels,
+        caption=f"Line and band: predicted, and what is only measured. Dots: realised. {SEEDS}",
         lacking=f"no run has logged {tags.HEALTH}… numbers",
         reading="Predicted values and rewards should follow the realised ones, the search should "
         "add something to the policy (search_kl), and neither rank nor length of the latents "

@@ -23,6 +23,7 @@ from lzero.config_fields import (
     flatten,
     is_one_of,
 )
+from lzero.environment import Attempt, read_attempts
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.progress import shown
 
@@ -71,6 +72,12 @@ class RunData:
     updates: Mapping[int, int] = field(default_factory=dict)
     # What ``lzero.entry.analyse_experts`` found in one of its checkpoints; None where nobody asked.
     expert_analysis: ExpertAnalysis | None = None
+    # ``(L, 3)`` env steps, updates and wall time [s] of every line; those that do not tell are left out.
+    times: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+    # Where and with what it was trained, oldest first; empty of older runs.
+    attempts: Sequence[Attempt] = ()
+    # What :mod:`lzero.report.noise` has pooled, by the part of training: several tables ask for it.
+    pooled: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -207,7 +214,11 @@ def read_run(path: Path) -> RunData:
         run = _from_lines(path, fields, lines)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDataError(f"{metrics} cannot be understood ({error!r})") from error
-    return replace(run, expert_analysis=_expert_analysis(run))
+    try:
+        attempts = read_attempts(path)
+    except ValueError as error:
+        raise RunDataError(str(error)) from error
+    return replace(run, expert_analysis=_expert_analysis(run), attempts=attempts)
 
 
 def _expert_analysis(run: RunData) -> ExpertAnalysis | None:
@@ -303,13 +314,15 @@ def _no_run(path: Path) -> str:
 
 
 def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str, Any]]) -> RunData:
-    points, entries = [], []
+    points, entries, times = [], [], []
     own: Mapping[str, int] = {}
     updates: dict[int, int] = {}
     for line in lines:
         clock, own = int(line["env_step"]), line.get("game_env_steps", {})
         if "train_iter" in line:
             updates[clock] = int(line["train_iter"])
+            if "wall_time" in line:
+                times.append((clock, line["train_iter"], line["wall_time"]))
         for tag, value in line["metrics"].items():
             step = own.get(tags.game_of(tag, own), clock)
             points.append((tag, (step, value)))
@@ -322,7 +335,8 @@ def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str,
     arrays = {}
     for tag, logged in gather(entries).items():
         arrays[tag] = gather(logged)
-    return RunData(path, fields, scalars, arrays, own, updates=updates)
+    rows = np.array(times, dtype=np.float64).reshape(-1, 3)
+    return RunData(path, fields, scalars, arrays, own, updates=updates, times=rows)
 
 
 def one_per_step(series: Series, *, takes_last: bool) -> Series:

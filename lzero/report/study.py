@@ -1,10 +1,11 @@
 """A study: groups of runs with their curves, final scores and reference scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lzero import checks
 from lzero.report.curves import all_curves
@@ -13,6 +14,9 @@ from lzero.report.progress import shown
 from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, read_runs
 from lzero.report.statistics import RANDOM, Curve, FinalScore, final_score
 from lzero.report.turns import is_ppo
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Study:
     scales: Mapping[str, DomainScale] = field(default_factory=dict)
     # Largest difference of a cosine that does not matter, stated beforehand; None where none was.
     margin: float | None = None
+    # Results by the function that made them, see :func:`once_per_study`.
+    computed: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def labels(self) -> list[str]:
@@ -67,6 +73,33 @@ class Study:
             if curve.metric == metric and task in (None, (curve.domain, curve.game)):
                 found.append(curve)
         return found
+
+
+def once_per_study(make: Callable[[Study], Result]) -> Callable[[Study], Result]:
+    """``make``, which computes only when it is first asked about a study.
+
+    Tables, pictures, notes and the headline share a result then, which they must not change.
+    """
+
+    @wraps(make)
+    def known(study: Study) -> Result:
+        if make not in study.computed:
+            study.computed[make] = make(study)
+        return study.computed[make]
+
+    return known
+
+
+def rows_once_per_study(
+    make: Callable[[Study], Iterable[Item]],
+) -> Callable[[Study], tuple[Item, ...]]:
+    """:func:`once_per_study` of what comes one by one."""
+
+    @wraps(make)
+    def all_of(study: Study) -> tuple[Item, ...]:
+        return tuple(make(study))
+
+    return once_per_study(all_of)
 
 
 def build_study(
