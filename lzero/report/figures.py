@@ -35,7 +35,12 @@ LEGEND: dict[str, Any] = {
     "title_fontproperties": {"size": 13, "weight": "bold"},
 }
 FAINT: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45, "zorder": 1.5}
-DOTTED: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 4, "alpha": 0.8}
+DOTTED: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 4,
+    "markerfacecolor": "white",
+}
 SWITCH: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9, "alpha": 0.7, "zorder": 1.2}
 LINE_SHARE = 0.055  # of a panel's height that one line of small text takes
 STRETCH = 3.0  # a reference line may make the y-axis this many times as long; else it is written
@@ -53,6 +58,7 @@ LEGEND_TITLE, LEGEND_LINE = 0.34, 0.21
 SMALL_LETTER, LETTER = 0.067, 0.085  # mean widths
 LEGEND_HANDLE = 0.65  # its line and the space to the next entry
 REMARK_WIDTH, REFERENCE_WIDTH = 62, 18  # letters
+LEAST_MARGIN = 1e-3  # of the values: numbers that differ by less would all have the same tick
 LEAST_POINTS = 3  # of a line: two would look like a trend whatever they are
 FEW_POINTS = 30  # up to which each one gets a marker
 FEW = 9  # panels, up to which a row takes three of them; four of more
@@ -308,7 +314,7 @@ def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
     low, high = min(low, *near.values(), high), max(low, *near.values(), high)
     if low == high == 0:
         high = 1.0
-    margin = 0.06 * (high - low) or abs(high) * 0.1
+    margin = max(0.06 * (high - low), LEAST_MARGIN * abs(high)) if high > low else abs(high) * 0.1
     ax.yaxis.set_major_formatter(_written_out)
     ax.set_ylim(low - margin, high + margin)
     _draw_references(ax, near)

@@ -120,14 +120,14 @@ def _difference(compared: Compared) -> tuple[Difference, str]:
 def _told(row: Row) -> str:
     return (
         f"{row['first']} is ahead of {row['second']} by {number(row['difference'])} "
-        f"({LEVEL} interval {interval(row['low'], row['high'])}; {row['scale']} score, {_of_what(row)})."
+        f"on the scale “{row['scale']}” ({LEVEL} interval {interval(row['low'], row['high'])}; {_of_what(row)})."
     )
 
 
 def _not_told(row: Row, pairs: int) -> str:
     start = f"Cannot tell whether {row['first']} or {row['second']} is ahead:"
     measured = f"{row['first']} − {row['second']} = {number(row['difference'])}"
-    what = f"{row['scale']} score, {_of_what(row)}"
+    what = f"scale “{row['scale']}”, {_of_what(row)}"
     if isnan(row["low"]):
         reason = row["interval"].removeprefix("none: ")
         return f"{start} {measured}, without an interval ({reason}; {what})."
@@ -160,7 +160,7 @@ def _without_a_pair(study: Study) -> list[str]:
             games = named(row["games"].split(" "), "game")
             seeds = f"{row['num_seeds']} seed{'s' if row['num_seeds'] > 1 else ''}"
             sentences.append(
-                f"{row['group']}: {row['scale']} score {number(row['value'])}{ends}, IQM over {games}, {seeds}."
+                f"{row['group']}: {number(row['value'])} on the scale “{row['scale']}”{ends}, IQM over {games}, {seeds}."
             )
     if len(study.groups) == 1:
         return [*sentences, "One experiment: there is nothing to be ahead of."]

@@ -101,7 +101,7 @@ def health_panels(study: Study) -> list[Panel]:
     for panel in panels:
         twin = realised.get(panel.title.replace(tags.PREDICTED, tags.REALISED))
         if tags.PREDICTED in panel.title and twin:
-            title = panel.title.replace(tags.PREDICTED, ", predicted and realised")
+            title = panel.title.replace(tags.PREDICTED, ": predicted, realised")
             together.append(replace(panel, title=title, dotted=twin.curves, log_scale=False))
             del realised[twin.title]
         elif tags.REALISED not in panel.title:

@@ -123,7 +123,7 @@ def resource_tables(study: Study) -> list[Table]:
     )
     caption = (
         f"Every start of every run, as its {ENVIRONMENT_FILE} has it; a run may go on elsewhere. "
-        "Changed: files of the repository differed from the commit."
+        "Changed: files of the repository were not those of the commit."
     )
     found.append(Table(columns, where, texts=len(columns), caption=caption))
     return found

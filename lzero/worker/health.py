@@ -102,7 +102,7 @@ class HealthSums:
         }
         for name in STEP_MEANS:
             found[name] = _share(getattr(self, name), self.steps)
-        for name in (f"value{tags.PREDICTED}", f"value{tags.REALISED}"):
+        for name in ("value_predicted", "value_realised"):
             found[name] = _share(getattr(self, name), self.return_steps)
         metrics = {}
         for task, game in enumerate(games):

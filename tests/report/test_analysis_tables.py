@@ -125,7 +125,7 @@ def test_two_groups_are_compared_over_what_both_have_reached():
     assert [(row["group"], row["env_step_to"]) for row in rows] == [
         ("moe", 1000.0),
         ("dense", 500.0),
-        ("moe minus dense", 500.0),
+        ("moe − dense", 500.0),
     ]
     assert rows[2]["mean"] == pytest.approx(9.0 - 1.5), (
         "up to 500 env steps the runs with experts were at 9"
@@ -135,13 +135,13 @@ def test_two_groups_are_compared_over_what_both_have_reached():
     compared = {
         row["component"]
         for row in conflict_rows(study_of(moe=moe, dense=dense))
-        if " minus " in row["group"]
+        if " − " in row["group"]
     }
     assert compared == {"encoder"}, "a dense network has no experts to compare with"
     [*_, last] = conflict_rows(study_of(moe=moe, dense=dense[:1]))
     assert last["interval"] == NOT_ENOUGH_SEEDS and math.isnan(last["low"])
     three = conflict_rows(study_of(moe=moe[:1], dense=dense[:1], other=moe[1:]))
-    assert not [row for row in three if " minus " in row["group"]], (
+    assert not [row for row in three if " − " in row["group"]], (
         "which of three pairs is not guessed"
     )
 

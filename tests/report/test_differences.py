@@ -82,7 +82,7 @@ def test_seeds_that_both_have_are_paired():
     assert (row["seeds"], row["interval"], row["verdict"]) == ("0 1", TOO_FEW_SEEDS, "cannot tell")
     assert row["difference"] == pytest.approx(-0.04) and math.isnan(row["p_holm"])
     notes = list(difference_notes(study))
-    assert "moe minus dense is compared without moe_s3, moe_s4, dense_s7, whose seeds" in notes[0]
+    assert "moe − dense is compared without moe_s3, moe_s4, dense_s7, whose seeds" in notes[0]
     assert "1 comparisons, 1 of them headline" in notes[1]
 
 

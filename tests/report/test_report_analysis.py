@@ -87,7 +87,7 @@ def test_every_figure_and_table_is_there_and_on_the_page(report):
     assert page.count("data:image/png;base64,") == len(PICTURES)
     for picture in PICTURES:
         assert f'<figure id="{picture.name}">' in page and f'href="#{picture.name}"' in page
-    assert page.count("moe minus dense") == 2 and "before_moe/layer0" in page, (
+    assert page.count("moe − dense") == 2 and "before_moe/layer0" in page, (
         "the table of differences, and that two seeds have no interval"
     )
     sections = (
@@ -133,7 +133,7 @@ def test_the_tables_hold_what_the_runs_logged(runs, report):
     assert float(rows["moe", "before_moe/layer0", "avg"]["mean"]) == pytest.approx(
         np.mean(last[:2])
     )
-    row = rows["moe minus dense", "before_moe/layer0", "avg"]
+    row = rows["moe − dense", "before_moe/layer0", "avg"]
     assert float(row["mean"]) == pytest.approx(np.mean(last[:2]) - np.mean(last[2:]))
     assert row["interval"] == OVER_BOTH_GROUPS and float(row["low"]) <= float(row["mean"]) <= float(
         row["high"]
