@@ -24,6 +24,7 @@ DPI = 120
 # Told apart by people with colour-blindness (Okabe and Ito, 2008); then again with other dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D")  # where there are no lines to be dashed
 STYLE: dict[Any, Any] = {
     **{"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "figure.dpi": DPI},
     "text.parse_math": False,  # names have dollars of their own
@@ -235,7 +236,7 @@ def _draw_panel(ax: "Axes", panel: Panel, styles: Styles, line_width: float) -> 
                 band = (curve.env_step, curve.low, curve.high)
                 ax.fill_between(*band, step=step, color=color, alpha=0.2, linewidth=0)
         else:
-            _draw_points(ax, curve, color)
+            _draw_points(ax, curve, color, MARKERS[DASHES.index(dash)])
     for curve in panel.dotted:
         ax.plot(curve.env_step, curve.mean, color=styles[curve.group][0], **DOTTED)
     for curve in panel.faint:
@@ -265,9 +266,9 @@ def _is_trend(curve: Curve, panel: Panel) -> bool:
     return panel.has_steps or len(curve.env_step) >= LEAST_POINTS
 
 
-def _draw_points(ax: "Axes", curve: Curve, color: str) -> None:
+def _draw_points(ax: "Axes", curve: Curve, color: str, marker: str) -> None:
     """Points with their intervals, without a line."""
-    ax.plot(curve.env_step, curve.mean, "o", color=color, markersize=5)
+    ax.plot(curve.env_step, curve.mean, marker, color=color, markersize=5)
     known = np.isfinite(curve.low)
     ends = (curve.low[known], curve.high[known])
     ax.vlines(curve.env_step[known], *ends, color=color, linewidth=1.4, alpha=0.6)

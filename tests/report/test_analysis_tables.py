@@ -206,7 +206,7 @@ def test_expert_selection_of_the_first_and_the_last_fifth():
     assert found == pytest.approx([2.0, 1.1, -0.9, -1.0, -0.8])
     assert rows[entropy, ""]["last_fifth"] == pytest.approx((1.1 + 0.6) / 2), "the mean over games"
     assert rows["MOE_Global/short/DeadExperts", ""]["change"] == 1.5
-    assert next(expert_rows(study_of(moe=[run_of("a", tags(1.0))])))["interval"] == ONE_SEED
+    assert expert_rows(study_of(moe=[run_of("a", tags(1.0))]))[0]["interval"] == ONE_SEED
 
 
 def notes(**groups: Sequence[RunData]) -> list[str]:

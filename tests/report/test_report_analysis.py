@@ -34,6 +34,12 @@ TABLES = {
 }
 
 
+COMPARED = {
+    *("aggregates.png", "profiles.png", "headline.csv", "aggregate.csv", "improvement.csv"),
+    *("paired.csv", "resources.csv", "environment.csv"),
+}
+
+
 class NoTensorBoard:
     """Takes the place of TensorBoard's writer, which is slow and not what is tested."""
 
@@ -79,24 +85,21 @@ def names(pictures: Sequence[str]) -> set[str]:
 
 def test_every_figure_and_table_is_there_and_on_the_page(report):
     figures = names([picture.name for picture in PICTURES])
-    assert {path.name for path in report.iterdir()} == figures | TABLES | {
+    assert {path.name for path in report.iterdir()} == figures | TABLES | COMPARED | {
         "index.html",
         "notes.txt",
     }
     page = (report / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == len(PICTURES)
+    assert page.count("data:image/png;base64,") == len(PICTURES) + 2, "and those of comparisons"
     for picture in PICTURES:
         assert f'<figure id="{picture.name}">' in page and f'href="#{picture.name}"' in page
-    assert page.count("moe − dense") == 2 and "before_moe/layer0" in page, (
-        "the table of differences, and that two seeds have no interval"
-    )
+    assert "fifth of training, moe − dense." in page and "before_moe/layer0" in page
+    assert "gradient conflict of moe − dense has no interval: 3 seeds" in page
     sections = (
-        "Runs|Final evaluation|Returns|Learning|Gradient conflict|Expert selection|Plasticity"
+        "Comparison over games|Final evaluation|Runs|Returns|Learning|Gradient conflict|"
+        "Expert selection|Plasticity|What it took, and where it ran|What is missing and must be known"
     )
-    assert re.findall(r"<h2>(.*?)</h2>", page) == [
-        *sections.split("|"),
-        "What is missing and must be known",
-    ]
+    assert re.findall(r"<h2>(.*?)</h2>", page) == sections.split("|")
 
 
 def test_what_dense_runs_cannot_have_is_said_once(report):
