@@ -187,7 +187,7 @@ def _not_drawn(missing: Sequence[Picture], drawn: Sequence[tuple[Picture, Drawn]
 
 def _write_tables(study: Study, folder: Path) -> Iterator[str]:
     """Names of the tables that are written."""
-    for name, (columns, make_rows) in TABLES.items():
+    for name, (columns, make_rows) in shown(tuple(TABLES.items()), "tables"):
         rows = list(make_rows(study))
         if rows or name in ALWAYS:
             tables.write_csv(folder / name, columns, rows)

@@ -24,6 +24,7 @@ ENVIRONMENT_COLUMNS = (
 )
 PAUSE = 600.0  # seconds without a line, from which on a run is taken to have stood still
 NOT_RECORDED = f"not recorded: the run is older than {ENVIRONMENT_FILE}"
+SHOWN_PACKAGES = ("lzero", "torch")  # on the page; all are in environment.csv
 SHORT_COMMIT = 10  # letters of a commit that tell it from all others
 
 
@@ -60,20 +61,15 @@ def environment_rows(study: Study) -> Iterator[Row]:
                 yield dict.fromkeys(ENVIRONMENT_COLUMNS, "") | names
             for attempt in filter(_came_forward, run.attempts):
                 start, end = attempt.start, attempt.end
-                yield (
-                    names
-                    | vars(start)
-                    | {
-                        "started": datetime.fromtimestamp(start.wall_time, UTC).isoformat(
-                            " ", "seconds"
-                        ),
-                        "versions": " ".join(
-                            f"{name}={what}" for name, what in start.versions.items()
-                        ),
-                        "wall_seconds": end.wall_seconds if end else nan,
-                        "cpu_seconds": end.cpu_seconds if end else nan,
-                    }
-                )
+                started = datetime.fromtimestamp(start.wall_time, UTC)
+                versions = [f"{name}={what}" for name, what in start.versions.items()]
+                yield {
+                    **names,
+                    **vars(start),
+                    **{"started": f"{started:%Y-%m-%d %H:%M:%S}", "versions": " ".join(versions)},
+                    "wall_seconds": end.wall_seconds if end else nan,
+                    "cpu_seconds": end.cpu_seconds if end else nan,
+                }
 
 
 def env_steps_of_all_games(run: RunData) -> float:
@@ -113,7 +109,10 @@ def resource_tables(study: Study) -> list[Table]:
             f"{row['processor']}, {row['cores']} core(s), {row['memory_gib']:.0f} GiB, "
             f"{row['device']}, {row['processes']} process(es)"
         )
-        programs = f"Python {row['python']}, {row['versions'].replace('=', ' ')}"
+        known = dict(pair.split("=", 1) for pair in row["versions"].split(" ") if pair)
+        programs = f"Python {row['python']}"
+        for name in SHOWN_PACKAGES:
+            programs += f", {name} {known[name]}" if name in known else ""
         start = f"{row['env_step']:,}"
         cells = (machine, row["started"], start, str(row["seed"]), programs, code, row["command"])
         where.append((row["run"], *cells))
@@ -123,7 +122,8 @@ def resource_tables(study: Study) -> list[Table]:
     )
     caption = (
         f"Every start of every run, as its {ENVIRONMENT_FILE} has it; a run may go on elsewhere. "
-        "Changed: files of the repository were not those of the commit."
+        "Changed: files of the repository were not those of the commit. All versions are in "
+        "environment.csv."
     )
     found.append(Table(columns, where, texts=len(columns), caption=caption))
     return found

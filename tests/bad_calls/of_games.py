@@ -11,6 +11,7 @@ from lzero.envs import MultiTaskVectorEnv, TaskEnv, task_seed
 from lzero.envs.domain import check_trusted, load_domain
 from lzero.logging import RunLogger, read_metrics
 from lzero.report import load_runs
+from lzero.report.aggregates import difference_interval
 from lzero.report.command import main as report
 from lzero.report.command import write_report
 from lzero.report.run_data import (
@@ -345,6 +346,15 @@ CASES = {
     "report into a file": Bad(report_into_a_file, "--out .* is a file", SystemExit),
     "write a report into a file": Bad(written_into_a_file, "out", (FileExistsError, ValueError)),
     "runs in one text": Bad(lambda: read_runs("runs"), "paths='runs'", TypeError),
+    "the difference of one seed": Bad(
+        lambda: difference_interval(np.ones((1, 2)), np.ones((3, 2))), r"first has shape \(1, 2\)"
+    ),
+    "the difference of other games": Bad(
+        lambda: difference_interval(np.ones((3, 2)), np.ones((3, 1))), r"second.*\(3, 1\)"
+    ),
+    "the difference of no aggregate": Bad(
+        lambda: difference_interval(np.ones((3, 2)), np.ones((3, 2)), "mode"), "name='mode'"
+    ),
     "a table of one text": Bad(lambda: load_runs("runs"), "paths='runs'", TypeError),
     "a table of nothing there": Bad(
         lambda folder: load_runs([folder / "none"]), "none does not exist", RunDataError

@@ -76,3 +76,19 @@ def test_every_logged_number_is_a_row_of_the_table(tmp_path):
 def test_a_table_of_runs_without_numbers_has_its_columns(tmp_path):
     table = load_runs([write_run(tmp_path / "empty", [])])
     assert tuple(table) == LONG_COLUMNS and not len(table)
+
+
+def test_the_recipe_for_pandas_draws_the_returns(tmp_path, monkeypatch, capsys):
+    import seaborn
+
+    drawn = []
+    monkeypatch.setattr(seaborn, "relplot", lambda data, **axes: drawn.append((data, axes)))
+    monkeypatch.chdir(tmp_path)
+    for seed, offset in enumerate((0.0, 20.0)):
+        write_run(Path(f"runs/moe_s{seed}"), lines_of(offset))
+    page = (PAGE.parent / "report.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(block, {})
+    assert "112.0" in capsys.readouterr().out, "102 and 122 of CartPole at 100 env steps"
+    [(data, axes)] = drawn
+    assert {name for name in axes.values() if name != "line"} <= set(data) and len(data) == 8
