@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lzero import checks
 
@@ -31,13 +33,14 @@ PACKAGES = ("lzero", "torch", "numpy", "gymnasium", "ale-py", "numba", "scipy", 
 """Whose versions can change what a run computes."""
 GIT_SECONDS = 10.0  # a repository on a slow network drive must not hold a run up
 START, END = "start", "end"
+Seconds = Annotated[float, Field(ge=0, le=1e11)]  # since 1970: up to the year 5138
 
 
 @dataclass(frozen=True)
 class Start:
     """One start of a run."""
 
-    wall_time: float  # seconds since 1970
+    wall_time: Seconds  # since 1970
     env_step: int  # env steps per game from which it goes on
     train_iter: int  # updates from which it goes on
     seed: int
@@ -58,7 +61,7 @@ class Start:
 class End:
     """How far an attempt came, and what it took."""
 
-    wall_time: float  # seconds since 1970
+    wall_time: Seconds  # since 1970
     env_step: int  # env steps per game
     train_iter: int  # updates
     wall_seconds: float  # from the start
@@ -125,6 +128,10 @@ def code_state(root: Path) -> tuple[str, bool]:
     return commit, bool(changed)
 
 
+# Lines may come from elsewhere; fields that a later version has added are passed over.
+STARTS, ENDS = TypeAdapter(Start), TypeAdapter(End)
+
+
 class AttemptLog:
     """Writes the attempt under way down in the folder of its run: the start at once.
 
@@ -177,21 +184,19 @@ def read_attempts(folder: Path) -> list[Attempt]:
         try:
             written: dict[str, Any] = json.loads(line)
             if START in written:
-                found.append(Attempt(Start(**_known(Start, written[START]))))
+                found.append(Attempt(STARTS.validate_python(written[START])))
             else:
-                found[-1] = replace(found[-1], end=End(**_known(End, written[END])))
+                found[-1] = replace(found[-1], end=ENDS.validate_python(written[END]))
         except (ValueError, TypeError, LookupError) as error:
+            reason = repr(error)
+            if isinstance(error, ValidationError):  # whose text has many lines
+                first = error.errors()[0]
+                reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             hint = "delete the line: it is read by reports alone"
             raise ValueError(
-                f"{file}, line {number} is no start or end ({error!r}); {hint}"
+                f"{file}, line {number} is no start or end ({reason}); {hint}"
             ) from error
     return found
-
-
-def _known(kind: type[Start] | type[End], written: dict[str, Any]) -> dict[str, Any]:
-    """Without what a later version may have added."""
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in written.items() if name in names}
 
 
 def _append(folder: Path, line: dict[str, Any]) -> None:

@@ -71,7 +71,14 @@ def test_a_broken_line_is_named_and_later_fields_are_not(tmp_path):
     written["start"]["of_a_later_version"] = 1
     file.write_text(json.dumps(written) + "\n")
     assert len(read_attempts(tmp_path)) == 1
-    for line in ("{}", "no json", '{"start": {}}', '{"end": {"wall_time": 1}}'):
+    written["start"]["wall_time"] = 1e300
+    for line in (
+        json.dumps(written),
+        "{}",
+        "no json",
+        '{"start": {}}',
+        '{"end": {"wall_time": 1}}',
+    ):
         file.write_text(line + "\n")
         with pytest.raises(ValueError, match="line 1 is no start or end.*delete the line"):
             read_attempts(tmp_path)

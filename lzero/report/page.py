@@ -161,8 +161,8 @@ def _final(study: Study) -> list[Block]:
             rows.append((game, *cells, *[""] * (6 - len(cells))))
     head = ("return", "interval", "× random", "seeds", "env steps per game")
     caption = f"Mean over seeds of the last evaluation. {final_intervals(study)}."
-    head = ("game", "experiment or known score", *head)
-    return [Table(head, rows, texts=2, caption=caption)]
+    names = ("game", "experiment or known score")
+    return [Table((*names, *head), rows, texts=2, caption=caption)]
 
 
 def _figure(picture: Picture, content: Drawn) -> Figure:
@@ -194,9 +194,9 @@ def _conflict_tables(study: Study) -> list[Block]:
         return []
     lines: list[Sequence[str]] = []
     folded: list[Sequence[str]] = []
-    for component, found in cells.items():
+    for component, of_groups in cells.items():
         is_folded = is_one_of_several_layers(component, cells)
-        (folded if is_folded else lines).append((component, *(groups | found).values()))
+        (folded if is_folded else lines).append((component, *(groups | of_groups).values()))
     caption = (
         "Largest conflict between two games in the last fifth of training, mean over seeds "
         f"({LEVEL} bootstrap interval over seeds); behind it the mean to be expected of unrelated "
