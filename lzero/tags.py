@@ -21,6 +21,7 @@ REWARD_RECALL = (
 EVAL_AGGREGATE = "eval_aggregate/"
 LEARN = "learn/"
 HEALTH = "health/"
+PREDICTED, REALISED = "_predicted", "_realised"  # behind what, e.g. a value, in front of a game
 PLASTICITY = "plasticity/"
 DORMANT_RATIO = f"{PLASTICITY}dormant_ratio/"
 ROUTER_ENTROPY = f"{PLASTICITY}router_entropy/"

@@ -16,8 +16,8 @@ import lzero
 ROOT = Path(lzero.__file__).parents[1]
 SERVICES = frozenset(
     {
-        *("checkpoint", "config_fields", "device", "distributed", "event_files", "logging"),
-        *("earlier_tags", "profiling", "run_paths", "sinks", "tags"),
+        *("checkpoint", "config_fields", "device", "distributed", "environment", "event_files"),
+        *("earlier_tags", "logging", "profiling", "run_paths", "sinks", "tags"),
     }
 )
 EVERYBODY_MAY_IMPORT = frozenset({"checks", "tags"})

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from lzero import tags
+from lzero import environment, tags
 from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
 from lzero.checkpoint import CheckpointManager, read_manifest
 from lzero.config import Experiment
@@ -100,6 +100,7 @@ class RunLife(ABC):
         self._score: tuple[int, float] | None = None  # env steps and score of the last evaluation
         self.reward_rate = RewardRate(config.env.games)
         self.timer = PhaseTimer()
+        self._attempt: environment.AttemptLog | None = None  # rank 0's
 
     def _open(self, resume: Resume) -> None:
         """Take the folder, and go on from what it holds, or begin; the last thing that a subclass does in ``__init__``.
@@ -130,6 +131,11 @@ class RunLife(ABC):
         self.logger = open_log(self, resumed=resumed)
         if is_main:  # only now: a run that is refused stays as it was
             (config.run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+            start = environment.here(
+                *(self.seed, self.env_steps, self.policy.train_iter, self.dist.world_size),
+                environment.device_name(self.policy.device),
+            )
+            self._attempt = environment.AttemptLog(config.run_dir, start)
         begin_log(self)
 
         self.rates = RateMeter(self.of_all_games(self.env_steps), self.policy.train_iter)
@@ -246,6 +252,8 @@ class RunLife(ABC):
                 self.logger.close,
             ):
                 closing.callback(close)
+            if self._attempt is not None:
+                closing.callback(self._attempt.end, self.env_steps, self.policy.train_iter)
             closing.callback(self.profilers.__exit__, kind, error, traceback)
             closing.callback(self.progress.__exit__, kind, error, traceback)
 

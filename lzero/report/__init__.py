@@ -1,4 +1,5 @@
-"""Reports on runs: ``python -m lzero.report RUN …``; in Python ``load_runs`` reads them.
+"""Reports on runs: ``python -m lzero.report RUN …``; in Python ``load_runs`` gives every number in
+one table, ``read_runs`` typed records.
 
 How a report is made, in the order of reading: ``run_data`` reads runs and finds which are seeds of
 one experiment; ``statistics`` and ``curves`` make curves and final scores of them (``components``
@@ -17,6 +18,15 @@ over games and seeds, ``comparison`` and ``paired`` the tables of experiments ag
 their pictures, of which ``forest`` draws dots with whiskers, and ``page_tables`` their tables.
 """
 
-from lzero.report.run_data import Group, RunData, RunDataError, Series, group_runs, load_runs
+from lzero.report.long_table import load_runs
+from lzero.report.run_data import Group, RunData, RunDataError, Series, group_runs, read_runs
 
-__all__ = ["Group", "RunData", "RunDataError", "Series", "group_runs", "load_runs"]
+__all__ = [
+    "Group",
+    "RunData",
+    "RunDataError",
+    "Series",
+    "group_runs",
+    "load_runs",
+    "read_runs",
+]

@@ -84,6 +84,31 @@ def improvement_interval(
     return _ends(np.concatenate(values) / wins.size)
 
 
+def difference_interval(first: np.ndarray, second: np.ndarray, name: str = IQM) -> Interval:
+    """Both ends of the interval of an aggregate of ``first (S, G)`` minus that of ``second (S', G)``.
+
+    Seeds of both are drawn alone, which is too wide where the seeds of both share luck.
+
+    Raises:
+        ValueError: as :func:`improvement_interval`, or if no aggregate is called ``name``.
+    """
+    _check("first", first)
+    _check("second", second)
+    checks.shape("second", second, None, first.shape[1])
+    if name not in (MEAN, MEDIAN, IQM, GAP):
+        raise ValueError(f"name={name!r}: allowed are {', '.join((MEAN, MEDIAN, IQM, GAP))}")
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    values = []
+    for _ in range(0, RESAMPLES, CHUNK):
+        of_both = []
+        for scores in (first, second):
+            drawn_BSG = draw(rng, *scores.shape, whole_runs=False)
+            resampled = np.take_along_axis(scores[None], drawn_BSG, axis=1)
+            of_both.append(aggregate(resampled)[name])
+        values.append(of_both[0] - of_both[1])
+    return _ends(np.concatenate(values))
+
+
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share ``(T,)`` of the runs and games of ``scores (S, G)`` with a score above each threshold."""
     return (scores[:, :, None] > thresholds).mean(axis=(0, 1))

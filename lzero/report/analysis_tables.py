@@ -20,8 +20,8 @@ from lzero.report.components import (
 from lzero.report.curves import selection_numbers
 from lzero.report.last_part import Part, difference, mean_or_nan, over_seeds, with_numbers
 from lzero.report.run_data import Group, RunData, gather
-from lzero.report.study import Study
-from lzero.report.tables import Row
+from lzero.report.study import Study, rows_once_per_study
+from lzero.report.tables import Row, difference_label
 
 CONFLICT_COLUMNS = (
     *("group", "seeds", "component", "measure", "env_step_from", "env_step_to"),
@@ -39,6 +39,7 @@ Seeds = dict[str, Measured]
 """By the name of the run."""
 
 
+@rows_once_per_study
 def conflict_rows(study: Study) -> Iterator[Row]:
     """Conflict of every component in the last fifth of training, under ``CONFLICT_COLUMNS``.
 
@@ -60,6 +61,7 @@ def conflict_rows(study: Study) -> Iterator[Row]:
             yield from _difference_rows(*study.groups, measure)
 
 
+@rows_once_per_study
 def expert_rows(study: Study) -> Iterator[Row]:
     """Expert selection in the first and the last fifth of training, under ``EXPERT_COLUMNS``.
 
@@ -158,7 +160,7 @@ def _difference_rows(first: Group, second: Group, measure: str) -> Iterator[Row]
     for component, values in by_component(first.runs, measure, part).items():
         if component in others:
             row = difference(conflicts(values).values(), conflicts(others[component]).values())
-            where = _where(f"{first.label} minus {second.label}", component, measure, part)
+            where = _where(difference_label(first.label, second.label), component, measure, part)
             yield where | row | {"seeds": seeds, "measured": nan}
 
 

@@ -26,13 +26,16 @@ from lzero.report import (
     continual,
     differences,
     expert_files,
+    headline,
     matrices,
     noise,
     paired,
+    resources,
     tables,
 )
 from lzero.report.difference_tables import DIFFERENCE_PICTURES
 from lzero.report.expert_pictures import EXPERT_PICTURES
+from lzero.report.films import films
 from lzero.report.page import page
 from lzero.report.pictures import PICTURES, SECTION_LACKING, Drawn, Picture
 from lzero.report.ppo_pictures import PPO_PICTURES
@@ -46,10 +49,13 @@ logger = logging.getLogger(__name__)
 PAGE = "index.html"
 TABLES = {
     "curves.csv": (tables.CURVE_COLUMNS, tables.curve_rows),
+    headline.FILE: (headline.HEADLINE_COLUMNS, headline.headline_rows),
     "final.csv": (tables.FINAL_COLUMNS, tables.final_rows),
     "aggregate.csv": (comparison.AGGREGATE_COLUMNS, comparison.aggregate_rows),
     "improvement.csv": (comparison.IMPROVEMENT_COLUMNS, comparison.improvement_rows),
     "paired.csv": (paired.PAIRED_COLUMNS, paired.paired_rows),
+    "resources.csv": (resources.RESOURCE_COLUMNS, resources.resource_rows),
+    "environment.csv": (resources.ENVIRONMENT_COLUMNS, resources.environment_rows),
     "continual.csv": (continual.CONTINUAL_COLUMNS, continual.continual_rows),
     "conflict_final.csv": (analysis_tables.CONFLICT_COLUMNS, analysis_tables.conflict_rows),
     differences.CONFLICT_FILE: (
@@ -67,7 +73,12 @@ TABLES = {
     "expert_matching.csv": (expert_files.MATCHING_COLUMNS, expert_files.matching_rows),
     "matrices.csv": (matrices.MATRIX_COLUMNS, matrices.matrix_rows),
 }
-ALWAYS = ("curves.csv", "final.csv")  # the others are written only if there is something in them
+ALWAYS = (
+    "curves.csv",
+    "final.csv",
+    "resources.csv",
+    "environment.csv",
+)  # the others are written only if there is something in them
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ class ReportCommand:
     """Largest difference between two experiments' conflict that does not matter, in units of cosine,
     e.g. 0.05. It must be chosen before looking at the runs: one chosen afterwards can make anything
     equivalent. Without it nothing is called equivalent."""
+    embed_videos: bool = False
+    """Put the runs' videos into the page, at most 20 MiB of them; else it links to their files."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,13 +131,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if folder.exists() and not folder.is_dir():
         hint = "name a folder, which is made if it is not there"
         sys.exit(f"error: --out {folder} is a file; {hint}")
-    files = write_report(study, folder)
+    files = write_report(study, folder, embed_videos=command.embed_videos)
     rich.get_console().print(tables.final_table(study))
     logger.info("wrote %s: %s", folder, ", ".join(files))
     logger.info("look at it: %s", (folder / PAGE).resolve().as_uri())
 
 
-def write_report(study: Study, folder: Path) -> list[str]:
+def write_report(study: Study, folder: Path, *, embed_videos: bool = False) -> list[str]:
     """Write the page, all figures and all tables; returns the names of the files.
 
     Files of an earlier report that now have nothing to show are removed.
@@ -151,9 +164,10 @@ def write_report(study: Study, folder: Path) -> list[str]:
         *(*compared, *paired.paired_notes(study), *continual.continual_notes(study)),
         *(*differences.difference_notes(study), *expert_files.analysis_notes(study)),
     )
-    notes = [*study.notes, *dict.fromkeys(of_tables), *_not_drawn(missing, drawn)]
+    shown_films, of_films = films(study, folder, embed=embed_videos)
+    notes = [*study.notes, *of_films, *dict.fromkeys(of_tables), *_not_drawn(missing, drawn)]
     files += _write_tables(study, folder)
-    (folder / PAGE).write_text(page(study, drawn, notes), encoding="utf-8")
+    (folder / PAGE).write_text(page(study, drawn, notes, shown_films), encoding="utf-8")
     (folder / "notes.txt").write_text("\n".join([*notes, ""]), encoding="utf-8")
     for note in notes:
         logger.warning("%s", note)
@@ -177,7 +191,7 @@ def _not_drawn(missing: Sequence[Picture], drawn: Sequence[tuple[Picture, Drawn]
 
 def _write_tables(study: Study, folder: Path) -> Iterator[str]:
     """Names of the tables that are written."""
-    for name, (columns, make_rows) in TABLES.items():
+    for name, (columns, make_rows) in shown(tuple(TABLES.items()), "tables"):
         rows = list(make_rows(study))
         if rows or name in ALWAYS:
             tables.write_csv(folder / name, columns, rows)

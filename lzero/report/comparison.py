@@ -3,7 +3,7 @@
 Shape legend: S = seeds, G = games.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -12,7 +12,8 @@ import numpy as np
 from lzero.report import aggregates
 from lzero.report.run_data import Group
 from lzero.report.scale import Scale, common_scale, common_tasks, final_scores
-from lzero.report.study import Study
+from lzero.report.statistics import ONE_SEED
+from lzero.report.study import Study, once_per_study, rows_once_per_study
 from lzero.report.tables import Row
 
 AGGREGATE_COLUMNS = (
@@ -44,20 +45,15 @@ class Comparison:
     scores: Mapping[str, np.ndarray]  # (S, G) by label; games in the order of scale.tasks
     seeds: Mapping[str, tuple[str, ...]]  # names of the runs, by label
 
-    @property
-    def games(self) -> str:
-        """In the order of the scores."""
-        return " ".join(game for _, game in self.scale.tasks)
 
-
+@once_per_study
 def compare(study: Study) -> tuple[Comparison | None, list[str]]:
     """The comparison, if there is one, and what must be known of it or why there is none.
 
     Compared are experiments of two seeds or more, over the games that all of them have; runs count
-    that have a final score of every game. Only studies with PPO have it: reports of UniZero alone
-    stay what they were.
+    that have a final score of every game.
     """
-    if len(study.groups) < 2 or not study.has_ppo:
+    if len(study.groups) < 2:
         return None, []
     groups = [group for group in study.groups if len(group.runs) > 1]
     notes = []
@@ -66,8 +62,8 @@ def compare(study: Study) -> tuple[Comparison | None, list[str]]:
         notes.append(f"not compared over games: {single}, of which one seed says nothing of others")
     tasks = common_tasks(groups) if len(groups) > 1 else []
     if not tasks:
-        needed = "it needs two experiments of two seeds or more that have a game in common"
-        notes.append(f"no comparison over games: {needed}")
+        needed = "it needs two experiments of two seeds or more, and a game that all of them play"
+        notes.append(f"no comparison of all experiments over games: {needed}")
         return None, notes
     elsewhere = [task for task in study.tasks if task not in tasks]
     if elsewhere:
@@ -92,6 +88,65 @@ def compare(study: Study) -> tuple[Comparison | None, list[str]]:
     return Comparison(scale, kept, scores, seeds), [*scale.notes, *notes]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Final scores of two experiments over the games that both play."""
+
+    groups: tuple[Group, Group]
+    scale: Scale
+    names: tuple[list[str], list[str]]  # of the runs with a score of every game
+    scores: tuple[np.ndarray, np.ndarray]  # (S, G) and (S', G)
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Of the experiments."""
+        return self.groups[0].label, self.groups[1].label
+
+    @property
+    def games(self) -> list[str]:
+        """In the order of the scores."""
+        return [game for _, game in self.scale.tasks]
+
+    def by_run(self, name: str) -> tuple[dict[str, float], dict[str, float]]:
+        """An aggregate over the games of every run, by its name."""
+        ours, theirs = (
+            aggregate_by_run(*part, name) for part in zip(self.names, self.scores, strict=True)
+        )
+        return ours, theirs
+
+    def turned(self) -> "Compared":
+        """The second experiment first."""
+        return Compared(self.groups[::-1], self.scale, self.names[::-1], self.scores[::-1])
+
+
+def compared_pair(study: Study, first: Group, second: Group) -> Compared | None:
+    """Two experiments over the games that both have; None without a final score of each."""
+    scale = pair_scale(study, first, second)
+    if scale is None or not scale.tasks:
+        return None
+    names, scores = zip(*(score_table(group, scale) for group in (first, second)), strict=True)
+    return Compared((first, second), scale, names, scores) if all(names) else None
+
+
+def pair_scale(study: Study, first: Group, second: Group) -> Scale | None:
+    """The scale of two experiments: that of the whole comparison where both are in it; None without
+    a game in common.
+    """
+    comparison, _ = compare(study)
+    if comparison and {first.label, second.label} <= comparison.scores.keys():
+        return comparison.scale
+    tasks = common_tasks((first, second))
+    return common_scale(study, (first, second), tasks) if tasks else None
+
+
+def aggregate_by_run(names: Sequence[str], scores: np.ndarray, name: str) -> dict[str, float]:
+    """An aggregate over the games of every run with ``scores (S, G)``, by its name."""
+    values = {}
+    for run, of_games in zip(names, scores, strict=True):
+        values[run] = float(aggregates.aggregate(of_games[None])[name])  # one seed, all games
+    return values
+
+
 def score_table(group: Group, scale: Scale) -> tuple[list[str], np.ndarray]:
     """Names of the runs that have a final score of every game, and the scores ``(S, G)``."""
     by_game = []
@@ -106,30 +161,47 @@ def score_table(group: Group, scale: Scale) -> tuple[list[str], np.ndarray]:
     return names, table
 
 
+@rows_once_per_study
 def aggregate_rows(study: Study) -> Iterator[Row]:
     """Aggregates over games and seeds, under ``AGGREGATE_COLUMNS``.
 
-    The optimality gap only where 1 is something to reach.
+    Over the games that all experiments share where they can be compared; else of each over its own,
+    if its domain has a scale. The optimality gap only where 1 is something to reach.
     """
     comparison, _ = compare(study)
-    if comparison is None:
+    if comparison is not None:
+        for label, scores in comparison.scores.items():
+            yield from _aggregates_of(label, comparison.seeds[label], scores, comparison.scale)
         return
-    for label, scores in comparison.scores.items():
+    for group in study.groups:
+        scale = common_scale(study, [group], group.tasks)
+        names, scores = score_table(group, scale)
+        if scale.ends is None and names:  # min-max of one experiment says nothing
+            yield from _aggregates_of(group.label, names, scores, scale)
+
+
+def _aggregates_of(
+    label: str, seeds: Sequence[str], scores: np.ndarray, scale: Scale
+) -> Iterator[Row]:
+    unknown = dict.fromkeys(TITLES, (np.nan, np.nan))
+    ends = whole = unknown
+    if len(seeds) > 1:
         ends = aggregates.aggregate_intervals(scores)
         whole = aggregates.aggregate_intervals(scores, whole_runs=True)
-        for name, value in aggregates.aggregate(scores).items():
-            if name == aggregates.GAP and not comparison.scale.has_target:
-                continue
-            yield {
-                **{"group": label, "seeds": " ".join(comparison.seeds[label])},
-                **{"games": comparison.games, "scale": comparison.scale.name},
-                **{"aggregate": name, "value": float(value)},
-                **_both_ends(ends[name], whole[name]),
-                **{"num_seeds": scores.shape[0], "num_games": scores.shape[1]},
-                "interval": STRATIFIED,
-            }
+    for name, value in aggregates.aggregate(scores).items():
+        if name == aggregates.GAP and not scale.has_target:
+            continue
+        yield {
+            **{"group": label, "seeds": " ".join(seeds)},
+            **{"games": " ".join(game for _, game in scale.tasks), "scale": scale.name},
+            **{"aggregate": name, "value": float(value)},
+            **_both_ends(ends[name], whole[name]),
+            **{"num_seeds": scores.shape[0], "num_games": scores.shape[1]},
+            "interval": STRATIFIED if len(seeds) > 1 else ONE_SEED,
+        }
 
 
+@rows_once_per_study
 def improvement_rows(study: Study) -> Iterator[Row]:
     """Probability of improvement for every pair, under ``IMPROVEMENT_COLUMNS``.
 

@@ -15,7 +15,7 @@ from lzero.report.last_part import over_seeds
 from lzero.report.run_data import Group, Series, Task, gather
 from lzero.report.scale import Scale, common_scale
 from lzero.report.statistics import RANDOM
-from lzero.report.study import Study
+from lzero.report.study import Study, rows_once_per_study
 from lzero.report.tables import Row
 from lzero.report.turns import Turn, common_turns, is_continual
 
@@ -62,6 +62,7 @@ def finished_turns(group: Group) -> Finished | None:
     return Finished([turn for turn in planned if turn.end <= reached], len(planned))
 
 
+@rows_once_per_study
 def continual_rows(study: Study) -> Iterator[Row]:
     """Forgetting and transfer of every game and, on a common scale, over games; columns
     ``CONTINUAL_COLUMNS``.

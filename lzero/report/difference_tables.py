@@ -6,6 +6,7 @@ from math import isnan
 
 from lzero import tags
 from lzero.report import forest
+from lzero.report.blocks import Table
 from lzero.report.components import HEADLINE
 from lzero.report.differences import (
     CHANGE,
@@ -17,13 +18,12 @@ from lzero.report.differences import (
     two_groups,
 )
 from lzero.report.noise import DENOISED
-from lzero.report.page_tables import table
 from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section, as_png
 from lzero.report.statistics import LEVEL
 from lzero.report.student import EQUIVALENT, LESS, MORE, UNPAIRED, WITHIN_MARGIN
 from lzero.report.study import Study
-from lzero.report.tables import Row, interval, number
+from lzero.report.tables import Row, difference_label, interval, number
 
 MEASURES = {HEADLINE: "largest conflict", DENOISED: "mean conflict without noise"}
 """Headline measures in words."""
@@ -37,12 +37,12 @@ EXPLANATION = (
 )
 
 
-def conflict_difference_table(study: Study) -> str:
-    """Headline differences of the conflict; empty unless there are two experiments with any."""
+def conflict_difference_table(study: Study) -> list[Table]:
+    """Headline differences of the conflict; none unless there are two experiments with any."""
     compared = two_groups(study, tags.CONFLICT)
     rows = [row for row in conflict_differences(study) if row["family"] == HEADLINES]
     if compared is None or not rows:
-        return ""
+        return []
     lines = [(MEASURES[row["measure"]], row["component"], *_cells(row)) for row in rows]
     margin = "No margin of equivalence was stated (--margin)."
     if study.margin is not None:
@@ -51,15 +51,15 @@ def conflict_difference_table(study: Study) -> str:
         f"Conflict in the last fifth of training, {compared.label}. {margin} {_how(rows)} "
         f"{EXPLANATION} More in {CONFLICT_FILE}."
     )
-    return table(("measure", "component", *NUMBERS), lines, texts=2, caption=caption)
+    return [Table(("measure", "component", *NUMBERS), lines, texts=2, caption=caption)]
 
 
-def expert_difference_table(study: Study) -> str:
-    """Headline differences of the expert selection; empty unless two experiments have any."""
+def expert_difference_table(study: Study) -> list[Table]:
+    """Headline differences of the expert selection; none unless two experiments have any."""
     compared = two_groups(study, tags.EXPERTS)
     rows = [row for row in expert_differences(study) if row["family"] == HEADLINES]
     if compared is None or not rows:
-        return ""
+        return []
     lines = []
     for row in rows:
         part = PARTS.get(row["part"], "last fifth")
@@ -68,7 +68,7 @@ def expert_difference_table(study: Study) -> str:
         f"Expert selection, {compared.label}, mean over layers. {_how(rows)} {EXPLANATION} More in "
         f"{EXPERT_FILE}."
     )
-    return table(("number", "of", *NUMBERS), lines, texts=2, caption=caption)
+    return [Table(("number", "of", *NUMBERS), lines, texts=2, caption=caption)]
 
 
 def verdict_in_words(row: Row) -> str:
@@ -93,7 +93,7 @@ class DifferencePicture(Picture):
         rows, estimates = [], []
         for row in conflict_differences(study):
             if row["family"] == HEADLINES and not isnan(row["low"]):
-                label = f"{row['first']} minus {row['second']}"
+                label = difference_label(row["first"], row["second"])
                 place = (MEASURES[row["measure"]], row["component"], label)
                 numbers = (row["difference"], row["low"], row["high"])
                 estimates.append(forest.Estimate(*place, *numbers, "difference of conflict"))

@@ -35,8 +35,8 @@ from lzero.report.student import (
     paired_difference,
     unpaired_difference,
 )
-from lzero.report.study import Study
-from lzero.report.tables import Row
+from lzero.report.study import Study, once_per_study
+from lzero.report.tables import Row, difference_label
 from lzero.report.windows import shown_window
 
 COMPARED_COLUMNS = (
@@ -80,7 +80,7 @@ class TwoGroups:
     @property
     def label(self) -> str:
         """Of the difference."""
-        return f"{self.first.label} minus {self.second.label}"
+        return difference_label(self.first.label, self.second.label)
 
     @property
     def runs(self) -> tuple[RunData, ...]:
@@ -112,6 +112,7 @@ def two_groups(study: Study, prefix: str) -> TwoGroups | None:
     return TwoGroups(replace(first, runs=ours), replace(second, runs=theirs), pairs, "", left_out)
 
 
+@once_per_study
 def conflict_differences(study: Study) -> list[Row]:
     """Difference of the conflict in the last fifth of training, under
     ``CONFLICT_DIFFERENCE_COLUMNS``; empty without two experiments that have any.
@@ -143,6 +144,7 @@ def conflict_differences(study: Study) -> list[Row]:
     return _adjusted(rows)
 
 
+@once_per_study
 def expert_differences(study: Study) -> list[Row]:
     """Difference of the expert selection, under ``EXPERT_DIFFERENCE_COLUMNS``: in the last fifth of
     training, and of the changes from the first to the last fifth.

@@ -23,7 +23,7 @@ from lzero.report.forest import Estimate
 from lzero.report.last_part import Part
 from lzero.report.matrices import Block, Matrix
 from lzero.report.run_data import ANALYSE, Group, RunData
-from lzero.report.study import Study
+from lzero.report.study import Study, rows_once_per_study
 from lzero.report.tables import Row
 from lzero.report.turns import is_ppo
 
@@ -79,6 +79,7 @@ def analysis_notes(study: Study) -> Iterator[str]:
                 yield f"{run.name}: its experts were analysed after {when} ({analysis.checkpoint})"
 
 
+@rows_once_per_study
 def analysis_rows(study: Study) -> Iterator[Row]:
     """Every number of every analysis, under ``ANALYSIS_COLUMNS``; NaN where nothing is known."""
     for group in study.groups:
@@ -131,6 +132,7 @@ def _tested(test: NullTest, place: int | tuple[()]) -> Row:
     }
 
 
+@rows_once_per_study
 def matching_rows(study: Study) -> Iterator[Row]:
     """How alike two seeds use their experts after these are paired, under ``MATCHING_COLUMNS``: every pair of seeds of a
     group, layer by layer.

@@ -24,6 +24,7 @@ DPI = 120
 # Told apart by people with colour-blindness (Okabe and Ito, 2008); then again with other dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D")  # where there are no lines to be dashed
 STYLE: dict[Any, Any] = {
     **{"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "figure.dpi": DPI},
     "text.parse_math": False,  # names have dollars of their own
@@ -35,6 +36,12 @@ LEGEND: dict[str, Any] = {
     "title_fontproperties": {"size": 13, "weight": "bold"},
 }
 FAINT: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.45, "zorder": 1.5}
+DOTTED: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 4,
+    "markerfacecolor": "white",
+}
 SWITCH: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.9, "alpha": 0.7, "zorder": 1.2}
 LINE_SHARE = 0.055  # of a panel's height that one line of small text takes
 STRETCH = 3.0  # a reference line may make the y-axis this many times as long; else it is written
@@ -52,6 +59,9 @@ LEGEND_TITLE, LEGEND_LINE = 0.34, 0.21
 SMALL_LETTER, LETTER = 0.067, 0.085  # mean widths
 LEGEND_HANDLE = 0.65  # its line and the space to the next entry
 REMARK_WIDTH, REFERENCE_WIDTH = 62, 18  # letters
+LEAST_MARGIN = 1e-3  # of the values: numbers that differ by less would all have the same tick
+LEAST_POINTS = 3  # of a line: two would look like a trend whatever they are
+FEW_POINTS = 30  # up to which each one gets a marker
 FEW = 9  # panels, up to which a row takes three of them; four of more
 
 Styles = Mapping[str, tuple[str, Any]]
@@ -67,6 +77,7 @@ class Panel:
     references: Mapping[str, float] = field(default_factory=dict)  # horizontal lines by label
     missing: Sequence[str] = ()  # what is not there to be drawn, each in a few words
     log_scale: bool = False  # allow a logarithmic axis
+    dotted: Sequence[Curve] = ()  # beside the curves, in the colours of their groups, no band
     faint: Sequence[Curve] = ()  # thin curves in the colours of their groups, without a band
     limits: tuple[float, float] | None = None  # ends of the y-axis; None fits it to the curves
     has_zero_line: bool = False
@@ -77,6 +88,11 @@ class Panel:
     # Places of vertical lines by group, in its colour; grey where the label is no group's.
     switches: Mapping[str, Sequence[float]] = field(default_factory=dict)
     spans: Sequence[tuple[float, float]] = ()  # stretches of the x-axis that are shaded
+
+    @property
+    def all_curves(self) -> list[Curve]:
+        """Everything that its axes must show."""
+        return [*self.curves, *self.dotted, *self.faint]
 
 
 class Layout:
@@ -207,23 +223,29 @@ def _draw_panel(ax: "Axes", panel: Panel, styles: Styles, line_width: float) -> 
     """Draw all but the title; returns what is to be remarked below it."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    remarks = list(panel.missing)
+    remarks = [*_counts(panel), *panel.missing]
     for curve in panel.curves:
         color, dash = styles[curve.group]
-        marker = "o" if len(curve.env_step) <= 30 and not panel.has_steps else ""
+        marker = "o" if len(curve.env_step) <= FEW_POINTS and not panel.has_steps else ""
         looks: dict[str, Any] = {"linewidth": line_width, "marker": marker, "markersize": 3}
         step: Any = "post" if panel.has_steps else None
         looks["drawstyle"] = "steps-post" if panel.has_steps else "default"
-        ax.plot(curve.env_step, curve.mean, dash, color=color, **looks)
-        if np.isfinite(curve.low).any():
-            band = (curve.env_step, curve.low, curve.high)
-            ax.fill_between(*band, step=step, color=color, alpha=0.2, linewidth=0)
+        if _is_trend(curve, panel):
+            ax.plot(curve.env_step, curve.mean, dash, color=color, **looks)
+            if np.isfinite(curve.low).any():
+                band = (curve.env_step, curve.low, curve.high)
+                ax.fill_between(*band, step=step, color=color, alpha=0.2, linewidth=0)
+        else:
+            _draw_points(ax, curve, color, MARKERS[DASHES.index(dash)])
+    for curve in panel.dotted:
+        ax.plot(curve.env_step, curve.mean, color=styles[curve.group][0], **DOTTED)
     for curve in panel.faint:
-        ax.plot(curve.env_step, curve.mean, "-", color=styles[curve.group][0], **FAINT)
+        dash = "-" if _is_trend(curve, panel) else "."
+        ax.plot(curve.env_step, curve.mean, dash, color=styles[curve.group][0], **FAINT)
     if panel.has_zero_line:
         ax.axhline(0.0, color="0.45", linewidth=0.8, zorder=1)
     ax.set_xlabel(panel.x_label)
-    curves = [*panel.curves, *panel.faint]
+    curves = panel.all_curves
     if curves:
         is_steps = panel.x_limits is None  # else small numbers, of which 0.2 is not 200m
         ax.xaxis.set_major_formatter(EngFormatter(sep="") if is_steps else _written_out)
@@ -237,6 +259,29 @@ def _draw_panel(ax: "Axes", panel: Panel, styles: Styles, line_width: float) -> 
         ax.text(0.5, 0.5, "nothing to draw yet", transform=ax.transAxes, ha="center", **GREY)
         ax.set(xticks=[], yticks=[])
     return textwrap.fill("; ".join(remarks), REMARK_WIDTH)
+
+
+def _is_trend(curve: Curve, panel: Panel) -> bool:
+    """Whether there are points enough for a line, which two would not prove."""
+    return panel.has_steps or len(curve.env_step) >= LEAST_POINTS
+
+
+def _draw_points(ax: "Axes", curve: Curve, color: str, marker: str) -> None:
+    """Points with their intervals, without a line."""
+    ax.plot(curve.env_step, curve.mean, marker, color=color, markersize=5)
+    known = np.isfinite(curve.low)
+    ends = (curve.low[known], curve.high[known])
+    ax.vlines(curve.env_step[known], *ends, color=color, linewidth=1.4, alpha=0.6)
+
+
+def _counts(panel: Panel) -> list[str]:
+    """How many numbers stand behind the curves of a panel."""
+    counts = [*chain.from_iterable(curve.measured for curve in panel.curves)]
+    if not counts:
+        return []
+    least, most = min(counts), max(counts)
+    each = " per seed" if len(counts) > 1 else ""
+    return [f"n = {least:,}{each}" if least == most else f"n = {least:,}–{most:,}{each}"]
 
 
 def _draw_turns(ax: "Axes", panel: Panel, styles: Styles, end: float) -> None:
@@ -253,7 +298,7 @@ def _draw_turns(ax: "Axes", panel: Panel, styles: Styles, end: float) -> None:
 
 def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
     """Fit the axis to the curves and draw reference lines that are near; returns the others."""
-    low, high = panel.limits or value_range([*panel.curves, *panel.faint])
+    low, high = panel.limits or value_range(panel.all_curves)
     random = panel.references.get(RANDOM, low)  # what all else is measured by is always drawn
     low, high = min(low, random), max(high, random)
     if panel.log_scale and low > 0 and high > LOG_RATIO * low:
@@ -270,7 +315,7 @@ def _set_y_axis(ax: "Axes", panel: Panel) -> list[str]:
     low, high = min(low, *near.values(), high), max(low, *near.values(), high)
     if low == high == 0:
         high = 1.0
-    margin = 0.06 * (high - low) or abs(high) * 0.1
+    margin = max(0.06 * (high - low), LEAST_MARGIN * abs(high)) if high > low else abs(high) * 0.1
     ax.yaxis.set_major_formatter(_written_out)
     ax.set_ylim(low - margin, high + margin)
     _draw_references(ax, near)

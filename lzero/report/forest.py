@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lzero.report.figures import COLOURS, DPI, GREY, LEGEND, STYLE
+from lzero.report.figures import COLOURS, DPI, GREY, LEGEND, MARKERS, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = ("o", "s", "^", "D")  # where there are more groups than colours
 # Inches.
 PANEL_WIDTHS = {1: 6.0, 2: 4.6, 3: 3.7}  # by panels in a row
 PANEL_WIDTH, LINE_HEIGHT = 3.0, 0.24  # of more panels; of a dot and its whisker

@@ -15,7 +15,7 @@ from lzero.analysis.heatmap import heatmap_image
 from lzero.report.components import EXPERT, Component
 from lzero.report.last_part import Part
 from lzero.report.run_data import Group, RunData, gather
-from lzero.report.study import Study
+from lzero.report.study import Study, once_per_study
 from lzero.report.tables import Row
 
 SIMILARITY = f"{tags.SIMILARITY_MATRIX}short_{tags.JENSEN_SHANNON}/"
@@ -48,6 +48,7 @@ class Block:
     matrices: Sequence[Matrix]
 
 
+@once_per_study
 def conflict_blocks(study: Study) -> list[Block]:
     """A block for each kind of component but single experts: panels of groups and layers."""
     found = []
@@ -63,6 +64,7 @@ def conflict_blocks(study: Study) -> list[Block]:
     return blocks
 
 
+@once_per_study
 def similarity_blocks(study: Study) -> list[Block]:
     """Jensen–Shannon divergence between the games' selections of experts."""
     matrices: list[Matrix] = []
@@ -72,6 +74,7 @@ def similarity_blocks(study: Study) -> list[Block]:
     return [Block("Jensen–Shannon divergence [nats], short window", matrices)] if matrices else []
 
 
+@once_per_study
 def selection_blocks(study: Study) -> list[Block]:
     """A block for each window: which game uses which expert, the last of one seed of each group."""
     blocks = []

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lzero import tags
+from lzero.report.blocks import Table
 from lzero.report.components import EXPERT, ROUTED, Component
 from lzero.report.last_part import Part, mean_or_nan, over_seeds, with_numbers
-from lzero.report.page_tables import table
 from lzero.report.run_data import RunData
 from lzero.report.statistics import LEVEL
-from lzero.report.study import Study
+from lzero.report.study import Study, rows_once_per_study
 from lzero.report.tables import Row, interval, number
 
 if TYPE_CHECKING:  # torch is loaded where there is something to pool: help comes at once
@@ -46,6 +46,7 @@ MEASURES = (DENOISED, RELIABILITY, CONFLICT_SHARE, NORM_SHARE, EXCESS)
 """Of one seed, see :func:`seed_numbers`."""
 
 
+@rows_once_per_study
 def pair_rows(study: Study) -> Iterator[Row]:
     """Every pair of games at every component of every run, under ``PAIR_COLUMNS``; of runs that logged halves."""
     for group in study.groups:
@@ -70,6 +71,7 @@ def pair_rows(study: Study) -> Iterator[Row]:
                     }
 
 
+@rows_once_per_study
 def share_rows(study: Study) -> Iterator[Row]:
     """What each part of every mixture-of-experts layer carries, under ``SHARE_COLUMNS``."""
     from lzero.analysis.conflict_parts import conflict_shares, parts_by_layer
@@ -129,7 +131,13 @@ def seed_numbers(run: RunData, part: Part) -> dict[str, dict[Component, float]]:
 
 
 def pooled_conflicts(run: RunData, part: Part) -> dict[Component, "GradientConflict"]:
-    """Of a run's components whose halves were logged in one part of training, sorted."""
+    """Of a run's components whose halves were logged in one part of training, sorted; computed once."""
+    if part not in run.pooled:
+        run.pooled[part] = _pool(run, part)
+    return run.pooled[part]
+
+
+def _pool(run: RunData, part: Part) -> dict[Component, "GradientConflict"]:
     found = {}
     for tag in run.arrays:
         if tag.startswith(tags.CONFLICT_SIGNAL):
@@ -165,8 +173,8 @@ def _pooled(measured: Sequence[tuple[np.ndarray, ...]]) -> "GradientConflict":
     return GradientConflict.from_measurements(HalfProducts(gram, signal, half_norms, unknown))
 
 
-def noise_tables(study: Study) -> str:
-    """Cosines with and without noise, and what the layers' parts carry; empty where no run logged halves."""
+def noise_tables(study: Study) -> list[Table]:
+    """Cosines with and without noise, and what the layers' parts carry; none where no run logged halves."""
     lines: list[Sequence[str]] = []
     for group in study.groups:
         part = _last(group.runs)
@@ -187,7 +195,7 @@ def noise_tables(study: Study) -> str:
             ends = interval(denoised["low"], denoised["high"])
             means = (number(row["mean"]) for row in (reliability, raw, denoised))
             lines.append((group.label, name, str(len(by_run)), *means, ends))
-    html = ""
+    found: list[Table] = []
     if lines:
         head = (
             "experiment",
@@ -204,7 +212,7 @@ def noise_tables(study: Study) -> str:
             "cosine between the gradients of a game's two halves. Every pair of every run, with an interval over its "
             "measurements, is in conflict_pairs.csv."
         )
-        html += table(head, lines, texts=2, caption=caption)
+        found.append(Table(head, lines, texts=2, caption=caption))
     by_part: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
     for row in share_rows(study):
         if not row["part"].startswith(f"{EXPERT}_"):
@@ -231,8 +239,8 @@ def noise_tables(study: Study) -> str:
             "norms; the rest is the routed experts'. Excess above 1: more conflict than its size explains "
             f"(mean, {LEVEL} bootstrap interval over seeds). All parts are in conflict_shares.csv."
         )
-        html += table(titles, of_parts, texts=3, caption=caption)
-    return html
+        found.append(Table(titles, of_parts, texts=3, caption=caption))
+    return found
 
 
 def mean_of_pairs(matrix: np.ndarray) -> float:

@@ -1,25 +1,39 @@
-"""The report as one HTML page: pictures within it, no other files, no scripts."""
+"""The report as one HTML page: pictures within it, no scripts; videos lie beside it unless they are embedded."""
 
 import base64
 import struct
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from math import isnan, nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lzero.report.analysis_tables import conflict_rows, expert_rows, is_one_of_several_layers
+from lzero.report.blocks import (
+    Block,
+    Figure,
+    Film,
+    Folded,
+    Items,
+    Link,
+    Page,
+    Paragraph,
+    Part,
+    Table,
+)
 from lzero.report.components import HEADLINE
 from lzero.report.difference_tables import conflict_difference_table, expert_difference_table
+from lzero.report.headline import headline_sentences
 from lzero.report.noise import noise_tables
 from lzero.report.page_tables import (
     comparison_tables,
     continual_table,
     expert_analysis_tables,
-    table,
+    headline_table,
 )
 from lzero.report.panels import meaning
 from lzero.report.pictures import Drawn, Picture, Section
+from lzero.report.resources import resource_tables
 from lzero.report.run_data import ABSENT, RunData, differing_fields
 from lzero.report.statistics import LEVEL
 from lzero.report.study import Study
@@ -27,60 +41,94 @@ from lzero.report.tables import final_cells, final_intervals, interval, number
 from lzero.report.turns import clock_steps, is_continual
 from lzero.report.windows import shown_window
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 STYLE_FILE = Path(__file__).with_name("page.css")
+TEMPLATE_FILE = Path(__file__).with_name("page.html.jinja")
 RUNS, FINAL, NOTES = "Runs", "Final evaluation", "What is missing and must be known"
+RESOURCES, VIDEOS = "What it took, and where it ran", "Videos"
+MOST_IN_TITLE = 3  # experiments: more names are no title
+SIGNS = (
+    "Differences are written A − B everywhere: positive where the first experiment has more. "
+    "Intervals and verdicts are of that difference."
+)
 
 
-def page(study: Study, drawn: Sequence[tuple[Picture, Drawn]], notes: Sequence[str]) -> str:
-    """The whole page of a study, its pictures and notes; always the same for the same arguments."""
-    title = escape(f"{' against '.join(study.labels)}: report")
-    sections: dict[str, str] = {RUNS: _runs(study), FINAL: _final(study)}
-    sections.update(dict.fromkeys(Section, ""))
-    sections[Section.COMPARISON] += comparison_tables(study)
-    sections[Section.CONTINUAL] += continual_table(study)
-    sections[Section.CONFLICT] += conflict_difference_table(study)
-    sections[Section.CONFLICT] += _conflict_tables(study) + noise_tables(study)
-    sections[Section.EXPERTS] += expert_difference_table(study) + _expert_table(study)
-    sections[Section.EXPERTS] += expert_analysis_tables(study)
-    links = dict.fromkeys(sections, "")
-    for picture, content in drawn:
-        sections[picture.section] += _figure(picture, content)
-        links[picture.section] += f"<li>{_link(picture.name, picture.title)}</li>"
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    sections[NOTES] = f"<ul>{items}</ul>" if notes else "<p>Nothing is missing.</p>"
-    contents, parts = "", ""
-    for name, html in sections.items():
-        if html:
-            target = f"section-{name.lower().replace(' ', '-')}"  # pictures have ids too
-            inner = f"<ul>{links[name]}</ul>" if links.get(name) else ""
-            contents += f"<li>{_link(target, name)}{inner}</li>"
-            parts += f'<section id="{target}"><h2>{name}</h2>{html}</section>\n'
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-{STYLE_FILE.read_text(encoding="utf-8")}</style></head>
-<body><header><h1>{title}</h1>{_summary(study)}</header>
-<nav aria-label="Contents"><ul>{contents}</ul></nav>
-<main>
-{parts}</main></body></html>
-"""
-
-
-def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
-
-
-def _summary(study: Study) -> str:
-    runs = 0
-    for group in study.groups:
-        runs += len(group.runs)
+def page(
+    study: Study,
+    drawn: Sequence[tuple[Picture, Drawn]],
+    notes: Sequence[str],
+    films: Sequence[Film] = (),
+) -> str:
+    """The whole page of a study, its pictures, notes and videos; always the same for the same
+    arguments.
+    """
+    runs = sum(len(group.runs) for group in study.groups)
     games = ", ".join(map(study.task_title, study.tasks))
     groups = f"{len(study.groups)} experiments" if len(study.groups) > 1 else "one experiment"
-    return f"<p>{runs} run{'s' if runs > 1 else ''} of {groups} on {escape(games)}.</p>"
+    signs = [SIGNS] if len(study.groups) > 1 else []
+    return rendered(
+        Page(
+            f"{_title(study.labels)}: report",
+            f"{runs} run{'s' if runs > 1 else ''} of {groups} on {games}.",
+            [*headline_sentences(study), *signs],
+            list(_parts(study, drawn, notes, films)),
+            STYLE_FILE.read_text(encoding="utf-8"),
+        )
+    )
 
 
-def _runs(study: Study) -> str:
+def _title(labels: Sequence[str]) -> str:
+    """Of a few experiments their names."""
+    return (
+        " against ".join(labels) if len(labels) <= MOST_IN_TITLE else f"{len(labels)} experiments"
+    )
+
+
+def rendered(page: Page) -> str:
+    """HTML of a page, with everything escaped."""
+    return _template().render(page=page)
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment  # takes longer to import than the help may take
+
+    environment = Environment(autoescape=True, keep_trailing_newline=True)
+    return environment.from_string(TEMPLATE_FILE.read_text(encoding="utf-8"))
+
+
+def _parts(
+    study: Study,
+    drawn: Sequence[tuple[Picture, Drawn]],
+    notes: Sequence[str],
+    films: Sequence[Film],
+) -> Iterator[Part]:
+    """Sections that have something to show, from above."""
+    blocks: dict[str, list[Block]] = {Section.COMPARISON: [*headline_table(study)]}
+    blocks[Section.COMPARISON] += comparison_tables(study)
+    blocks |= {FINAL: _final(study), RUNS: _runs(study)}
+    for section in Section:
+        blocks.setdefault(section, [])
+    blocks[Section.CONTINUAL] += continual_table(study)
+    blocks[Section.CONFLICT] += conflict_difference_table(study)
+    blocks[Section.CONFLICT] += [*_conflict_tables(study), *noise_tables(study)]
+    blocks[Section.EXPERTS] += [*expert_difference_table(study), *_expert_table(study)]
+    blocks[Section.EXPERTS] += expert_analysis_tables(study)
+    links: dict[str, list[Link]] = {}
+    for picture, content in drawn:
+        blocks[picture.section].append(_figure(picture, content))
+        links.setdefault(picture.section, []).append(Link(picture.name, picture.title))
+    blocks[VIDEOS] = list(films)
+    blocks[RESOURCES] = list(resource_tables(study))
+    blocks[NOTES] = [Items(notes) if notes else Paragraph("Nothing is missing.")]
+    for name, of_part in blocks.items():
+        if of_part:
+            yield Part(name, of_part, links.get(name, []))
+
+
+def _runs(study: Study) -> list[Block]:
     rows = []
     for group in study.groups:
         for run in group.runs:
@@ -88,43 +136,43 @@ def _runs(study: Study) -> str:
             if is_continual(run.fields):
                 asked = f"{clock_steps(run.fields):,} of all games"
             rows.append((group.label, run.name, f"{run.env_steps:,.0f}", asked))
-    html = table(("experiment", "run", "env steps per game", "asked for"), rows, texts=2)
+    found: list[Block] = [
+        Table(("experiment", "run", "env steps per game", "asked for"), rows, texts=2)
+    ]
     differing = differing_fields(study.groups)
     if differing:
         head = ("config", *study.labels)
         values = []
         for name in differing:
             values.append([name, *[_value(group.fields, name) for group in study.groups]])
-        html += table(head, values, texts=len(head), caption="In what the experiments differ")
+        caption = "In what the experiments differ"
+        found.append(Table(head, values, texts=len(head), caption=caption))
     for group in study.groups:
         fields = [(name, _value(group.fields, name)) for name in sorted(group.fields)]
-        inner = table(("config", "value"), fields, texts=2)
-        html += _details(f"Config of {group.label}, as far as its runs share it", inner)
-    return html
+        inner = Table(("config", "value"), fields, texts=2)
+        found.append(Folded(f"Config of {group.label}, as far as its runs share it", inner))
+    return found
 
 
-def _final(study: Study) -> str:
+def _final(study: Study) -> list[Block]:
     rows: list[Sequence[str]] = []
     for game, groups, known in final_cells(study):
         for cells in (*groups, *known):
             rows.append((game, *cells, *[""] * (6 - len(cells))))
     head = ("return", "interval", "× random", "seeds", "env steps per game")
     caption = f"Mean over seeds of the last evaluation. {final_intervals(study)}."
-    return table(("game", "experiment or known score", *head), rows, texts=2, caption=caption)
+    names = ("game", "experiment or known score")
+    return [Table((*names, *head), rows, texts=2, caption=caption)]
 
 
-def _figure(picture: Picture, content: Drawn) -> str:
+def _figure(picture: Picture, content: Drawn) -> Figure:
     width, height = struct.unpack(">II", content.png[16:24])
     data = base64.b64encode(content.png).decode("ascii")
-    text = f"{escape(content.text)} " if content.text else ""
-    return (
-        f'<figure id="{picture.name}"><img src="data:image/png;base64,{data}" '
-        f'width="{width}" height="{height}" alt="{escape(picture.title)}">'
-        f"<figcaption>{text}<code>{picture.name}.png</code></figcaption></figure>"
-    )
+    source = f"data:image/png;base64,{data}"
+    return Figure(picture.name, picture.title, source, width, height, content.text)
 
 
-def _conflict_tables(study: Study) -> str:
+def _conflict_tables(study: Study) -> list[Block]:
     """The headline's numbers; single layers are folded away where there are means over layers."""
     cells: dict[str, dict[str, str]] = {}
     groups: dict[str, str] = {}
@@ -143,12 +191,12 @@ def _conflict_tables(study: Study) -> str:
             cells.setdefault(row["component"], {})[row["group"]] = cell
             groups[row["group"]] = ""
     if not cells:
-        return ""
+        return []
     lines: list[Sequence[str]] = []
     folded: list[Sequence[str]] = []
-    for component, found in cells.items():
+    for component, of_groups in cells.items():
         is_folded = is_one_of_several_layers(component, cells)
-        (folded if is_folded else lines).append((component, *(groups | found).values()))
+        (folded if is_folded else lines).append((component, *(groups | of_groups).values()))
     caption = (
         "Largest conflict between two games in the last fifth of training, mean over seeds "
         f"({LEVEL} bootstrap interval over seeds); behind it the mean to be expected of unrelated "
@@ -156,13 +204,13 @@ def _conflict_tables(study: Study) -> str:
         "difference between shared and routed experts is of the same pairs. More in "
         "conflict_final.csv."
     )
-    html = table(("component", *groups), lines, caption=caption)
+    found: list[Block] = [Table(("component", *groups), lines, caption=caption)]
     if folded:
-        html += _details("Every layer by itself", table(("component", *groups), folded))
-    return html
+        found.append(Folded("Every layer by itself", Table(("component", *groups), folded)))
+    return found
 
 
-def _expert_table(study: Study) -> str:
+def _expert_table(study: Study) -> list[Block]:
     rows: list[Sequence[str]] = []
     runs: list[RunData] = []
     for group in study.groups:
@@ -180,7 +228,7 @@ def _expert_table(study: Study) -> str:
     )
     parts_head = ("first fifth", "last fifth", "change", "interval of the change")
     head = ("experiment", f"{window} window", "game", *parts_head)
-    return table(head, rows, texts=3, caption=caption) if rows else ""
+    return [Table(head, rows, texts=3, caption=caption)] if rows else []
 
 
 def _value(fields: Mapping[str, Any], name: str) -> str:
@@ -188,7 +236,3 @@ def _value(fields: Mapping[str, Any], name: str) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:,}" if type(value) is int else str(value)
-
-
-def _link(target: str, text: str) -> str:
-    return f'<a href="#{target}">{escape(text)}</a>'

@@ -1,50 +1,75 @@
-"""Tables of the page: how one is written, and those of comparisons, continual learning and analysed experts."""
+"""Tables of the page: comparisons over games, continual learning and analysed experts."""
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 
 from lzero.report import comparison, continual, expert_files
+from lzero.report.blocks import Table
+from lzero.report.headline import FILE, headline_rows
 from lzero.report.paired import paired_rows
 from lzero.report.run_data import gather
 from lzero.report.statistics import LEVEL
 from lzero.report.study import Study
-from lzero.report.tables import interval, number
+from lzero.report.tables import difference_label, interval, number
 
 
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, caption: str = ""
-) -> str:
-    """A table of escaped cells; the first ``texts`` columns hold words, the others numbers."""
-    body = "".join(f"<tr>{_cells('td', row, texts)}</tr>" for row in rows)
-    note = f"<caption>{escape(caption)}</caption>" if caption else ""
-    names = f"<thead><tr>{_cells('th', head, texts)}</tr></thead>"
-    return f'<div class="table"><table>{note}{names}<tbody>{body}</tbody></table></div>'
+def headline_table(study: Study) -> list[Table]:
+    """Every pair of experiments that share games; none without any."""
+    lines = []
+    for row in headline_rows(study):
+        ends = interval(row["low"], row["high"])
+        bootstrap = interval(row["bootstrap_low"], row["bootstrap_high"])
+        chances = interval(row["probability_low"], row["probability_high"])
+        lines.append(
+            (
+                difference_label(row["first"], row["second"]),
+                *(row["games"], row["scale"], row["verdict"]),
+                *(number(row["first_iqm"]), number(row["second_iqm"])),
+                *(number(row["difference"]), ends, number(row["p_holm"]), bootstrap),
+                f"{number(row['probability'])} ({chances})",
+                f"{row['num_first']} and {row['num_second']}",
+            )
+        )
+    head = (
+        *("A − B", "games", "scale", "verdict", "IQM of A", "IQM of B", "difference"),
+        *(f"{LEVEL} interval", "p (Holm)", "bootstrap", "A better than B", "seeds"),
+    )
+    caption = (
+        "Final scores: IQM (mean of the middle half) over the games of each run, then over seeds. "
+        "The verdict is Student's: over the differences of each seed where both have the same "
+        "seeds, else Welch's; from three seeds on. Ahead: the interval excludes 0, also after "
+        "Holm's adjustment for as many pairs as there are. Beside it the stratified bootstrap of the "
+        "pooled IQM, too narrow with few seeds, and how likely a run of A is better than one of B "
+        f"on a game, with its bootstrap interval. More in {FILE}."
+    )
+    return [Table(head, lines, texts=4, caption=caption)] if lines else []
 
 
-def _cells(tag: str, texts: Sequence[str], words: int) -> str:
-    cells = ""
-    for column, text in enumerate(texts):
-        kind = ' class="text"' if column < words else ""
-        cells += f"<{tag}{kind}>{escape(text)}</{tag}>"
-    return cells
-
-
-def comparison_tables(study: Study) -> str:
-    """Aggregates, probability of improvement and differences seed by seed; empty without any."""
-    html = ""
+def comparison_tables(study: Study) -> list[Table]:
+    """Aggregates, probability of improvement and differences seed by seed; none without any."""
+    found: list[Table] = []
     rows = list(comparison.aggregate_rows(study))
     if rows:
         cells: dict[str, list[str]] = {}
         for row in rows:
-            cells.setdefault(row["group"], [row["group"]]).append(
+            where = [row["group"], row["games"], row["scale"], str(row["num_seeds"])]
+            cells.setdefault(row["group"], where).append(
                 f"{number(row['value'])} ({interval(row['low'], row['high'])})"
             )
+        most = max(map(len, cells.values()))
+        lines_of = [(*line, *["–"] * (most - len(line))) for line in cells.values()]
         names = dict.fromkeys(comparison.TITLES[row["aggregate"]] for row in rows)
         caption = (
-            f"Final scores over {rows[0]['num_games']} game(s), scale: {rows[0]['scale']} ({LEVEL} "
-            "stratified bootstrap interval). Those of whole runs are in aggregate.csv."
+            f"Final scores over games and seeds ({LEVEL} stratified bootstrap interval; none of one "
+            "seed). Those of whole runs are in aggregate.csv."
         )
-        html += table(("experiment", *names), cells.values(), caption=caption)
+        found.append(
+            Table(
+                ("experiment", "games", "scale", "seeds", *names),
+                lines_of,
+                texts=3,
+                caption=caption,
+            )
+        )
     lines: list[Sequence[str]] = []
     for row in comparison.improvement_rows(study):
         if not row["game"]:
@@ -63,7 +88,7 @@ def comparison_tables(study: Study) -> str:
             "How likely a run of one experiment is better than one of another on a game, mean over "
             "games; 0.5 is no difference. Single games are in improvement.csv."
         )
-        html += table(head, lines, texts=2, caption=caption)
+        found.append(Table(head, lines, texts=2, caption=caption))
     lines = []
     for row in paired_rows(study):
         if not row["game"]:
@@ -73,14 +98,14 @@ def comparison_tables(study: Study) -> str:
             cells_of = (number(row["difference"]), ends, student, str(row["num_seeds"]))
             lines.append((*names_of, *cells_of))
     if lines:
-        head = ("experiment", "minus", "score", "difference", "interval", "Student's", "seeds")
+        head = ("A", "B", "score", "A − B", "interval", "Student's", "seeds")
         caption = "Differences seed by seed. Single games are in paired.csv."
-        html += table(head, lines, texts=3, caption=caption)
-    return html
+        found.append(Table(head, lines, texts=3, caption=caption))
+    return found
 
 
-def continual_table(study: Study) -> str:
-    """Forgetting and transfer, a line for each experiment and game; empty without continual runs."""
+def continual_table(study: Study) -> list[Table]:
+    """Forgetting and transfer, a line for each experiment and game; none without continual runs."""
     found = []
     for row in continual.continual_rows(study):
         cell = f"{number(row['mean'])} ({interval(row['low'], row['high'])})"
@@ -91,17 +116,17 @@ def continual_table(study: Study) -> str:
         of_measure = dict(cells)
         lines.append((*place, *(of_measure.get(name, "–") for name in continual.MEASURES)))
     if not lines:
-        return ""
+        return []
     head = ("experiment", "game", "score", *continual.MEASURES.values())
     caption = (
         f"Mean over seeds ({LEVEL} bootstrap interval over seeds), of the last evaluation of each "
         "turn. More in continual.csv."
     )
-    return table(head, lines, texts=3, caption=caption)
+    return [Table(head, lines, texts=3, caption=caption)]
 
 
-def expert_analysis_tables(study: Study) -> str:
-    """What is known of the experts of analysed checkpoints; empty without any."""
+def expert_analysis_tables(study: Study) -> list[Table]:
+    """What is known of the experts of analysed checkpoints; none without any."""
     information: list[Sequence[str]] = []
     effective = []
     layers: dict[str, None] = {}
@@ -115,14 +140,14 @@ def expert_analysis_tables(study: Study) -> str:
             layers[layer] = None
             effective.append(((*names, row["game"]), (layer, number(row["value"]))))
     if not information:
-        return ""
+        return []
     head: tuple[str, ...] = ("experiment", "seed", "layer", "mutual information")
     head += ("by chance", "95th percentile", "p")
     caption = (
         "What an expert tells of the game it is used by, in nats, in windows of a checkpoint's "
         "replay; by chance: with the games permuted among the windows. More in expert_analysis.csv."
     )
-    html = table(head, information, texts=3, caption=caption)
+    found = [Table(head, information, texts=3, caption=caption)]
     lines: list[Sequence[str]] = []
     for place, cells_of in gather(effective).items():
         of_layer = dict(cells_of)
@@ -130,7 +155,7 @@ def expert_analysis_tables(study: Study) -> str:
     caption = (
         "Effective number of experts of each game: the exponential of its selection's entropy."
     )
-    html += table(("experiment", "seed", "game", *layers), lines, texts=3, caption=caption)
+    found.append(Table(("experiment", "seed", "game", *layers), lines, texts=3, caption=caption))
     lines = []
     for row in expert_files.matching_rows(study):
         numbers = (row["similarity"], row["null_mean"], row["null_high"], row["p_value"])
@@ -144,5 +169,5 @@ def expert_analysis_tables(study: Study) -> str:
             "experts are paired as well as can be (Hungarian method); by chance: with the second "
             "seed's games named anew. With fewer than four games nothing can be told."
         )
-        html += table(head, lines, texts=4, caption=caption)
-    return html
+        found.append(Table(head, lines, texts=4, caption=caption))
+    return found

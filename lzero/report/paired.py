@@ -7,12 +7,12 @@ from itertools import combinations
 import numpy as np
 
 from lzero.report import aggregates
-from lzero.report.comparison import compare, score_table
+from lzero.report.comparison import aggregate_by_run, pair_scale, score_table
 from lzero.report.run_data import Group, RunData, Task, gather
-from lzero.report.scale import Scale, common_scale, common_tasks, final_returns, final_scores
+from lzero.report.scale import Scale, common_tasks, final_returns, final_scores
 from lzero.report.statistics import OVER_SEEDS, bootstrap_mean
 from lzero.report.student import student_interval
-from lzero.report.study import Study
+from lzero.report.study import Study, rows_once_per_study
 from lzero.report.tables import Row
 
 PAIRED_COLUMNS = (
@@ -26,26 +26,20 @@ Pairs = dict[int, tuple[RunData, RunData]]
 """Runs of two experiments by their seed."""
 
 
+@rows_once_per_study
 def paired_rows(study: Study) -> Iterator[Row]:
     """Differences for every pair of experiments with two seeds in common, under ``PAIRED_COLUMNS``.
 
     First the mean and the interquartile mean over games of each run, then every game on the common
     scale and as returns. Beside the bootstrap interval over seeds stands Student's, which is wide
-    enough with few seeds where differences are normal; with two seeds there is none. Only studies
-    with PPO have it.
+    enough with few seeds where differences are normal; with two seeds there is none.
     """
-    if not study.has_ppo:
-        return
-    comparison, _ = compare(study)
     for first, second in combinations(study.groups, 2):
         pairs, _ = pair_seeds(first, second)
         tasks = common_tasks((first, second))
-        if not pairs or not tasks:
+        scale = pair_scale(study, first, second)
+        if not pairs or scale is None:
             continue
-        if comparison and {first.label, second.label} <= comparison.scores.keys():
-            scale = comparison.scale  # that of the other tables
-        else:
-            scale = common_scale(study, (first, second), tasks)
         ours_and_theirs = (_of_runs(group, scale, tasks) for group in (first, second))
         both = zip(*ours_and_theirs, strict=True)
         for (where, ours), (_, theirs) in both:
@@ -87,8 +81,6 @@ def pair_seeds(first: Group, second: Group) -> tuple[Pairs, str]:
 
 def paired_notes(study: Study) -> Iterator[str]:
     """Which experiments are not compared seed by seed, a sentence for each reason."""
-    if not study.has_ppo:
-        return
     reasons = []
     for first, second in combinations(study.groups, 2):
         _, reason = pair_seeds(first, second)
@@ -105,10 +97,8 @@ def _of_runs(
     names, table = score_table(group, scale)
     if scale.tasks:
         for name in OVER_GAMES:
-            values = {}
-            for run, scores in zip(names, table, strict=True):
-                values[run] = float(aggregates.aggregate(scores[None])[name])  # one seed, all games
-            yield ("", "", f"{name} over games, {scale.name}"), values
+            where = ("", "", f"{name} over games, {scale.name}")
+            yield where, aggregate_by_run(names, table, name)
     for task in scale.tasks:
         series = {run.name: scale.series(run, task) for run in group.runs}
         yield (*task, scale.name), final_scores(group, series)

@@ -91,6 +91,24 @@ def tag_panels(study: Study, prefix: str, *, log_scale: bool = True) -> list[Pan
     return sorted(panels, key=_place_of_title)
 
 
+def health_panels(study: Study) -> list[Panel]:
+    """Panels of the health of learning; what is predicted and what comes of it share one, and stand
+    first.
+    """
+    panels = tag_panels(study, tags.HEALTH)
+    realised = {panel.title: panel for panel in panels if tags.REALISED in panel.title}
+    together, others = [], []
+    for panel in panels:
+        twin = realised.get(panel.title.replace(tags.PREDICTED, tags.REALISED))
+        if tags.PREDICTED in panel.title and twin:
+            title = panel.title.replace(tags.PREDICTED, ": predicted, realised")
+            together.append(replace(panel, title=title, dotted=twin.curves, log_scale=False))
+            del realised[twin.title]
+        elif tags.REALISED not in panel.title:
+            others.append(panel)
+    return [*together, *realised.values(), *others]
+
+
 def share_panels(study: Study) -> list[Panel]:
     """What the shared expert and the router have of their layer's negative products, then of its squared norms."""
     panels = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lzero import tags
 from lzero.report import curves, matrices, panels
-from lzero.report.figures import Panel, draw
+from lzero.report.figures import LEAST_POINTS, Panel, draw
 from lzero.report.statistics import LEVEL, MAX_BINS, RESAMPLES
 from lzero.report.study import Study
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 BAND = (
     f"Line: mean over seeds. Band: {LEVEL} percentile bootstrap interval over seeds "
-    f"({RESAMPLES} resamples; too narrow with few seeds)"
+    f"({RESAMPLES} resamples; too narrow with few seeds). Fewer than {LEAST_POINTS} points have no "
+    "line, but bars for intervals; n: logged numbers"
 )
 SMOOTH = (
     f"A point is a mean over {100 / MAX_BINS:.0f} % or more of the env steps, or a logged value "
@@ -27,7 +28,7 @@ SMOOTH = (
 )
 LINES = "Dashed: random policy. Dotted: published and other scores."
 RANGE = "Shown are the env steps that all seeds of a group cover."
-SEEDS = f"{BAND}; with one seed none. {SMOOTH} {RANGE}"
+SEEDS = f"{BAND}. With one seed none. {SMOOTH} {RANGE}"
 LINES_OF_TURNS = (
     "Vertical lines: another game begins, in the colour of an experiment with turns of its own."
 )
@@ -152,7 +153,7 @@ PICTURES: tuple[Picture, ...] = (
         *("returns", Section.RETURNS, "Evaluation return"),
         partial(panels.game_panels, metric=tags.EVAL_RETURN, lacking="no evaluation to show"),
         "return per episode",
-        f"{BAND}; with one seed over the episodes of each evaluation if their scores were logged, "
+        f"{BAND}. With one seed: over the episodes of each evaluation if their scores were logged, "
         f"else none. {RANGE} Between its evaluations a seed is interpolated linearly. {LINES}",
         lacking="no run has an evaluation yet",
     ),
@@ -179,13 +180,14 @@ PICTURES: tuple[Picture, ...] = (
         *("learning", Section.LEARNING, "Loss terms and gradient norm"),
         partial(panels.tag_panels, prefix=tags.LEARN),
         "value of one update",
-        f"{BAND}; with one seed none. Means over games; loss is the weighted sum of the other "
+        f"{BAND}. With one seed none. Means over games; loss is the weighted sum of the other "
         f"terms, which are not weighted. {SMOOTH} {RANGE}",
         lacking=f"no run has logged an update ({tags.LEARN}…)",
     ),
     CurvePicture(
         *("health", Section.LEARNING, "Health of learning"),
-        partial(panels.tag_panels, prefix=tags.HEALTH),
+        panels.health_panels,
+        caption=f"Where two are in one panel: line (or full dots) predicted, circles realised. {SEEDS}",
         lacking=f"no run has logged {tags.HEALTH}… numbers",
         reading="Predicted values and rewards should follow the realised ones, the search should "
         "add something to the policy (search_kl), and neither rank nor length of the latents "

@@ -61,7 +61,9 @@ def continual_estimates(study: Study) -> list[forest.Estimate]:
 
 
 def aggregate_estimates(study: Study) -> list[forest.Estimate]:
-    """Aggregates of the experiments that are compared."""
+    """Aggregates of the experiments that are compared; none where each has games of its own."""
+    if comparison.compare(study)[0] is None:
+        return []
     found = []
     for row in comparison.aggregate_rows(study):
         title = comparison.TITLES[row["aggregate"]]

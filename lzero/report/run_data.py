@@ -24,6 +24,7 @@ from lzero.config_fields import (
     is_one_of,
 )
 from lzero.earlier_tags import translated
+from lzero.environment import Attempt, read_attempts
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.progress import shown
 from lzero.run_paths import CONFIG_FILE
@@ -72,6 +73,12 @@ class RunData:
     updates: Mapping[int, int] = field(default_factory=dict)
     # What ``lzero.entry.analyse_experts`` found in one of its checkpoints; None where nobody asked.
     expert_analysis: ExpertAnalysis | None = None
+    # ``(L, 3)`` env steps, updates and wall time [s] of every line; those that do not tell are left out.
+    times: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+    # Where and with what it was trained, oldest first; empty of older runs.
+    attempts: Sequence[Attempt] = ()
+    # What :mod:`lzero.report.noise` has pooled, by the part of training: several tables ask for it.
+    pooled: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -166,7 +173,7 @@ class Group:
         return {run.name: run.series(tag) for run in self.runs if len(run.series(tag))}
 
 
-def load_runs(paths: Iterable[Path | str]) -> list[RunData]:
+def read_runs(paths: Iterable[Path | str]) -> list[RunData]:
     """Read the folders of runs, each file once.
 
     Configs are not checked against today's schema: older runs, and those whose domain is not
@@ -184,7 +191,7 @@ def load_runs(paths: Iterable[Path | str]) -> list[RunData]:
 
 
 def read_run(path: Path) -> RunData:
-    """One run of :func:`load_runs`."""
+    """One run of :func:`read_runs`."""
     config, metrics = path / CONFIG_FILE, path / METRICS_FILE
     if not (config.is_file() and metrics.is_file()):
         raise RunDataError(_no_run(path))
@@ -208,7 +215,11 @@ def read_run(path: Path) -> RunData:
         run = _from_lines(path, fields, lines)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunDataError(f"{metrics} cannot be understood ({error!r})") from error
-    return replace(run, expert_analysis=_expert_analysis(run))
+    try:
+        attempts = read_attempts(path)
+    except ValueError as error:
+        raise RunDataError(str(error)) from error
+    return replace(run, expert_analysis=_expert_analysis(run), attempts=attempts)
 
 
 def _expert_analysis(run: RunData) -> ExpertAnalysis | None:
@@ -304,7 +315,7 @@ def _no_run(path: Path) -> str:
 
 
 def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str, Any]]) -> RunData:
-    points, entries = [], []
+    points, entries, times = [], [], []
     own: Mapping[str, int] = {}
     updates: dict[int, int] = {}
     games = fields["env.games"]
@@ -312,6 +323,8 @@ def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str,
         clock, own = int(line["env_step"]), line.get("game_env_steps", {})
         if "train_iter" in line:
             updates[clock] = int(line["train_iter"])
+            if "wall_time" in line:
+                times.append((clock, line["train_iter"], line["wall_time"]))
         for written, value in line["metrics"].items():
             tag = translated(written, games)
             step = own.get(tags.game_of(tag, own), clock)
@@ -326,7 +339,8 @@ def _from_lines(path: Path, fields: Mapping[str, Any], lines: Sequence[dict[str,
     arrays = {}
     for tag, logged in gather(entries).items():
         arrays[tag] = gather(logged)
-    return RunData(path, fields, scalars, arrays, own, updates=updates)
+    rows = np.array(times, dtype=np.float64).reshape(-1, 3)
+    return RunData(path, fields, scalars, arrays, own, updates=updates, times=rows)
 
 
 def one_per_step(series: Series, *, takes_last: bool) -> Series:

@@ -48,6 +48,9 @@ class Curve:
     low: np.ndarray  # (P,) lower end of the interval, NaN where there is none
     high: np.ndarray  # (P,) upper end
     interval: str  # how it was made
+    measured: tuple[
+        int, ...
+    ] = ()  # how many numbers each seed logged; empty where that says nothing
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ def mean_curve(
         run = next(run for run in group.runs if run.name in series)
         (low, high), interval = _over_episodes(run, game, steps)
     place = (group.label, tuple(series), group.domain, game, metric)
-    return Curve(*place, steps, values.mean(axis=0), low, high, interval)
+    measured = tuple(map(len, series.values()))
+    return Curve(*place, steps, values.mean(axis=0), low, high, interval, measured)
 
 
 def final_score(group: Group, game: str) -> FinalScore:

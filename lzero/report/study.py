@@ -1,18 +1,22 @@
 """A study: groups of runs with their curves, final scores and reference scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lzero import checks
 from lzero.report.curves import all_curves
 from lzero.report.notes import study_notes
 from lzero.report.progress import shown
-from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, load_runs
+from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, read_runs
 from lzero.report.statistics import RANDOM, Curve, FinalScore, final_score
 from lzero.report.turns import is_ppo
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Study:
     scales: Mapping[str, DomainScale] = field(default_factory=dict)
     # Largest difference of a cosine that does not matter, stated beforehand; None where none was.
     margin: float | None = None
+    # Results by the function that made them, see :func:`once_per_study`.
+    computed: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def labels(self) -> list[str]:
@@ -69,6 +75,33 @@ class Study:
         return found
 
 
+def once_per_study(make: Callable[[Study], Result]) -> Callable[[Study], Result]:
+    """``make``, which computes only when it is first asked about a study.
+
+    Tables, pictures, notes and the headline share a result then, which they must not change.
+    """
+
+    @wraps(make)
+    def known(study: Study) -> Result:
+        if make not in study.computed:
+            study.computed[make] = make(study)
+        return study.computed[make]
+
+    return known
+
+
+def rows_once_per_study(
+    make: Callable[[Study], Iterable[Item]],
+) -> Callable[[Study], tuple[Item, ...]]:
+    """:func:`once_per_study` of what comes one by one."""
+
+    @wraps(make)
+    def all_of(study: Study) -> tuple[Item, ...]:
+        return tuple(make(study))
+
+    return once_per_study(all_of)
+
+
 def build_study(
     paths: Sequence[Path],
     *,
@@ -96,7 +129,7 @@ def build_study(
             raise RunDataError(f"{error}; it is a difference of cosines, such as 0.05") from error
     if not paths:
         raise RunDataError("no run named; type python -m lzero.report runs/NAME [runs/NAME …]")
-    groups = _relabel(group_runs(load_runs(paths), ignore), labels)
+    groups = _relabel(group_runs(read_runs(paths), ignore), labels)
     references, lacking = reference_scores(groups, allow_domains)
     curves = tuple(chain.from_iterable(map(all_curves, shown(groups, "curves"))))
     finals: list[FinalScore] = []

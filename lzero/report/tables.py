@@ -21,6 +21,9 @@ FINAL_COLUMNS = (
     *("group", "seeds", "domain", "game", "env_step", "mean", "low", "high", "num_seeds"),
     *("episodes", "interval", "random", "ratio_to_random", "above_random", "published"),
 )
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""With which spreadsheets begin to compute what a cell says, or skip to what does (OWASP)."""
+LARGE, HUGE = 1e3, 1e9  # between which numbers are easier to read without an exponent
 Row = dict[str, Any]
 Cells = tuple[str, ...]
 
@@ -93,22 +96,36 @@ def final_table(study: Study) -> Table:
 
 
 def number(value: float) -> str:
-    """Four digits for a reader; a dash for what is not known."""
-    return "–" if isnan(value) else f"{value:.4g}"
+    """Four digits for a reader, whole numbers from 1,000 on; a dash for what is not known."""
+    if isnan(value):
+        return "–"
+    is_large = LARGE <= abs(value) < HUGE
+    return f"{value:,.0f}" if is_large else f"{value:.4g}"
 
 
 def interval(low: float, high: float) -> str:
     """Both ends for a reader; a dash for what is not known."""
-    return "–" if isnan(low) else f"{low:.4g} … {high:.4g}"
+    return "–" if isnan(low) else f"{number(low)} … {number(high)}"
+
+
+def difference_label(first: str, second: str) -> str:
+    """What a difference of two experiments is called: that of the first and the second, A − B."""
+    return f"{first} − {second}"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """The columns of the rows; an unknown number becomes an empty cell."""
+    """The columns of the rows; an unknown number becomes an empty cell.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
-            cells = []
-            for value in map(row.__getitem__, columns):
-                cells.append("" if isinstance(value, float) and isnan(value) else value)
-            writer.writerow(cells)
+            writer.writerow([_cell(row[column]) for column in columns])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+    return "" if isinstance(value, float) and isnan(value) else value

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from lzero.environment import here, read_attempts
 from lzero.envs import MultiTaskVectorEnv, TaskEnv, task_seed
 from lzero.envs.domain import check_trusted, load_domain
 from lzero.logging import RunLogger, read_metrics
+from lzero.report import load_runs
+from lzero.report.aggregates import difference_interval
 from lzero.report.command import main as report
 from lzero.report.command import write_report
 from lzero.report.run_data import (
@@ -17,7 +20,7 @@ from lzero.report.run_data import (
     Series,
     common_name,
     group_runs,
-    load_runs,
+    read_runs,
 )
 from lzero.report.statistics import (
     bootstrap_difference,
@@ -114,7 +117,7 @@ def runs(folder: Path) -> list[Path]:
 
 
 def group(folder: Path) -> Group:
-    [found] = group_runs(load_runs(runs(folder)))
+    [found] = group_runs(read_runs(runs(folder)))
     return found
 
 
@@ -342,7 +345,26 @@ CASES = {
     "detect without freedom": Bad(lambda: noncentrality(0), "freedom=0"),
     "report into a file": Bad(report_into_a_file, "--out .* is a file", SystemExit),
     "write a report into a file": Bad(written_into_a_file, "out", (FileExistsError, ValueError)),
-    "runs in one text": Bad(lambda: load_runs("runs"), "paths='runs'", TypeError),
+    "runs in one text": Bad(lambda: read_runs("runs"), "paths='runs'", TypeError),
+    "the difference of one seed": Bad(
+        lambda: difference_interval(np.ones((1, 2)), np.ones((3, 2))), r"first has shape \(1, 2\)"
+    ),
+    "the difference of other games": Bad(
+        lambda: difference_interval(np.ones((3, 2)), np.ones((3, 1))), r"second.*\(3, 1\)"
+    ),
+    "the difference of no aggregate": Bad(
+        lambda: difference_interval(np.ones((3, 2)), np.ones((3, 2)), "mode"), "name='mode'"
+    ),
+    "a table of one text": Bad(lambda: load_runs("runs"), "paths='runs'", TypeError),
+    "a table of nothing there": Bad(
+        lambda folder: load_runs([folder / "none"]), "none does not exist", RunDataError
+    ),
+    "a table that ignores nothing known": Bad(
+        lambda folder: load_runs(runs(folder), ignore=["divice"]), "'divice'", RunDataError
+    ),
+    "attempts in no folder": Bad(lambda: read_attempts(3), "folder=3", TypeError),
+    "a start at no env step": Bad(lambda: here(0, -1, 0, 1, "cpu"), "env_step=-1"),
+    "a start of no process": Bad(lambda: here(0, 0, 0, 0, "cpu"), "processes=0"),
     "metrics of no file": Bad(
         lambda folder: read_metrics(folder / "none"), "none", FileNotFoundError
     ),

@@ -18,7 +18,10 @@ FIGURES = (
     "learning.png",
     "health.png",
 )
-ALWAYS = ("curves.csv", "final.csv", "notes.txt", "index.html")
+ALWAYS = (
+    *("curves.csv", "final.csv", "resources.csv", "environment.csv", "notes.txt"),
+    "index.html",
+)
 
 
 def write_run(folder: Path, lines: list[dict[str, Any]], **changes: Any) -> Path:

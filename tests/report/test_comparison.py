@@ -144,7 +144,7 @@ def test_games_that_nobody_learned_are_on_no_min_max_scale(tmp_path):
     runs += write_finals(tmp_path, "moe", lost[::-1], normalised=False, **MIXTURE)
     study = build_study(runs)
     comparison, notes = compare(study)
-    assert comparison.games == "MirroredCatch"
+    assert [game for _, game in comparison.scale.tasks] == ["MirroredCatch"]
     assert any(
         "left out" in note and ": Catch: no experiment ended above 0" in note for note in notes
     )
@@ -156,8 +156,10 @@ def test_what_cannot_be_compared_is_named(runs, tmp_path):
     notes = notes_of([*runs, *single], tmp_path / "one")
     assert "not compared over games: big, of which one seed says nothing of others" in notes
     notes = notes_of([runs[0], runs[1], runs[3]], tmp_path / "two")
-    assert "no comparison over games: it needs two experiments of two seeds or more" in notes
-    assert not {path.name for path in (tmp_path / "two").iterdir()} & (FILES - {"paired.csv"})
+    assert "no comparison of all experiments over games: it needs two experiments of" in notes
+    assert not {path.name for path in (tmp_path / "two").iterdir()} & (
+        FILES - {"paired.csv", "aggregate.csv"}
+    )
     metrics = (runs[5] / "metrics.jsonl").read_text()
     lacking = metrics.replace('"eval_normalised/Catch"', '"x"').replace(
         '"eval_return/Catch"', '"y"'
@@ -171,7 +173,8 @@ def test_only_shared_games_are_compared(runs, tmp_path):
     runs += write_finals(tmp_path, "alone", [[0.5], [0.6]], games=("Catch",))
     study = build_study(runs)
     comparison, notes = compare(study)
-    assert comparison.games == "Catch" and list(comparison.scores) == ["dense", "moe", "alone"]
+    assert [game for _, game in comparison.scale.tasks] == ["Catch"]
+    assert list(comparison.scores) == ["dense", "moe", "alone"]
     assert "not compared: MirroredCatch, which not every experiment has" in notes
     pairs = [(row["first"], row["second"]) for row in improvement_rows(study) if not row["game"]]
     assert pairs == [("dense", "moe"), ("dense", "alone"), ("moe", "alone")]
@@ -179,9 +182,18 @@ def test_only_shared_games_are_compared(runs, tmp_path):
     assert games == {"", "Catch", "MirroredCatch"}
 
 
-def test_reports_of_unizero_stay_what_they_were(tmp_path):
-    runs = write_runs(tmp_path)
-    out = tmp_path / "out"
-    notes = notes_of(runs, out)
-    assert "compar" not in notes and "effective_rank" not in notes
-    assert not {path.name for path in out.iterdir()} & FILES
+def test_unizero_is_compared_as_ppo_is(tmp_path):
+    study = build_study(write_runs(tmp_path))
+    notes = [*compare(study)[1], *paired_notes(study)]
+    assert "not compared over games: dense, of which one seed says nothing of others" in notes
+    assert "not compared seed by seed: moe and dense: fewer than two seeds in common" in notes
+
+
+def test_results_are_computed_once(runs, monkeypatch):
+    """Tables, pictures, notes and the headline ask for the same scores."""
+    study = build_study(runs)
+    assert compare(study) is compare(study) and aggregate_rows(study) is aggregate_rows(study)
+    monkeypatch.setattr("lzero.report.comparison.score_table", None)  # a second time would fail
+    assert improvement_rows(study) and profile_panels(study)
+    with pytest.raises(TypeError):
+        compare(build_study(runs))

@@ -1,5 +1,6 @@
 """What is drawn, read back from the figure's objects."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -187,13 +188,13 @@ def test_a_group_without_a_remark_keeps_its_colour_out_of_the_legend():
 def test_many_panels_and_groups_keep_apart():
     groups = tuple(f"group {n}" for n in range(10))
     axes = axes_of(
-        *(Panel(str(n), [curve([1, n], group) for group in groups[n:]]) for n in range(10)),
+        *(Panel(str(n), [curve([1, n, 2], group) for group in groups[n:]]) for n in range(10)),
         groups=groups,
     )
     shown = [panel for panel in axes if panel.axison]
     assert [panel.get_title(loc="left") for panel in shown] == [str(n) for n in range(10)]
     drawn = [
-        line for line in shown[0].lines if isinstance(line, Line2D) and len(line.get_xdata()) == 2
+        line for line in shown[0].lines if isinstance(line, Line2D) and len(line.get_xdata()) == 3
     ]
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == 10
     boxes = [panel.get_tightbbox() for panel in shown]
@@ -235,3 +236,22 @@ def test_ticks_of_a_logarithmic_axis_are_numbers():
     axes.figure.canvas.draw()
     ticks = [label.get_text() for label in axes.get_yticklabels()]
     assert "1000" in ticks and not any("$" in tick for tick in ticks)
+
+
+def test_two_points_have_no_line_and_counts_stand_above():
+    """A line through two points looks like a trend whatever they are."""
+    few = replace(curve([1.0, 3.0]), measured=(2, 5))
+    many = curve([1.0, 3.0, 2.0])
+    axes = axes_of(Panel("few", [few]), Panel("many", [many], dotted=[curve([4.0, 5.0, 9.0])]))
+    assert [line.get_linestyle() for line in axes[0].lines] == ["None"]
+    assert len(axes[0].collections) == 1, "bars for the intervals"
+    assert any("n = 2–5 per seed" in text.get_text() for text in axes[0].texts)
+    assert [line.get_linestyle() for line in axes[1].lines] == ["-", "None"]
+    assert axes[1].get_ylim()[1] > 9, "the axis shows what is realised too"
+
+
+def test_points_of_more_groups_than_colours_keep_apart():
+    groups = tuple(f"group {n}" for n in range(10))
+    [axes] = axes_of(Panel("p", [curve([1, 2], group) for group in groups]), groups=groups)
+    looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
+    assert len(looks) == 10

@@ -12,7 +12,7 @@ from lzero.analysis.conflict_log import conflict_numbers
 from lzero.analysis.conflict_parts import conflict_shares
 from lzero.config import ExperimentConfig
 from lzero.logging import RunLogger
-from lzero.report import load_runs
+from lzero.report import read_runs
 from lzero.report.command import TABLES, main
 from lzero.report.last_part import Part
 from lzero.report.noise import pair_rows, pooled_conflicts, share_rows
@@ -55,7 +55,7 @@ def runs(tmp_path_factory) -> dict[Path, Conflicts]:
 
 def test_what_was_logged_pools_as_what_was_measured(runs):
     for path, measured in runs.items():
-        [run] = load_runs([path])
+        [run] = read_runs([path])
         found = pooled_conflicts(run, Part.last([run]))
         assert {component.name for component in found} == set(measured)
         for component, conflict in found.items():

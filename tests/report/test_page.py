@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lzero.report.page import page, table
+from lzero.report.blocks import Film, Page, Part, Table
+from lzero.report.page import page, rendered
 from lzero.report.pictures import PICTURES, Drawn
 from lzero.report.run_data import Group, RunData, Series
 from lzero.report.statistics import OVER_SEEDS, FinalScore
@@ -165,7 +166,9 @@ def test_sections_without_content_are_left_out():
 
 
 def test_cells_are_escaped():
-    html = table(("name", "x"), [("<i>", "1")], caption="a & b")
+    table = Table(("name", "x"), [("<i>", "1")], caption="a & b")
+    html = rendered(Page("t", "s", ["<u>"], [Part("p", [table])], "css"))
+    assert "&lt;u&gt;" in html and "<u>" not in html
     assert (
         "&lt;i&gt;" in html
         and "a &amp; b" in html
@@ -194,12 +197,14 @@ def test_conflict_is_told_in_a_table_with_single_layers_folded_away():
             runs.append(replace(run, scalars=series))
         groups.append(replace(group, runs=tuple(runs)))
     html = page(replace(study, groups=tuple(groups)), [], [])
-    shown, folded = re.search(r"Gradient conflict</h2>(.*?)<details>(.*?)</details>", html).groups()
+    shown, folded = re.search(
+        r"Gradient conflict</h2>(.*?)<details>(.*?)</details>", html, re.DOTALL
+    ).groups()
     compared, shown = shown.split("More in conflict_differences.csv")[1].split("</table>", 1)
     lines = re.findall(r"<tr>(<td.*?)</tr>", compared)
     line = re.findall(r"<td.*?>(.*?)</td>", lines[0])
     assert line == ["largest conflict", "encoder", "0", "–", "cannot tell", "–", "–", "2"]
-    assert "one minus two" in html and len(lines) == 3, "single layers are in the file"
+    assert "one − two" in html and len(lines) == 3, "single layers are in the file"
     rows = re.findall(r"<tr><td.*?</tr>", shown)
     cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows]
     assert cells[0] == [
@@ -213,3 +218,9 @@ def test_conflict_is_told_in_a_table_with_single_layers_folded_away():
         "moe_layer/layer0",
         "moe_layer/layer1",
     ]
+
+
+def test_videos_are_on_the_page():
+    html = page(study_of("one"), [], [], [Film("Krull, <one>", "../v/a%20b.mp4")])
+    [video] = [attributes for tag, attributes in parsed(html).seen if tag == "video"]
+    assert video["src"] == "../v/a%20b.mp4" and "Krull, &lt;one&gt;" in html

@@ -34,6 +34,12 @@ TABLES = {
 }
 
 
+COMPARED = {
+    *("aggregates.png", "profiles.png", "headline.csv", "aggregate.csv", "improvement.csv"),
+    *("paired.csv", "resources.csv", "environment.csv"),
+}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[Path]:
     """Two seeds with experts and two without."""
@@ -70,24 +76,21 @@ def names(pictures: Sequence[str]) -> set[str]:
 
 def test_every_figure_and_table_is_there_and_on_the_page(report):
     figures = names([picture.name for picture in PICTURES])
-    assert {path.name for path in report.iterdir()} == figures | TABLES | {
+    assert {path.name for path in report.iterdir()} == figures | TABLES | COMPARED | {
         "index.html",
         "notes.txt",
     }
     page = (report / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == len(PICTURES)
+    assert page.count("data:image/png;base64,") == len(PICTURES) + 2, "and those of comparisons"
     for picture in PICTURES:
         assert f'<figure id="{picture.name}">' in page and f'href="#{picture.name}"' in page
-    assert page.count("moe minus dense") == 2 and "before_moe/layer0" in page, (
-        "the table of differences, and that two seeds have no interval"
-    )
+    assert "fifth of training, moe − dense." in page and "before_moe/layer0" in page
+    assert "gradient conflict of moe − dense has no interval: 3 seeds" in page
     sections = (
-        "Runs|Final evaluation|Returns|Learning|Gradient conflict|Expert selection|Plasticity"
+        "Comparison over games|Final evaluation|Runs|Returns|Learning|Gradient conflict|"
+        "Expert selection|Plasticity|What it took, and where it ran|What is missing and must be known"
     )
-    assert re.findall(r"<h2>(.*?)</h2>", page) == [
-        *sections.split("|"),
-        "What is missing and must be known",
-    ]
+    assert re.findall(r"<h2>(.*?)</h2>", page) == sections.split("|")
 
 
 def test_what_dense_runs_cannot_have_is_said_once(report):
@@ -124,7 +127,7 @@ def test_the_tables_hold_what_the_runs_logged(runs, report):
     assert float(rows["moe", "before_moe/layer0", "avg"]["mean"]) == pytest.approx(
         np.mean(last[:2])
     )
-    row = rows["moe minus dense", "before_moe/layer0", "avg"]
+    row = rows["moe − dense", "before_moe/layer0", "avg"]
     assert float(row["mean"]) == pytest.approx(np.mean(last[:2]) - np.mean(last[2:]))
     assert row["interval"] == OVER_BOTH_GROUPS and float(row["low"]) <= float(row["mean"]) <= float(
         row["high"]
