@@ -20,6 +20,7 @@ from lzero import checks, tags
 from lzero.analysis.expert_log import log_expert_selection
 from lzero.analysis.expert_statistics import ExpertSelection
 from lzero.analysis.gram import Ranks
+from lzero.earlier_tags import QUANTITIES, translated
 from lzero.lightzero.divergences import Stats, compute_distribution_divergences_optimized
 from lzero.logging import RunLogger
 
@@ -109,9 +110,9 @@ def get_expert_selection_stats(policy: Any, task_id: int | None = None) -> dict[
 def collect_and_log_moe_statistics(
     policy: Any, tb_logger: Any, train_iter: int, world_size: int, rank: int
 ) -> None:
-    """Log expert selection of all ranks to TensorBoard: our tags (``MOE_Details``, ``MOE_Global``,
-    ``MOE_Heatmap``, ``TaskSimilarity``, ``MOE_Divergence``) and those that LightZero alone has
-    (``MOE_Global/ActiveTasks``, ``MOE_Divergence/Immediate_…``, ``TaskPairwise/Immediate_…``).
+    """Log expert selection of all ranks to TensorBoard under LightZero's tags: ``MOE_Details``, ``MOE_Global``,
+    ``MOE_Heatmap``, ``TaskSimilarity``, ``MOE_Divergence`` and ``TaskPairwise``. What we call otherwise in our own
+    logs is translated by :mod:`lzero.earlier_tags`; what LightZero does not log keeps our name.
 
     A collective; rank 0 writes, where in LightZero every rank does. Errors are raised, where LightZero
     prints them. Entropies are exact, without LightZero's 1e-8 in the logarithm.
@@ -138,29 +139,56 @@ def collect_and_log_moe_statistics(
         return
     num_tasks = next(iter(selection.values())).counts.shape[1]
     names = [f"T{task}" for task in range(num_tasks)]
-    face = cast("RunLogger", _TensorBoardFace(tb_logger))
+    face = cast("RunLogger", _TensorBoardFace(tb_logger, _their_names(names)))
     log_expert_selection(face, selection, names, train_iter, train_iter)
     tb_logger.add_scalar("MOE_Global/ActiveTasks", len(merged), train_iter)
+    for task, windows in merged.items():
+        for window, one in windows.items():
+            tag = f"MOE_Details/Task{task}_{window}/TotalSelections"
+            tb_logger.add_scalar(tag, one["total_selections"], train_iter)
     for tag, value in _their_divergences(merged):
         tb_logger.add_scalar(tag, value, train_iter)
+
+
+def _their_names(games: Sequence[str]) -> dict[str, str]:
+    """LightZero's tags by ours, without layers."""
+    theirs = []
+    for window in tags.WINDOWS:
+        for quantity in QUANTITIES:
+            theirs.append(f"MOE_Global/{window}/{quantity}")
+            for task in range(len(games)):
+                theirs.append(f"MOE_Details/Task{task}_{window}/{quantity}")
+        for distance in ("JS_Divergence", "TV_Distance", "Wasserstein_Distance"):
+            theirs.append(f"MOE_Divergence/{window}_Avg{distance}")
+            theirs.append(f"MOE_Divergence/{window}_Max{distance}")
+        theirs.append(f"MOE_Heatmap/{window}_TaskExpert_Heatmap")
+        for distance in ("JS", "TV", "Wasserstein"):
+            theirs.append(f"TaskSimilarity/{window}_{distance}_Matrix")
+    return {translated(tag, games): tag for tag in theirs}
 
 
 class _TensorBoardFace:
     """What :func:`log_expert_selection` asks of a run's logger, on a ``SummaryWriter``."""
 
-    def __init__(self, tb_logger: Any) -> None:
-        self.tb_logger = tb_logger
+    def __init__(self, tb_logger: Any, names: Mapping[str, str]) -> None:
+        self.tb_logger, self.names = tb_logger, names
+
+    def _name(self, tag: str) -> str:
+        whole, slash, layer = tag.rpartition("/layer")
+        if slash and whole in self.names:
+            return f"{self.names[whole]}{slash}{layer}"
+        return self.names.get(tag, tag)
 
     def scalars(self, values: Mapping[str, float], env_step: int, train_iter: int) -> None:
         for tag, value in values.items():
             if math.isfinite(value):
-                self.tb_logger.add_scalar(tag, value, train_iter)
+                self.tb_logger.add_scalar(self._name(tag), value, train_iter)
 
     def arrays(self, values: Mapping[str, np.ndarray], env_step: int, train_iter: int) -> None:
         """TensorBoard has no matrices; they are drawn."""
 
     def add_image(self, tag: str, image: np.ndarray, step: int) -> None:
-        self.tb_logger.add_image(tag, image, step)
+        self.tb_logger.add_image(self._name(tag), image, step)
 
 
 def _their_divergences(merged: Stats) -> Iterator[tuple[str, float]]:
