@@ -168,7 +168,7 @@ def analyse_experts(
     policy = load_policy(checkpoint, device=device)
     config = policy.config
     if episodes:
-        check_trusted(config.env.domain, allow_domains)
+        check_trusted(config.env.domain, allow_domains, config.env.games)
     replay = open_replay(checkpoint, config)
     if not replay.can_sample:
         raise ValueError(f"the replay of {checkpoint} holds no window yet: train longer")

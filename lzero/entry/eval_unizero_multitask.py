@@ -192,10 +192,10 @@ def eval_unizero_multitask(
     checkpoint = find_checkpoint(path)
     loaded = _load_player(checkpoint, device, simulations, seed)
     config = loaded.config
-    check_trusted(config.env.domain, allow_domains)
+    check_trusted(config.env.domain, allow_domains, config.env.games)
     everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
-    evaluator = GameEvaluator(config, loaded.make_player, dist, everything)
     run_dir = checkpoint.parent.parent
+    evaluator = GameEvaluator(config, loaded.make_player, dist, everything, kept_in=run_dir)
     try:
         table = evaluator.run(
             [seed, loaded.train_iter],

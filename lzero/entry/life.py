@@ -135,7 +135,9 @@ class RunLife(ABC):
             drawn_step = self.measured.get(subject)
             self.drawing[subject] = PictureSchedule(DrawingBudget(DRAWING_SHARE), drawn_step)
         self.watch()
-        self.evaluator = GameEvaluator(config, self.player, self.dist, self.share, self._stop)
+        self.evaluator = GameEvaluator(
+            config, self.player, self.dist, self.share, self._stop, config.run_dir
+        )
         self.progress = TrainingProgress(
             self.of_all_games(self.max_env_steps),
             is_main=is_main,
