@@ -121,7 +121,7 @@ class EnvConfig(Section):
     """A domain's settings on which the shape of its observations depends; a run keeps them to its end."""
 
     domain: str = "zoo.atari.domain:ATARI"
-    """Import path ``module:attribute`` of the domain that makes the environments."""
+    """What makes the environments: atari, minatar, catch, classic_control, gym, or an import path ``module:attribute``."""
     games: tuple[str, ...] = ("Pong", "MsPacman")
     """Games learned together; the position in this list is the task id."""
     num_envs: PositiveInt = 8

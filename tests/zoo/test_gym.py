@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -239,6 +240,19 @@ def test_a_random_policy_is_measured_by_seed_and_within_a_budget():
     env.close()
 
 
+def test_ranks_tell_each_other_what_they_have_measured():
+    """Of a game that two ranks know the first one's word counts; of one that none knows nothing is made up."""
+    ours, theirs = RandomScore(1.5, 0.5, 20, 0), RandomScore(-3.0, 0.0, 6, 2)
+    arrays: list[np.ndarray] = []
+    for known in ({"a": ours}, {"a": theirs, "c": theirs}):
+        rank = SimpleNamespace(
+            config=SimpleNamespace(env=SimpleNamespace(games=("a", "b", "c"))),
+            dist=SimpleNamespace(all_gather_array=lambda mine: (arrays.append(mine), arrays)[1]),
+        )
+        merged = evaluation.GameEvaluator._of_all_ranks(rank, known)
+    assert merged == {"a": ours, "c": theirs}
+
+
 def test_random_scores_are_read_as_they_were_kept(tmp_path, caplog):
     scores = {"ALE/Pong-v5": RandomScore(-20.5, 0.5, 20, 1)}
     assert read_random_scores(tmp_path) == {}
@@ -287,20 +301,12 @@ def test_games_of_a_strangers_run_import_nothing_unasked():
     assert GymDomain().reference_scores("not.there:CartPole-v1") == {"solved": 475.0}
 
 
-SMALL = (
-    *("--env.num-envs", "2", "--env.num-eval-envs", "2", "--model.embed-dim", "16"),
-    *("--model.num-heads", "2", "--model.encoder.hidden", "16", "--policy.replay.capacity", "400"),
-    *("--policy.batch-size", "2", "--policy.replay-ratio", "0.1", "--train.eval-interval", "20"),
-    *(
-        "--train.checkpoint-interval",
-        "20",
-        "--train.eval-episodes",
-        "2",
-        "--train.log-interval",
-        "1",
-    ),
-    *("--policy.search.num-simulations", "2", "--policy.search.num-eval-simulations", "2"),
-)
+SMALL = """
+--env.num-envs 2 --env.num-eval-envs 2 --policy.replay.capacity 400 --policy.batch-size 2 --policy.replay-ratio 0.05
+--model.embed-dim 16 --model.num-heads 2 --model.num-layers 1 --model.encoder.hidden 16
+--policy.search.num-simulations 2 --policy.search.num-eval-simulations 2
+--train.eval-interval 90 --train.checkpoint-interval 90 --train.eval-episodes 2 --train.log-interval 1
+""".split()
 
 
 def test_two_ids_that_differ_in_a_slash_keep_everything_apart(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ class GymEnvConfig(EnvConfig):
     shapes_observations: ClassVar[tuple[str, ...]] = ("image_size", "grayscale", "frame_stack")
 
     domain: str = "zoo.gym.domain:GYM"
-    """Import path ``module:attribute`` of the domain that makes the environments."""
+    """What makes the environments: atari, minatar, catch, classic_control, gym, or an import path ``module:attribute``."""
     games: tuple[str, ...] = ("CartPole-v1",)
     """Ids learned together, such as CartPole-v1, ALE/Breakout-v5, or my_module:MyEnv-v0, whose module is imported first; the
     position in this list is the task id."""
