@@ -169,15 +169,15 @@ class GameEvaluator:
         return found
 
     def _say_what_was_cut(self, result: Evaluation) -> None:
-        for task, cut in zip(self.tasks, result.cut.tolist(), strict=True):
-            game = self.config.env.games[task]
-            if cut:
+        for row, task in enumerate(self.tasks):
+            cut = int(result.cut[row])
+            if cut:  # the game's own limit may be shorter than env.max_episode_steps
                 logger.info(
-                    "%d of %d episodes of %s were cut after %s env steps (env.max_episode_steps)",
+                    "%d of %d episodes of %s were cut by the time limit, after %s env steps",
                     cut,
                     result.score.shape[1],
-                    game,
-                    f"{self.config.env.step_limit_of(game):,}",
+                    self.config.env.games[task],
+                    f"{result.length[row].max():,}",
                 )
 
     def close(self) -> None:

@@ -146,7 +146,7 @@ def _make_ale(
     from zoo.atari.envs.atari import SeedableAtariVectorEnv
 
     spec = copy.deepcopy(look.spec)
-    spec.vector_entry_point = SeedableAtariVectorEnv
+    spec.vector_entry_point = SeedableAtariVectorEnv  # type: ignore[assignment]  # a class makes envs too
     skip = spec.kwargs.get("frameskip", STANDARD_FRAME_SKIP)
     skip = STANDARD_FRAME_SKIP if skip == 1 else skip
     return gymnasium.make_vec(

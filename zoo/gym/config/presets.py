@@ -38,7 +38,7 @@ def _vectors(exp_name: str, moe: bool) -> ExperimentConfig:
             "replay": {"capacity": 50_000},
             "optimiser": {"learning_rate": 1e-3},
         },
-        {"max_env_steps": 8_000, "eval_interval": 4_000, "checkpoint_interval": 4_000},
+        {"max_env_steps": 6_000, "eval_interval": 2_000, "checkpoint_interval": 2_000},
         moe,
     )
 
