@@ -10,8 +10,8 @@
 # JOBS=2            test processes side by side
 # ARGS="…"          extra arguments, e.g. make train ARGS="cpu --train.max-env-steps 2000"
 
-PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
-	$$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 JOBS ?= 2
 BIN := .venv/bin
 LOWEST ?= .venv-lowest
@@ -65,7 +65,7 @@ setup: .venv/.installed
 $(LOWEST)/.installed: requirements-lowest.txt pyproject.toml setup.py
 
 %/.installed:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; name one with make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $*
 	$*/bin/pip install --quiet --disable-pip-version-check -r $<
 	$*/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .

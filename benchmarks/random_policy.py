@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress
@@ -17,6 +16,7 @@ from lzero.config import ExperimentConfig
 from lzero.envs.domain import load_domain
 from lzero.report.statistics import hierarchical_bootstrap_mean
 from lzero.worker.evaluator import evaluate
+from lzero.worker.random_policy import RandomPlayer
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,6 @@ class Arguments:
     """Environments per game."""
     seed: int = 0
     """Of environments and actions."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Actions ``(N,)``, as an evaluation asks for them."""
-
-    action: np.ndarray
-
-
-class RandomActor:
-    """Draws legal actions uniformly, in an actor's place."""
-
-    def __init__(self, legal: np.ndarray, seed: int) -> None:
-        self.legal, self.rng = legal, np.random.default_rng(seed)
-
-    def act(self, observation: np.ndarray) -> Choice:
-        """Choose without looking."""
-        return Choice(np.where(self.legal, self.rng.random(self.legal.shape), -1.0).argmax(axis=1))
-
-    def forget(self, ended: np.ndarray) -> None:
-        """There is no memory."""
 
 
 def main() -> None:
@@ -76,7 +55,7 @@ def main() -> None:
         bar = progress.add_task("episodes", total=arguments.episodes * len(games))
         played = evaluate(
             env,
-            RandomActor(env.legal_actions, arguments.seed),
+            RandomPlayer(env.legal_actions, arguments.seed),
             arguments.episodes,
             arguments.seed,
             on_step=lambda done, wanted: progress.update(bar, completed=done, total=wanted),

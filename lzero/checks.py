@@ -245,9 +245,9 @@ TRUSTED = ("lzero.", "zoo.")
 """Packages whose domains are loaded because a run that somebody else has written names them."""
 
 
-def check_trusted(path: str, allowed: Collection[str] = ()) -> None:
+def check_trusted(path: str, allowed: Collection[str] = (), games: Sequence[str] = ()) -> None:
     """Refuse a domain that a run's folder names, unless it is of this project or ``allowed`` by name: importing it would run
-    code that whoever wrote the folder has chosen.
+    code that whoever wrote the folder has chosen. So would the module of a game that is named ``module:id``.
 
     Raises:
         ValueError: with what to type to allow it.
@@ -256,3 +256,10 @@ def check_trusted(path: str, allowed: Collection[str] = ()) -> None:
         raise ValueError(
             f"env.domain={path!r} is not part of lzero; if you trust its code, allow it with --allow-domain {path}"
         )
+    for game in games:
+        module, colon, _ = game.partition(":")
+        if colon and not f"{module}.".startswith(TRUSTED) and module not in allowed:
+            raise ValueError(
+                f"env.games: the module of {game!r} is not part of lzero; if you trust its code, allow it with "
+                f"--allow-domain {module}"
+            )

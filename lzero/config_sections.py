@@ -119,7 +119,7 @@ class EnvConfig(Section):
     """A domain's settings on which the shape of its observations depends; a run keeps them to its end."""
 
     domain: str = "zoo.atari.domain:ATARI"
-    """Import path ``module:attribute`` of the domain that makes the environments."""
+    """What makes the environments: atari, minatar, catch, classic_control, gym, or an import path ``module:attribute``."""
     games: tuple[str, ...] = ("Pong", "MsPacman")
     """Games learned together; the position in this list is the task id."""
     num_envs: PositiveInt = 8
@@ -139,6 +139,23 @@ class EnvConfig(Section):
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         return data if cls is EnvConfig else refuse_unknown_keys(cls, data)
+
+    @model_validator(mode="after")
+    def _check_overrides(self) -> Self:
+        self.check_overrides()
+        return self
+
+    def check_overrides(self) -> None:
+        """Refuse exceptions of a game that is none of ``games``: it would play on as all others do.
+
+        Raises:
+            ValueError: with the nearest game.
+        """
+        for game in self.overrides:
+            if game not in self.games:
+                raise ValueError(
+                    f"env.overrides: {game!r} is not among env.games; {nearest(game, list(self.games))}"
+                )
 
     @classmethod
     def read(cls, written: "EnvConfig") -> Self:
@@ -194,10 +211,11 @@ class EnvConfig(Section):
 class EncoderConfig(Section):
     """Turns one observation into one latent."""
 
-    kind: Literal["resnet", "nature", "conv", "vit", "mlp", "lightzero"] = "resnet"
+    kind: Literal["auto", "resnet", "nature", "conv", "vit", "mlp", "lightzero"] = "resnet"
     """``resnet``, ``nature`` and ``vit`` for pictures, ``conv`` for small grids, ``mlp`` for vectors
     and very small grids. ``nature``: DQN's three plain convolutions, the cheapest. ``lightzero``:
-    LightZero's residual network for pictures, of fixed size, for comparisons at equal work."""
+    LightZero's residual network for pictures, of fixed size, for comparisons at equal work.
+    ``auto``: ``mlp`` for vectors, ``conv`` for pictures below 24 pixels, ``resnet`` for others."""
     widths: tuple[PositiveInt, ...] = (32, 64, 64)
     """resnet: channels of each stage; every stage after the first halves the resolution. conv and
     nature: channels of each layer."""
@@ -230,7 +248,8 @@ class EncoderConfig(Section):
             raise ValueError(
                 f"encoder.widths={self.widths}: encoder.kind='nature' has three layers, e.g. (32, 64, 64)"
             )
-        if self.kind == "resnet" and (not self.widths or any(width % 8 for width in self.widths)):
+        normalised = self.kind in ("resnet", "auto")
+        if normalised and (not self.widths or any(width % 8 for width in self.widths)):
             raise ValueError(
                 f"encoder.widths={self.widths}: at least one stage is needed, and all widths must "
                 "be multiples of 8 (groups of channels are normalised), e.g. (32, 64)"
@@ -458,9 +477,5 @@ class Experiment(Section):
             raise ValueError(
                 f"env.games names {', '.join(doubled)} more than once; each game is one task"
             )
-        for game in self.env.overrides:
-            if game not in games:
-                raise ValueError(
-                    f"env.overrides: {game!r} is not among env.games; {nearest(game, list(games))}"
-                )
+        self.env.check_overrides()  # the section may be a copy that nobody has checked
         return self

@@ -1,6 +1,8 @@
 """The recipes in docs/ run as they are printed."""
 
+import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ def python_blocks(page: str) -> list[str]:
 
 
 def test_the_domain_recipe_trains(tmp_path, monkeypatch):
-    domain, train = python_blocks("add_a_domain.md")
+    _, domain, train = python_blocks("add_a_domain.md")
     assert len(domain.splitlines()) <= 34
     (tmp_path / "my_domain.py").write_text(domain, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -31,6 +33,25 @@ def test_the_domain_recipe_trains(tmp_path, monkeypatch):
     exec(train.replace('"max_env_steps": 8_000', '"eval_episodes": 2, "max_env_steps": 160'), {})
     assert (tmp_path / "runs" / "cartpole" / "metrics.jsonl").stat().st_size > 0
     assert list((tmp_path / "runs" / "cartpole" / "checkpoints").glob("step_*"))
+
+
+def test_the_recipe_for_an_environment_trains(tmp_path, monkeypatch):
+    environment, *_ = python_blocks("add_a_domain.md")
+    page = (DOCS / "add_a_domain.md").read_text(encoding="utf-8")
+    [(module, arguments)] = re.findall(r"^python -m (zoo\.gym\.\S+) (.+)$", page, re.MULTILINE)
+    (tmp_path / "my_games.py").write_text(environment, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    small = "--env.num-envs 2 --env.num-eval-envs 1 --model.embed-dim 16 --model.num-heads 2 "
+    small += "--policy.batch-size 2 --policy.replay-ratio 0.05 --policy.replay.capacity 200 "
+    small += "--policy.search.num-simulations 2 --policy.search.num-eval-simulations 2 "
+    small += (
+        "--train.max-env-steps 40 --train.eval-episodes 1 --train.no-video --model.num-layers 1"
+    )
+    monkeypatch.setattr(sys, "argv", [module, *arguments.split(), *small.split()])
+    runpy.run_module(module, run_name="__main__")
+    result = json.loads((tmp_path / "runs" / "heavy" / "result.json").read_text(encoding="utf-8"))
+    assert "my_games:HeavyCartPole-v0" in str(result)
 
 
 @pytest.fixture

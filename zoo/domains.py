@@ -86,4 +86,20 @@ ROWS: Domains = (
         "cartpole",
         "zoo.classic_control.domain:CLASSIC_CONTROL",
     ),
+    Row(
+        "gym",
+        "any gymnasium id with box observations and discrete actions; UniZero with dense blocks",
+        "zoo.gym.config.presets:presets",
+        {"moe": False},
+        "cpu",
+        "zoo.gym.domain:GYM",
+    ),
+    Row(
+        "gym-moe",
+        "the same; UniZero with mixture-of-experts blocks",
+        "zoo.gym.config.presets:presets",
+        {"moe": True},
+        "cpu",
+        "zoo.gym.domain:GYM",
+    ),
 )

@@ -234,7 +234,7 @@ def with_overrides(config: E, overrides: Sequence[str]) -> E:
     data = config.model_dump()
     for override in overrides:
         path, equals, value = override.partition("=")
-        game, dot, field = path.partition(".")
+        game, dot, field = path.rpartition(".")  # a gymnasium id may have dots itself
         if not (equals and dot):
             raise ValueError(
                 f"{override!r} is not of the form Game.field=value, e.g. Pong.batch_size=16"

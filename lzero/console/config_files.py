@@ -101,7 +101,9 @@ def experiment_of(
     domain = env.get("domain") if isinstance(env, Mapping) else None
     try:
         if isinstance(domain, str):
-            check_trusted(domain, allow_domains)
+            games = env.get("games", ()) if isinstance(env, Mapping) else ()
+            named = [game for game in games if isinstance(game, str)]
+            check_trusted(domain, allow_domains, named)
         return read_experiment(ALGORITHMS[algorithm], data)
     except ValidationError as error:
         raise ConfigFileError(f"{where}: {in_one_line(error)}") from error

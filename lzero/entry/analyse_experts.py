@@ -183,7 +183,7 @@ def analyse_experts(
     policy = load_policy(checkpoint, device=device, allow_domains=allow_domains)
     config = policy.config
     if episodes or is_export:
-        check_trusted(config.env.domain, allow_domains)
+        check_trusted(config.env.domain, allow_domains, config.env.games)
     to_play = steps_to_play(config, windows) if is_export else 0
     replay = None if is_export else kept_replay(checkpoint, config)
     parts = []

@@ -21,6 +21,7 @@ from lzero.entry.shards import RankShare, assign_tasks
 from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import setup_logging
+from lzero.nn.encoder import EncoderKindError
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.profiling import Profilers
 from lzero.replay.buffer import PriorityConfig, ReplayBuffer
@@ -74,7 +75,13 @@ def lacks_are_run_errors() -> Iterator[None]:
     try:
         yield
     # an ImportError names an optional package
-    except (ImportError, AggregationError, DeviceError, LaunchError) as error:
+    except (
+        ImportError,
+        AggregationError,
+        DeviceError,
+        EncoderKindError,
+        LaunchError,
+    ) as error:
         raise RunError(str(error)) from error
 
 

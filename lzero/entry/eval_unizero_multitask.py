@@ -235,9 +235,9 @@ def eval_unizero_multitask(
     folder = results_folder(checkpoint, output_dir)
     loaded = _load_player(checkpoint, device, simulations, seed, allow_domains)
     config = loaded.config
-    check_trusted(config.env.domain, allow_domains)
+    check_trusted(config.env.domain, allow_domains, config.env.games)
     everything = RankShare(tuple(range(config.num_tasks)), (), (), (0,) * config.num_tasks)
-    evaluator = GameEvaluator(config, loaded.make_player, dist, everything)
+    evaluator = GameEvaluator(config, loaded.make_player, dist, everything, kept_in=folder)
     try:
         table = evaluator.run(
             [seed, loaded.train_iter],

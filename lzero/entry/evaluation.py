@@ -1,11 +1,12 @@
 """Evaluating a policy inside a run or from a checkpoint: environments, episodes, table, videos."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,13 +16,26 @@ from lzero.config import Experiment
 from lzero.distributed import Distributed
 from lzero.entry.shards import RankShare
 from lzero.entry.stopping import AskedToStopError, StopRequest
-from lzero.envs.domain import load_domain
+from lzero.envs.domain import Domain, MeasuredDomain, load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
+from lzero.envs.random_scores import RandomScore, read_random_scores, write_random_scores
 from lzero.worker.evaluator import Evaluation, Film, Player, evaluate
+from lzero.worker.random_policy import measure_random_policy
 from lzero.worker.score_table import ScoreTable
 
 logger = logging.getLogger(__name__)
+Played = TypeVar("Played")
 VIDEO_SCALE = 2  # screen pixels per game pixel
+RANDOM_SEED = 0  # of the random policy: all seeds of an experiment are told by the same scale
+
+
+def video_name(game: str, games: Sequence[str]) -> str:
+    """File of a game's video: ``ALE_Pong-v5.mp4`` of ``ALE/Pong-v5``; no two of a run's ``games`` share one."""
+    plain = game.replace("/", "_")
+    alike = [other for other in games if other.replace("/", "_") == plain]
+    if alike and game != alike[0]:
+        plain += f"_{alike.index(game) + 1}"
+    return f"{plain}.mp4"
 
 
 class GameEvaluator:
@@ -35,6 +49,7 @@ class GameEvaluator:
         dist: process group.
         share: tasks of this rank.
         stop: who may ask for an end before all episodes are played; None for nobody.
+        kept_in: the run's folder, where a random policy's scores are kept if the domain knows none; None measures none.
     """
 
     def __init__(
@@ -44,12 +59,15 @@ class GameEvaluator:
         dist: Distributed,
         share: RankShare,
         stop: StopRequest | None = None,
+        kept_in: Path | None = None,
     ) -> None:
         self.config, self._make_player, self.dist = config, make_player, dist
         self._stop = stop or StopRequest()
+        self._kept_in = kept_in
         pairs = zip(share.task_ids, share.env_offset, strict=True)
         self.tasks = tuple(task for task, offset in pairs if offset == 0)
         self.domain = load_domain(config.env.domain)
+        self._scored: Domain | None = None  # the domain, once it can tell scores
         self.env: MultiTaskVectorEnv | None = None
         if self.tasks:
             self.env = self.domain.make(
@@ -75,6 +93,7 @@ class GameEvaluator:
             AskedToStopError: on all ranks, if one was asked to stop meanwhile. It ends at its next move, the others with
                 their episodes: launchers tell all of them.
         """
+        domain = self._domain_with_scores()
         scores = np.full((self.config.num_tasks, num_episodes), np.nan)
         stopped = False
         if self.env is not None:
@@ -89,21 +108,76 @@ class GameEvaluator:
             raise AskedToStopError
         gathered = np.nanmax(np.stack([*self.dist.all_gather_array(scores)]), axis=0)
         by_game = dict(zip(self.config.env.games, gathered, strict=True))
-        domain = self.domain
         return ScoreTable.build(
             by_game, domain.normalised_score, domain.score_scale, domain.reference_scores
         )
 
+    def _domain_with_scores(self) -> Domain:
+        """The domain, with what a random policy gets where it does not know that itself; collective.
+
+        Raises:
+            AskedToStopError: on all ranks, if one was asked to stop meanwhile.
+        """
+        if self._scored is None:
+            self._scored = self.domain
+            if isinstance(self.domain, MeasuredDomain) and self._kept_in is not None:
+                self._scored = None  # unless all goes well
+                self._scored = self.domain.with_random_scores(self._random_scores(self._kept_in))
+        return self._scored
+
+    def _random_scores(self, folder: Path) -> dict[str, RandomScore]:
+        """What a random policy gets, from the run's folder, or measured, each game by the rank that evaluates it, and kept."""
+        games = self.config.env.games
+        limits = {game: self.config.env.step_limit_of(game) for game in games}
+        kept = read_random_scores(folder, limits)
+        known = self._of_all_ranks(kept)
+        if len(known) == len(games):
+            return known
+        measured: dict[str, RandomScore] = {}
+        stopped = False
+        if self.env is not None:
+            logger.info("playing at random, for the scale of scores")
+            try:
+                by_task = self._with_a_bar(
+                    "playing at random",
+                    partial(measure_random_policy, self.env, RANDOM_SEED),
+                )
+            except AskedToStopError:
+                stopped = True
+            else:
+                measured = {games[task]: score for task, score in by_task.items()}
+        if self.dist.any(stopped):
+            raise AskedToStopError
+        known = self._of_all_ranks(measured | known)
+        if self.dist.is_main:
+            write_random_scores(folder, known, limits)
+        return known
+
+    def _of_all_ranks(self, scores: Mapping[str, RandomScore]) -> dict[str, RandomScore]:
+        """What any rank knows, by game, the same on all ranks."""
+        games = self.config.env.games
+        mine = np.full((len(games), 4), np.nan)
+        for task, game in enumerate(games):
+            if game in scores:
+                score = scores[game]
+                mine[task] = score.mean, score.std, score.episodes, score.cut
+        found: dict[str, RandomScore] = {}
+        for of_rank in self.dist.all_gather_array(mine):
+            for game, (mean, std, episodes, cut) in zip(games, of_rank, strict=True):
+                if game not in found and np.isfinite(mean):
+                    found[game] = RandomScore(float(mean), float(std), int(episodes), int(cut))
+        return found
+
     def _say_what_was_cut(self, result: Evaluation) -> None:
-        for task, cut in zip(self.tasks, result.cut.tolist(), strict=True):
-            game = self.config.env.games[task]
-            if cut:
+        for row, task in enumerate(self.tasks):
+            cut = int(result.cut[row])
+            if cut:  # the game's own limit may be shorter than env.max_episode_steps
                 logger.info(
-                    "%d of %d episodes of %s were cut after %s env steps (env.max_episode_steps)",
+                    "%d of %d episodes of %s were cut by the time limit, after %s env steps",
                     cut,
                     result.score.shape[1],
-                    game,
-                    f"{self.config.env.step_limit_of(game):,}",
+                    self.config.env.games[task],
+                    f"{result.length[row].max():,}",
                 )
 
     def close(self) -> None:
@@ -125,9 +199,8 @@ class GameEvaluator:
             game = self.config.env.games[task]
             screen = self.domain.make_screen(self.config.env, game)
             if screen is not None:
-                file = VideoFile(
-                    video_dir / f"{game.replace('/', '_')}.mp4", screen.frames_per_second
-                )
+                name = video_name(game, self.config.env.games)
+                file = VideoFile(video_dir / name, screen.frames_per_second)
                 films[task] = Film(screen, videos.enter_context(file).write)
         return films
 
@@ -140,8 +213,18 @@ class GameEvaluator:
     ) -> Evaluation:
         actor = self._make_player(env)
         env_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        return self._with_a_bar(
+            "evaluating", partial(evaluate, env, actor, num_episodes, env_seed, films=films)
+        )
+
+    def _with_a_bar(self, what: str, play: Callable[..., Played]) -> Played:
+        """``play(on_step=…)``, shown while it lasts.
+
+        Raises:
+            AskedToStopError: if somebody asks for an end before.
+        """
         columns = (
-            TextColumn("evaluating"),
+            TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("episodes"),
@@ -155,14 +238,7 @@ class GameEvaluator:
                 if self._stop.asked:
                     raise AskedToStopError
 
-            return evaluate(
-                env,
-                actor,
-                num_episodes,
-                env_seed,
-                films=films,
-                on_step=after_a_step,
-            )
+            return play(on_step=after_a_step)
 
 
 class VideoFile:

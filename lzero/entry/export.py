@@ -123,7 +123,7 @@ def export_agent(
     except (LookupError, ValidationError) as error:
         why = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint {checkpoint}: its state is damaged: {why}") from error
-    check_trusted(config.env.domain, allow_domains)
+    check_trusted(config.env.domain, allow_domains, config.env.games)
     tensors = load_tensors(checkpoint, "model")
     scored = _last_evaluation(checkpoint, config, state["train_iter"])
     table, content = None, None

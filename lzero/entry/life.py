@@ -146,7 +146,7 @@ class RunLife(ABC):
             self.drawing[subject] = PictureSchedule(DrawingBudget(DRAWING_SHARE), drawn_step)
         self.watch()
         self.evaluator = GameEvaluator(
-            config, self.player, self.dist, self.share, self.stop_request
+            config, self.player, self.dist, self.share, self.stop_request, config.run_dir
         )
         self.progress = TrainingProgress(
             self.of_all_games(self.max_env_steps),

@@ -1,18 +1,19 @@
 """What a domain offers the library: its settings, and how its games are made, shown and scored.
 
-Experiments name a domain by its import path. Nothing of it is imported before it is asked for here.
+Experiments name a domain by its import path, or a built-in one by a short name. Nothing of it is imported before it is asked
+for here.
 """
 
 import importlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from lzero import checks
-from lzero.checks import check_trusted as check_trusted  # asked for beside what loads a domain
 from lzero.config import READ_ENV, EnvConfig, Experiment, ExperimentConfig, nearest
 from lzero.envs.multitask import MultiTaskVectorEnv
+from lzero.envs.random_scores import RandomScore
 
 E = TypeVar("E", bound=Experiment)
 
@@ -85,15 +86,51 @@ class Domain(Protocol):
         """The screen of ``game`` for videos; None where the domain shows nothing."""
 
 
+class OpenDomain(Protocol):
+    """A domain that offers more games than it can list: it says itself whether it can make those of a run."""
+
+    def check_games(self, config: EnvConfig) -> None:
+        """Look at ``config.games``, with the domain's own settings.
+
+        Raises:
+            ValueError: if one cannot be made, or they cannot be learned together; why, and what to do.
+        """
+
+
+@runtime_checkable
+class MeasuredDomain(Protocol):
+    """A domain that knows no random player's scores: every run measures them once, before its first evaluation."""
+
+    def with_random_scores(self, random: Mapping[str, RandomScore]) -> Domain:
+        """The domain as it scores games in which a random policy got ``random``, by game."""
+
+
+SHORT_NAMES = {
+    name: f"zoo.{name}.domain:{name.upper()}"
+    for name in ("atari", "minatar", "catch", "classic_control", "gym")
+}
+"""Import paths of the built-in domains by what may be typed instead. Written configs have the paths."""
+
+
+def full_path(path: str) -> str:
+    """Import path of the domain that is named by it, or by its short name."""
+    return SHORT_NAMES.get(path, path)
+
+
+def check_trusted(path: str, allowed: Collection[str] = (), games: Sequence[str] = ()) -> None:
+    """As :func:`lzero.checks.check_trusted`; of a built-in domain the short name will do."""
+    checks.check_trusted(full_path(path), allowed, games)
+
+
 def load_domain(path: str) -> Domain:
-    """The domain at ``module:attribute``.
+    """The domain at ``module:attribute``, or that of a short name.
 
     Raises:
         TypeError: if it is no text.
         ValueError: if the path is malformed, nothing is there, or what is there has no ``games``.
     """
     checks.instance("path", path, str, "a text")
-    module, _, attribute = path.partition(":")
+    module, _, attribute = full_path(path).partition(":")
     try:
         domain = getattr(importlib.import_module(module), attribute)
         domain.games  # noqa: B018 (anything else that is importable is refused here too)
@@ -102,7 +139,7 @@ def load_domain(path: str) -> Domain:
         raise ValueError(
             f"env.domain={path!r} cannot be imported ({error}); write it as "
             "'package.module:ATTRIBUTE', e.g. 'zoo.atari.domain:ATARI', and run from a place where "
-            "that package is importable"
+            f"that package is importable, or as one of {', '.join(SHORT_NAMES)}"
         ) from error
 
 
@@ -154,8 +191,13 @@ def read_experiment(kind: type[E], config: E | Mapping[str, Any]) -> E:
 
 def _as_its_domain_reads_it(env: EnvConfig) -> EnvConfig:
     domain = load_domain(env.domain)
+    if env.domain in SHORT_NAMES:
+        env = env.model_copy(update={"domain": full_path(env.domain)})
     settings: type[EnvConfig] = getattr(domain, "settings", EnvConfig)
     read = settings.read(env)
+    if hasattr(domain, "check_games"):
+        domain.check_games(read)
+        return read
     for game in read.games:
         if game not in domain.games:
             raise ValueError(

@@ -19,6 +19,22 @@ CHUNK = 128
 LARGE_MAPS = 32_000_000
 
 
+SMALLEST_PICTURE = 24  # pixels: a stem of stride 4 leaves a resnet 6x6 places of it
+
+
+class EncoderKindError(ValueError):
+    """An encoder cannot take observations of this shape."""
+
+
+def fitting_kind(config: EncoderConfig, observation_shape: tuple[int, ...]) -> str:
+    """``config.kind``; of ``auto`` the kind for observations ``(C, H, W)`` or ``(F,)``."""
+    if config.kind != "auto":
+        return config.kind
+    if len(observation_shape) != 3:
+        return "mlp"
+    return "conv" if min(observation_shape[1:]) < SMALLEST_PICTURE else "resnet"
+
+
 LATENT_NORMS = ("layer_norm", "sim_norm")
 
 
@@ -116,12 +132,13 @@ class Encoder(nn.Module):
         self.observation_shape = checks.sizes("observation_shape", observation_shape)
         checks.count("embed_dim", embed_dim)
         checks.count("num_tasks", num_tasks)
-        if config.kind != "mlp" and len(observation_shape) != 3:
-            raise ValueError(
-                f"encoder.kind={config.kind!r} needs images (C, H, W), but observations have shape {observation_shape}; "
-                "use encoder.kind='mlp'"
+        kind = fitting_kind(config, observation_shape)
+        if kind != "mlp" and len(observation_shape) != 3:
+            raise EncoderKindError(
+                f"encoder.kind={kind!r} needs images (C, H, W), but observations have shape {observation_shape}; "
+                "use encoder.kind='mlp' or 'auto'"
             )
-        self.trunk: Trunk = TRUNKS[config.kind](config, observation_shape)
+        self.trunk: Trunk = TRUNKS[kind](config, observation_shape)
         self.task_vector = (
             nn.Embedding(num_tasks, self.trunk.out_features) if config.task_conditioned else None
         )

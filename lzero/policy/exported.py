@@ -76,7 +76,7 @@ def policy_from_export(
         ) from error
     except (LookupError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: config.json lacks a section of an experiment") from error
-    check_trusted(config.env.domain, allow_domains)
+    check_trusted(config.env.domain, allow_domains, config.env.games)
     try:
         legal = np.array(export.agent.legal_actions, dtype=bool)
         if legal.ndim != 2 or len(legal) != config.num_tasks:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lzero import checks
 from lzero.report.curves import all_curves
@@ -14,6 +14,10 @@ from lzero.report.progress import shown
 from lzero.report.run_data import Group, RunDataError, Task, gather, group_runs, read_runs
 from lzero.report.statistics import RANDOM, Curve, FinalScore, final_score
 from lzero.report.turns import is_ppo
+
+if TYPE_CHECKING:
+    from lzero.envs.domain import Domain
+    from lzero.envs.random_scores import RandomScore
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -136,21 +140,22 @@ def build_study(
     for group in groups:
         finals += map(partial(final_score, group), group.games)
     notes = (*study_notes(groups, finals), *lacking)
-    scales = domain_scales(references, allow_domains)
+    scales = domain_scales(references, allow_domains, groups)
     return Study(groups, curves, tuple(finals), references, notes, scales, margin)
 
 
 def domain_scales(
-    references: Mapping[Task, Mapping[str, float]], allow_domains: Sequence[str] = ()
+    references: Mapping[Task, Mapping[str, float]],
+    allow_domains: Sequence[str] = (),
+    groups: Sequence[Group] = (),
 ) -> dict[str, DomainScale]:
-    """The scales of the tasks' domains, as far as :func:`reference_scores` may load them."""
-    from lzero.envs.domain import check_trusted, load_domain
-
+    """The scales of the tasks' domains, as far as :func:`reference_scores` may load them; of domains that know no random
+    scores, with those that runs of ``groups`` have measured.
+    """
     found = {}
     for path, games in gather(references).items():
         try:
-            check_trusted(path, allow_domains)
-            domain = load_domain(path)
+            domain = _domain_of(path, groups, allow_domains)
         except ValueError:
             continue  # reference_scores has said why
         if not hasattr(domain, "normalised_score"):
@@ -172,9 +177,6 @@ def reference_scores(
 
     A domain that is neither of this project nor among ``allow_domains`` is not loaded: reading a run runs nothing of it.
     """
-    # gymnasium comes with it, which nothing else here needs
-    from lzero.envs.domain import check_trusted, load_domain
-
     found: dict[Task, Mapping[str, float]] = {}
     for group in groups:
         found |= dict.fromkeys(group.tasks, {})
@@ -182,8 +184,7 @@ def reference_scores(
     for path, games in gather(found).items():
         reason = f"{path} names no reference scores"
         try:
-            check_trusted(path, allow_domains)
-            domain = load_domain(path)
+            domain = _domain_of(path, groups, allow_domains)
         except ValueError as error:
             reason = str(error)
         else:
@@ -196,6 +197,27 @@ def reference_scores(
         if bare:
             notes.append(f"no reference lines of {bare}: {reason}")
     return found, notes
+
+
+def _domain_of(path: str, groups: Sequence[Group], allow_domains: Sequence[str]) -> "Domain":
+    """The domain at ``path``, with the random scores that its runs have measured where it knows none.
+
+    Raises:
+        ValueError: if it is not trusted, or cannot be loaded.
+    """
+    # gymnasium comes with it, which nothing else here needs
+    from lzero.envs.domain import MeasuredDomain, check_trusted, load_domain
+    from lzero.envs.random_scores import read_random_scores
+
+    check_trusted(path, allow_domains)
+    domain = load_domain(path)
+    if not isinstance(domain, MeasuredDomain):
+        return domain
+    random: dict[str, RandomScore] = {}
+    for group in groups:
+        for run in group.runs if group.domain == path else ():
+            random = read_random_scores(run.path) | random  # of two runs the first one's
+    return domain.with_random_scores(random)
 
 
 def _relabel(groups: tuple[Group, ...], labels: Sequence[str]) -> tuple[Group, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lzero.config import EnvConfig
 from lzero.environment import here, read_attempts
 from lzero.envs import MultiTaskVectorEnv, TaskEnv, task_seed
 from lzero.envs.domain import check_trusted, load_domain
@@ -42,6 +43,7 @@ from lzero.worker.collector import Collected
 from lzero.worker.context import EnvContext
 from lzero.worker.evaluator import evaluate
 from lzero.worker.health import HealthMonitor
+from lzero.worker.random_policy import measure_random_policy
 from lzero.worker.return_scale import ReturnScale
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable, aggregate
@@ -59,6 +61,10 @@ from zoo.catch.domain import CATCH
 from zoo.catch.envs import CatchVectorEnv
 from zoo.classic_control.domain import CLASSIC_CONTROL
 from zoo.classic_control.envs import make_classic_control_vector_env
+from zoo.gym.domain import GYM
+from zoo.gym.envs import View, common_view, make_gym_vector_env
+from zoo.gym.games import look_at
+from zoo.gym.registry import spec_of
 from zoo.minatar.envs import MinAtarVectorEnv
 
 NAN = float("nan")
@@ -105,8 +111,6 @@ def played(episodes: Any = 2, seed: Any = 0, **more: Any) -> object:
 def domain(
     made: Any = CATCH, games: Any = ("Catch",), tasks: Any = (0,), envs: Any = (2,)
 ) -> object:
-    from lzero.config import EnvConfig
-
     config = EnvConfig(domain="zoo.catch.domain:CATCH", games=("Catch",))
     return made.make(config, games, tasks, envs, env_offsets=(0,), training=True, num_threads=1)
 
@@ -187,6 +191,31 @@ CASES = {
     "a domain of no form": Bad(lambda: load_domain("zoo.catch"), "env.domain='zoo.catch'"),
     "a domain of a number": Bad(lambda: load_domain(3), "path=3", TypeError),
     "a stranger's domain": Bad(lambda: check_trusted("their.code:X"), "env.domain='their.code:X'"),
+    "a stranger's environment": Bad(
+        lambda: check_trusted("gym", (), ("their:Env-v0",)), "'their:Env-v0'.*--allow-domain their"
+    ),
+    "exceptions of another game": Bad(
+        lambda: EnvConfig(games=("Pong",), overrides={"Pongg": {}}), "env.overrides: 'Pongg'"
+    ),
+    "random play of no episode": Bad(
+        lambda: measure_random_policy(env(), 0, episodes=0), "episodes=0"
+    ),
+    "random play of no step": Bad(
+        lambda: measure_random_policy(env(), 0, max_env_steps=0), "max_env_steps=0"
+    ),
+    "random play by half a seed": Bad(
+        lambda: measure_random_policy(env(), 0.5), "seed=0.5", TypeError
+    ),
+    "gym: an unknown id": Bad(lambda: look_at("CartPol-v1"), "'CartPol-v1'.*'CartPole-v1'"),
+    "gym: no id": Bad(lambda: look_at(3), "game=3", TypeError),
+    "gym: an id to register": Bad(lambda: spec_of("not_there:E-v0"), "module of game 'not_there"),
+    "gym: numbers too few": Bad(lambda: domain(GYM, ("CartPole-v1",), envs=()), "num_envs.*0"),
+    "gym: vectors that are stacked": Bad(
+        lambda: common_view([look_at("CartPole-v1")], 64, frame_stack=2), "env.frame_stack=2"
+    ),
+    "gym: no environment": Bad(
+        lambda: make_gym_vector_env(look_at("CartPole-v1"), 0, View()), "num_envs=0"
+    ),
     "Catch: an unknown game": Bad(lambda: domain(games=("Cash",)), "game.*'Cash'"),
     "Catch: an unknown task": Bad(lambda: domain(tasks=(3,)), "task_ids.*3"),
     "Catch: numbers too few": Bad(lambda: domain(envs=()), "num_envs.*0"),

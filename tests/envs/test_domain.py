@@ -25,6 +25,7 @@ GAME = {
     "zoo.minatar.domain:MINATAR": "Asterix",
     "zoo.catch.domain:CATCH": "Catch",
     "zoo.classic_control.domain:CLASSIC_CONTROL": "CartPole-v1",
+    "zoo.gym.domain:GYM": "CartPole-v1",
 }
 """A game of every domain by its import path."""
 OTHER_VALUES = {

@@ -31,12 +31,20 @@ ATARI_STACKED = ATARI | {
     "frame_stack": 4,
     "grayscale": True,
 }
+GYM = {
+    "domain": "gym",
+    "games": ("CartPole-v1", "Acrobot-v1"),
+    "max_episode_steps": 60,
+}
+GYM_ATARI = {"domain": "gym", "games": ("ALE/Breakout-v5",), "image_size": 32}
 DOMAINS = {
     "catch": (CATCH, 60),
     "minatar": (MINATAR, 200),
     "classic": (CLASSIC, 150),
     "atari": (ATARI, 160),
     "atari, sticky, four gray frames": (ATARI_STACKED, 90),
+    "gym": (GYM, 150),
+    "gym, sticky Atari": (GYM_ATARI, 250),
 }
 each_domain = pytest.mark.parametrize(("env", "steps"), DOMAINS.values(), ids=DOMAINS.keys())
 
@@ -151,7 +159,9 @@ def test_episodes_differ_between_seeds_and_environments() -> None:
 
 
 @pytest.mark.parametrize(
-    "env", [CATCH, MINATAR, CLASSIC, ATARI], ids=["catch", "minatar", "classic", "atari"]
+    "env",
+    [CATCH, MINATAR, CLASSIC, ATARI, GYM],
+    ids=["catch", "minatar", "classic", "atari", "gym"],
 )
 def test_the_time_limit_holds_in_every_domain(env: dict) -> None:
     """Whatever the domain makes of it: the library cuts, another episode begins, and the run can be continued."""

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lzero.config import EncoderConfig
-from lzero.nn.encoder import CHUNK, Encoder, LatentNorm, joined_windows
+from lzero.nn.encoder import CHUNK, Encoder, EncoderKindError, LatentNorm, joined_windows
 
 CASES = {
     "resnet": ({"kind": "resnet", "widths": (8, 16)}, (3, 64, 64)),
@@ -166,3 +166,13 @@ def test_image_encoder_refuses_vectors():
         make_encoder({"kind": "resnet"}, (5,))
     with pytest.raises(ValueError, match="patch_size=8 does not divide"):
         make_encoder({"kind": "vit"}, (3, 30, 30))
+
+
+def test_auto_takes_the_trunk_that_fits():
+    kinds = []
+    for shape in ((5,), (7, 10, 10), (3, 32, 32)):
+        trunk = make_encoder({"kind": "auto", "widths": (8, 16)}, shape).trunk
+        kinds.append(type(trunk).__name__)
+    assert kinds == ["MLPTrunk", "ConvTrunk", "ResNetTrunk"]
+    with pytest.raises(EncoderKindError, match="use encoder.kind='mlp' or 'auto'"):
+        make_encoder({"kind": "resnet", "widths": (8, 16)}, (5,))

@@ -14,6 +14,7 @@ from zoo.catch.config.presets import presets as catch_presets
 from zoo.classic_control.config.classic_control_unizero_multitask_segment_ddp_config_moe import (
     PRESETS as CLASSIC,
 )
+from zoo.gym.config.presets import presets as gym_presets
 from zoo.minatar.config.presets import presets as minatar_presets
 
 ALL_PRESETS = {
@@ -26,6 +27,8 @@ ALL_PRESETS = {
         ("minatar-dense", minatar_presets(moe=False)),
         ("catch-moe", catch_presets(moe=True)),
         ("catch-dense", catch_presets(moe=False)),
+        ("gym-moe", gym_presets(moe=True)),
+        ("gym-dense", gym_presets(moe=False)),
     )
     for name, (_, config) in members.items()
 }

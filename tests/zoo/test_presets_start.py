@@ -10,12 +10,13 @@ from lzero.logging import read_metrics
 from zoo.atari.config.presets import presets as atari
 from zoo.catch.config.ppo_presets import ppo_presets as catch_ppo
 from zoo.catch.config.presets import presets as catch
+from zoo.gym.config.presets import presets as gym
 from zoo.minatar.config.ppo_presets import ppo_presets as minatar_ppo
 from zoo.minatar.config.presets import presets as minatar
 
 PRESETS = {
     f"{domain}-{'moe' if moe else 'dense'}-{name}": config
-    for domain, made in (("atari", atari), ("catch", catch), ("minatar", minatar))
+    for domain, made in (("atari", atari), ("catch", catch), ("gym", gym), ("minatar", minatar))
     for moe in (True, False)
     for name, (_, config) in made(moe=moe).items()
 }

@@ -17,7 +17,7 @@ class AtariEnvConfig(EnvConfig):
     shapes_observations: ClassVar[tuple[str, ...]] = ("image_size", "grayscale", "frame_stack")
 
     domain: str = "zoo.atari.domain:ATARI"
-    """Import path ``module:attribute`` of the domain that makes the environments."""
+    """What makes the environments: atari, minatar, catch, classic_control, gym, or an import path ``module:attribute``."""
     max_episode_steps: PositiveInt = 27000
     """Time limit of an episode in env steps (27000 steps = 108000 Atari frames)."""
     frame_skip: PositiveInt = 4

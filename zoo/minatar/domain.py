@@ -23,7 +23,7 @@ class MinAtarEnvConfig(EnvConfig):
     nothing."""
 
     domain: str = "zoo.minatar.domain:MINATAR"
-    """Import path ``module:attribute`` of the domain that makes the environments."""
+    """What makes the environments: atari, minatar, catch, classic_control, gym, or an import path ``module:attribute``."""
     sticky_action_probability: float = Field(0.0, ge=0.0, le=1.0)
     """Probability that the environment repeats the previous action."""
     difficulty_ramping: bool = True

@@ -1,0 +1,1 @@
+"""Experiments with environments of gymnasium's registry."""
