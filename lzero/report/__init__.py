@@ -12,8 +12,10 @@ Two experiments against each other: ``student`` has the intervals, equivalence a
 seeds, ``differences`` what is compared, ``difference_tables`` what a reader sees of it; ``windows``
 tells which windows of the expert selection fit the stretches of training that are compared.
 
-Of studies with PPO: ``scale`` makes games comparable, ``aggregates`` are the statistics of scores
-over games and seeds, ``comparison`` and ``paired`` the tables of experiments against each other;
+Over games: ``scale`` makes them comparable, ``aggregates`` are the statistics of scores over games
+and seeds, ``comparison`` and ``paired`` the tables of experiments against each other; ``headline``
+says who is ahead. The page is made of ``blocks``, written by ``page.html.jinja``; ``films`` has its
+videos, ``resources`` what runs took and where they ran. ``long_table`` is for pandas. Of PPO:
 ``turns`` are those of continual runs, ``continual`` tells what they forget. ``ppo_pictures`` has
 their pictures, of which ``forest`` draws dots with whiskers, and ``page_tables`` their tables.
 """
