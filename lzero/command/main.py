@@ -1,6 +1,7 @@
 """``lzero COMMAND …``: the table of commands. What a command needs is imported when it is asked for."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.main(rest)
     except KeyboardInterrupt:
         sys.exit(130)  # as shells know Ctrl-C
+    except BrokenPipeError:  # whoever reads, as head does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
 
 
 def help_text() -> str:
