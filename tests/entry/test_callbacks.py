@@ -1,6 +1,7 @@
 """Callbacks: what they are told, how they end a run, and that one which only looks changes nothing."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from lzero.checkpoint import list_checkpoints
 from lzero.entry import Callback, Stop, train_unizero_multitask_segment_ddp
 from lzero.entry.checkpointing import RunError
 from tests.entry.run_cases import STEPS, curves, settings
+from tests.ranks import run_ranks
 
 GAME = "CartPole-v1"
 
@@ -104,6 +106,31 @@ def test_a_run_is_finished_when_a_callback_says_so(watched, tmp_path):
     # CartPole begins its episodes anew where a run goes on
     assert losses(tmp_path / "tiny")[:13] == losses(undisturbed)[:13]
     assert len(losses(tmp_path / "tiny")) == len(losses(undisturbed))
+
+
+class OnRankOne(Callback):
+    """Asks on rank 1 alone, after ten updates."""
+
+    def on_update(self, event):
+        is_time = not event.is_main and event.train_iter == 10
+        return Stop("rank 1 has seen enough") if is_time else None
+
+
+def stopping(directory: Path) -> tuple[int, str | None, bool]:
+    changes = {"env.num_envs": 4, "train.video": False, "train.loggers": []}
+    changes |= {"train.eval_interval": 1000, "train.checkpoint_interval": 1000}
+    config = settings(directory, changes)
+    result = train_unizero_multitask_segment_ddp(config, callbacks=[OnRankOne()])
+    return result.train_iter, result.stopped_early, result.env_steps < STEPS
+
+
+def test_all_ranks_finish_where_one_callback_says_so(tmp_path):
+    first, second = run_ranks(partial(stopping, tmp_path), 2, tmp_path)
+    assert first[::2] == second[::2] == (10, True)
+    assert (
+        second[1] == "rank 1 has seen enough"
+        and first[1] == "a callback of another rank asked for it"
+    )
 
 
 @pytest.mark.parametrize("asked", [OSError("my own"), "yes"], ids=["raises", "returns a text"])
