@@ -87,11 +87,14 @@ def serial_pipeline_unizero_multitask(
     if env_setting is None:
         env_setting = get_vec_env_setting(deepcopy(cfg.env))
     env_class, collector_cfgs, evaluator_cfgs = env_setting
-    collecting = _manager(cfg, env_class, collector_cfgs)
+    collecting = _manager(cfg.env.manager, env_class, collector_cfgs)
+    # DI-engine's evaluator goes by numbers of environments, which managers with _v2 do not give
+    evaluators_manager = EasyDict(cfg.env.manager, type=cfg.env.manager.type.removesuffix("_v2"))
     evaluating = []
     for task in range(experiment.num_tasks):
         own = [one for one in evaluator_cfgs if one["task_id"] == task]
-        evaluating.append(_manager(cfg, env_class, own[: experiment.train.eval_episodes]))
+        own = own[: experiment.train.eval_episodes]  # its monitor wants an episode of each
+        evaluating.append(_manager(evaluators_manager, env_class, own))
     collecting.seed([env_seed(seed, 0)] * collecting.env_num)
     for manager in evaluating:  # never an episode that is collected
         manager.seed([env_seed(seed, 1)] * manager.env_num, dynamic_seed=False)
@@ -120,6 +123,6 @@ def _configs(input_cfg: Any) -> tuple[EasyDict, EasyDict]:
 
 
 def _manager(
-    cfg: EasyDict, env_class: type, env_cfgs: Sequence[Mapping[str, Any]]
+    settings: EasyDict, env_class: type, env_cfgs: Sequence[Mapping[str, Any]]
 ) -> BaseEnvManager:
-    return create_env_manager(cfg.env.manager, [partial(env_class, cfg=one) for one in env_cfgs])
+    return create_env_manager(settings, [partial(env_class, cfg=one) for one in env_cfgs])
