@@ -71,6 +71,12 @@ MAY_IMPORT = {
     )
     | SERVICES,
     "report": frozenset({"config", "analysis", "envs"}) | SERVICES,
+    "ding": frozenset(
+        {
+            *("config", "analysis", "replay", "model", "envs", "policy", "worker", "entry"),
+        }
+    )
+    | SERVICES,
     **dict.fromkeys(SERVICES, SERVICES | {"config", "config_sections"}),
     **dict.fromkeys(EVERYBODY_MAY_IMPORT, frozenset()),
 }

@@ -26,8 +26,10 @@ POLICY_KEYS = (
     *("on_policy", "cuda", "multi_gpu", "bp_update_sync", "traj_len_inf"),
 )
 """What DI-engine and this plug-in write into a policy's config."""
-ENV_KEYS = ("type", "import_names", "cfg_type", "lzero", "manager", "stop_value")
-ENV_KEYS = (*ENV_KEYS, "n_evaluator_episode")
+ENV_KEYS = (
+    *("type", "import_names", "cfg_type", "lzero"),
+    *("manager", "stop_value", "n_evaluator_episode"),
+)
 """The same of an environment's config."""
 MANAGERS = ("base", "base_v2", "async_subprocess", "subprocess", "subprocess_v2")
 """Environment managers of DI-engine that were tried."""

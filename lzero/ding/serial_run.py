@@ -61,6 +61,7 @@ class SerialRun:
         self.rates = RewardRate(experiment.env.games)
         self.last_returns: dict[str, float] = {}
         self.env_steps, self.learning_since, self._best = 0, -1, float("-inf")
+        self._resumes = bool(cfg.policy.learn.get("resume_training", False))
         self._closing = ExitStack()
         self._closing.callback(collecting.close)
         for manager in evaluating:
@@ -121,7 +122,8 @@ class SerialRun:
             FloatingPointError: if too many updates in a row were no numbers.
         """
         self.learner.call_hook("before_run")
-        self.env_steps = max(0, self.learner.collector_envstep)  # of a checkpoint that was loaded
+        if self._resumes:
+            self.env_steps = max(0, self.learner.collector_envstep)  # -1 where none was loaded
         train, stop = self.experiment.train, False
         while self.env_steps < self.limit and not stop and not self._is_used_up(max_train_iter):
             before = self.env_steps

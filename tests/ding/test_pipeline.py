@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+from ding.config import read_config
 from ding.policy import create_policy
 from easydict import EasyDict
 from pydantic import ValidationError
 from torch import nn
 
+import lzero
 from lzero.ding import (
     LZeroEnv,
     ManagedCollector,
@@ -24,6 +28,8 @@ from tests.bad_calls.bad import Bad
 from tests.ding import cases
 from tests.test_bad_calls import is_clear
 
+SCRIPT = Path(lzero.__file__).parents[1] / "zoo/catch/config/catch_unizero_multitask_ding_config.py"
+
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
@@ -37,19 +43,24 @@ def test_the_pipeline_trains_evaluates_saves_and_logs(tmp_path):
     )
     policy = serial_pipeline_unizero_multitask(ding_config(config), seed=cases.SEED)
     assert isinstance(policy, UniZeroMultitaskPolicy)
-    # from the first round behind the random steps: 0.25 updates for each of (90 - 0) env steps, rounded as rounds end
+    # as in our own run: those of all env steps from the beginning of the round in which the random steps end, the first one
     updates = policy.core.train_iter
-    assert updates > 8
+    assert updates == int(config.policy.replay_ratio * 90)
     folder = tmp_path / "runs" / "ding_catch"
     for file in ("ckpt/ckpt_best.pth.tar", f"ckpt/iteration_{updates}.pth.tar", "total_config.py"):
         assert (folder / file).stat().st_size > 0, file
-    rows = read_metrics(folder / "metrics.jsonl")
     found = {}
-    for row in rows:
-        found |= {name: value for name, value in row.items() if isinstance(value, float)}
+    for row in read_metrics(folder / "metrics.jsonl"):
+        found |= row.get("metrics", {})
     assert math.isfinite(found["learn/loss"]) and -1 <= found["eval_return/Catch"] <= 1
     assert any(name.startswith("gradient_conflict/") for name in found)
     assert any(name.startswith("MOE_") for name in found)
+
+
+def test_the_script_of_catch_is_a_config_that_di_engine_reads():
+    main, create = read_config(str(SCRIPT))
+    assert experiment_of(main.policy, main.env).exp_name == "catch_ding"
+    assert create.policy.type == "unizero_multitask"
 
 
 def policy_with(**changes) -> Callable[[], object]:
@@ -83,55 +94,53 @@ def acted(rows: dict, mode: str = "collect_mode") -> object:
 
 
 CASES = {
-    "manager": Bad(
-        lambda: ding_config({}, manager="vector"), ValueError, r"manager='vector'.*base"
-    ),
-    "config of nothing": Bad(lambda: experiment_of({}), ValueError, "policy.lzero is missing"),
-    "config of a number": Bad(lambda: experiment_of(3), TypeError, "policy_cfg=3"),
-    "cuda": Bad(policy_with(cuda=True), ValueError, "policy.cuda=True.*lzero.device"),
-    "multi_gpu": Bad(policy_with(multi_gpu=True), ValueError, "policy.multi_gpu=True"),
-    "key of nobody": Bad(policy_with(batch_size=8), ValueError, "policy.batch_size.*policy.lzero"),
-    "model's fields": Bad(policy_with(model={"width": 3}), ValueError, "policy.model has width"),
-    "wrong field": Bad(policy_with(lzero={"modle": {}}), ValidationError, "modle"),
+    "manager": Bad(lambda: ding_config({}, manager="vector"), "manager='vector'.*base", ValueError),
+    "config of nothing": Bad(lambda: experiment_of({}), "policy.lzero is missing", ValueError),
+    "config of a number": Bad(lambda: experiment_of(3), "policy_cfg=3", TypeError),
+    "cuda": Bad(policy_with(cuda=True), "policy.cuda=True.*lzero.device", ValueError),
+    "multi_gpu": Bad(policy_with(multi_gpu=True), "policy.multi_gpu=True", ValueError),
+    "key of nobody": Bad(policy_with(batch_size=8), "policy.batch_size.*policy.lzero", ValueError),
+    "model's fields": Bad(policy_with(model={"width": 3}), "policy.model has width", ValueError),
+    "wrong field": Bad(policy_with(lzero={"modle": {}}), "modle", ValidationError),
     "other environments": Bad(
         lambda: pipeline(lzero={"domain": "zoo.catch.domain:CATCH", "games": ["Catch"]}),
-        ValueError,
         "env.lzero and policy.lzero.env differ in .*games",
+        ValueError,
     ),
     "environment's key": Bad(
-        lambda: pipeline(collector_env_num=8), ValueError, "collector_env_num"
+        lambda: pipeline(collector_env_num=8), "env.collector_env_num", ValueError
     ),
-    "input_cfg": Bad(lambda: serial_pipeline_unizero_multitask(3), TypeError, "input_cfg=3"),
+    "input_cfg": Bad(lambda: serial_pipeline_unizero_multitask(3), "input_cfg=3", TypeError),
     "seed": Bad(
         lambda: serial_pipeline_unizero_multitask(ding_config(cases.experiment()), seed=-1),
-        ValueError,
         "seed=-1",
+        ValueError,
     ),
     "max_env_step": Bad(
         lambda: serial_pipeline_unizero_multitask(ding_config(cases.experiment()), max_env_step=0),
-        ValueError,
         "max_env_step=0",
+        ValueError,
     ),
     "another model": Bad(
         lambda: create_policy(cases.compiled(cases.experiment()).policy, model=nn.Linear(1, 1)),
-        TypeError,
         "model=.*UniZeroMTModel",
+        TypeError,
     ),
-    "model of a number": Bad(lambda: create_unizero_model(3), ValidationError, "3"),
-    "task of an environment": Bad(lambda: env(task_id=2), ValueError, "task_id=2"),
-    "environment's config": Bad(lambda: LZeroEnv({}), ValueError, "cfg lacks lzero"),
-    "step before reset": Bad(lambda: env().step(0), RuntimeError, r"call reset\(\) first"),
+    "model of a number": Bad(lambda: create_unizero_model(3), "3", ValidationError),
+    "task of an environment": Bad(lambda: env(task_id=2), "task_id=2", ValueError),
+    "environment's config": Bad(lambda: LZeroEnv({}), "cfg lacks lzero", ValueError),
+    "step before reset": Bad(lambda: env().step(0), r"call reset\(\) first", RuntimeError),
     "task of environments": Bad(
         lambda: env_cfgs(
             {"domain": "zoo.catch.domain:CATCH", "games": ["Catch"]}, training=True, tasks=[1]
         ),
-        ValueError,
         "tasks=1",
+        ValueError,
     ),
-    "rings": Bad(lambda: collector(envs=5), ValueError, "5 environments, replay 6 rings"),
-    "reset in place": Bad(lambda: collector(reset_inplace=True), ValueError, "reset_inplace"),
-    "row": Bad(lambda: acted({6: None}), ValueError, "rows=6"),
-    "no windows": Bad(lambda: acted([], "learn_mode"), TypeError, "data=.*ReplayWindows"),
+    "rings": Bad(lambda: collector(envs=5), "5 environments, replay 6 rings", ValueError),
+    "reset in place": Bad(lambda: collector(reset_inplace=True), "reset_inplace", ValueError),
+    "row": Bad(lambda: acted({6: np.zeros((2, 8, 5), np.uint8)}), "rows=6", ValueError),
+    "no windows": Bad(lambda: acted([], "learn_mode"), "data=.*ReplayWindows", TypeError),
 }
 
 
