@@ -5,10 +5,10 @@ Nothing else of lzero imports this package. How to install DI-engine beside torc
 """
 
 INSTALL = (
-    "lzero.ding needs DI-engine 0.5.3, which cannot be installed beside torch 2.13 and numpy 2 in the usual way: type make ding, "
-    "or pip install --no-deps DI-engine==0.5.3 and then pip install hbutils graphviz dill pyyaml requests flask URLObject "
-    "enum-tools tabulate hickle mpire redis pynng einops gym==0.25.1 gym-notices DI-treetensor DI-toolkit treevalue cloudpickle "
-    "tensorboardX yapf==0.29.0"
+    "lzero.ding needs DI-engine 0.5.3, which cannot be installed beside torch 2.13 and numpy 2 in the usual way: type "
+    "make ding, or pip install --no-deps DI-engine==0.5.3 and then pip install hbutils graphviz dill pyyaml requests flask "
+    "URLObject enum-tools tabulate hickle mpire redis pynng einops gym==0.25.1 gym-notices DI-treetensor DI-toolkit "
+    "treevalue cloudpickle tensorboardX yapf==0.29.0"
 )
 
 try:

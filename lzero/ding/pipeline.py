@@ -2,6 +2,7 @@
 replay, search and update."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -11,9 +12,9 @@ from ding.envs import BaseEnvManager, create_env_manager, get_vec_env_setting
 from ding.policy import create_policy
 from ding.utils import set_pkg_seed
 from easydict import EasyDict
-from torch import nn
 
 from lzero import checks
+from lzero.config import ExperimentConfig
 from lzero.ding.config import experiment_of, in_folder
 from lzero.ding.policy import UniZeroMultitaskPolicy
 from lzero.ding.serial_run import SerialRun
@@ -21,6 +22,7 @@ from lzero.distributed import MOST_PROCESSES
 from lzero.entry.build import build
 from lzero.entry.checkpointing import env_seed
 from lzero.entry.result import SEEDS
+from lzero.model.unizero_model_multitask import UniZeroMTModel
 
 EnvSetting = tuple[type, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """Class of the environments, and configs of those that collect and those that evaluate, sorted by task."""
@@ -30,7 +32,7 @@ def serial_pipeline_unizero_multitask(
     input_cfg: str | tuple[Mapping[str, Any], Mapping[str, Any]],
     seed: int = 0,
     env_setting: EnvSetting | None = None,
-    model: nn.Module | None = None,
+    model: UniZeroMTModel | None = None,
     max_train_iter: int | None = None,
     max_env_step: int | None = None,
 ) -> UniZeroMultitaskPolicy:
@@ -45,7 +47,7 @@ def serial_pipeline_unizero_multitask(
             that has both.
         seed: of parameters, environments, search and sampling.
         env_setting: other environments than the config names; configs sorted by task, as many as it says.
-        model: to go on with, of :class:`~lzero.model.UniZeroMTModel`; None makes one.
+        model: to go on with; None makes one.
         max_train_iter: updates after which training ends too; None sets no limit.
         max_env_step: env steps per game; None takes ``policy.lzero.train.max_env_steps``.
 
@@ -67,7 +69,14 @@ def serial_pipeline_unizero_multitask(
             f"WORLD_SIZE={processes}: DI-engine's learner and evaluators are made for one process here; several train with "
             "lzero.entry.train_unizero_multitask_segment_ddp"
         )
-    experiment_of(main.policy, main.env)  # refused before anything is written
+    profile = experiment_of(
+        main.policy, main.env
+    ).policy.profile  # refused before anything is written
+    if profile.line_profiler or profile.torch_profiler:
+        raise ValueError(
+            "policy.lzero.policy.profile: DI-engine's pipeline profiles nothing; set both of its fields to False, or profile "
+            "lzero.entry.train_unizero_multitask_segment_ddp"
+        )
     cfg = compile_config(
         main,
         seed=seed,
@@ -86,22 +95,13 @@ def serial_pipeline_unizero_multitask(
     policy = create_policy(cfg.policy, parts=parts)
     if env_setting is None:
         env_setting = get_vec_env_setting(deepcopy(cfg.env))
-    env_class, collector_cfgs, evaluator_cfgs = env_setting
-    collecting = _manager(cfg.env.manager, env_class, collector_cfgs)
-    # DI-engine's evaluator goes by numbers of environments, which managers with _v2 do not give
-    evaluators_manager = EasyDict(cfg.env.manager, type=cfg.env.manager.type.removesuffix("_v2"))
-    evaluating = []
-    for task in range(experiment.num_tasks):
-        own = [one for one in evaluator_cfgs if one["task_id"] == task]
-        own = own[: experiment.train.eval_episodes]  # its monitor wants an episode of each
-        evaluating.append(_manager(evaluators_manager, env_class, own))
-    collecting.seed([env_seed(seed, 0)] * collecting.env_num)
-    for manager in evaluating:  # never an episode that is collected
-        manager.seed([env_seed(seed, 1)] * manager.env_num, dynamic_seed=False)
-
     limit = max_env_step or experiment.train.max_env_steps
-    with SerialRun(cfg, experiment, parts, policy, collecting, evaluating, limit) as run:
-        run.train(max_train_iter)
+    with ExitStack() as closing:
+        collecting, evaluating = _managers(cfg, experiment, env_setting)
+        for manager in (collecting, *evaluating):
+            closing.callback(manager.close)
+        run = SerialRun(cfg, experiment, parts, policy, collecting, evaluating, limit)
+        closing.enter_context(run).train(max_train_iter)
     return policy
 
 
@@ -120,6 +120,26 @@ def _configs(input_cfg: Any) -> tuple[EasyDict, EasyDict]:
         if name not in main:
             raise ValueError(f"main_config lacks {name}: make it with lzero.ding.ding_config")
     return main, create
+
+
+def _managers(
+    cfg: EasyDict, experiment: ExperimentConfig, env_setting: EnvSetting
+) -> tuple[BaseEnvManager, list[BaseEnvManager]]:
+    """Managers of the environments that collect, and of those that evaluate each game; seeded, not launched."""
+    env_class, collector_cfgs, evaluator_cfgs = env_setting
+    # DI-engine's evaluator goes by numbers of environments, which managers with _v2 do not give
+    evaluators = EasyDict(cfg.env.manager, type=cfg.env.manager.type.removesuffix("_v2"))
+    collecting = _manager(cfg.env.manager, env_class, collector_cfgs)
+    collecting.seed([env_seed(cfg.seed, 0)] * collecting.env_num)
+    evaluating = []
+    for task in range(experiment.num_tasks):
+        own = [one for one in evaluator_cfgs if one["task_id"] == task]
+        own = own[: experiment.train.eval_episodes]  # its monitor wants an episode of each
+        manager = _manager(evaluators, env_class, own)
+        # never an episode that is collected
+        manager.seed([env_seed(cfg.seed, 1)] * manager.env_num, dynamic_seed=False)
+        evaluating.append(manager)
+    return collecting, evaluating
 
 
 def _manager(

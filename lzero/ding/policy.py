@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from ding.policy.base_policy import Policy
 from ding.utils import MODEL_REGISTRY, POLICY_REGISTRY
-from torch import nn
 
 from lzero import checks
 from lzero.config import ExperimentConfig
@@ -30,7 +29,7 @@ def create_unizero_model(lzero: Mapping[str, Any]) -> UniZeroMTModel:
     """The world model of an experiment, as ``ding.model.create_model`` asks for it.
 
     Args:
-        lzero: the experiment; one environment of each of its games is made to see its shapes.
+        lzero: the experiment; an environment of each of its games is made to see their shapes.
 
     Raises:
         pydantic.ValidationError: if the experiment is not valid.
@@ -50,7 +49,7 @@ class UniZeroMultitaskPolicy(Policy):
 
     Args:
         cfg: compiled section ``policy``; ours is its key ``lzero``.
-        model: to go on with, of :class:`~lzero.model.UniZeroMTModel`; None makes one.
+        model: to go on with; None makes one.
         enable_field: of DI-engine: which of ``learn``, ``collect`` and ``eval`` are made; None makes all.
         parts: of a run that is there already, as :func:`lzero.entry.build.build` makes it; None makes what is needed.
 
@@ -69,7 +68,7 @@ class UniZeroMultitaskPolicy(Policy):
     def __init__(
         self,
         cfg: Any,
-        model: nn.Module | None = None,
+        model: UniZeroMTModel | None = None,
         enable_field: Sequence[str] | None = None,
         *,
         parts: Parts | None = None,
@@ -100,9 +99,7 @@ class UniZeroMultitaskPolicy(Policy):
             reset=partial(self._reset_eval, task_id=task_id),
         )
 
-    def _core(self, model: nn.Module | None) -> UniZeroMTPolicy:
-        if model is not None:
-            checks.instance("model", model, UniZeroMTModel, "a UniZeroMTModel")
+    def _core(self, model: UniZeroMTModel | None) -> UniZeroMTPolicy:
         foundation = self._foundation
         shape, legal = foundation.env.observation_shape, foundation.legal_actions
         return UniZeroMTPolicy(self.experiment, shape, legal, foundation.dist, model)
@@ -255,8 +252,9 @@ class UniZeroMultitaskPolicy(Policy):
 
 
 def _foundation(experiment: ExperimentConfig) -> Foundation:
-    """Process group, shapes and legal actions; its environments are closed, nobody plays them."""
-    sizes = [experiment.batch_size_of(game) for game in experiment.env.games]
-    foundation = lay_foundation(experiment, sizes)
+    """Process group, shapes and legal actions; its environments, one of each game, are closed: nobody plays them."""
+    env = experiment.env.model_copy(update={"num_envs": 1, "overrides": {}})
+    one_of_each = experiment.model_copy(update={"env": env})
+    foundation = lay_foundation(one_of_each, [1] * experiment.num_tasks)
     foundation.env.close()
     return foundation

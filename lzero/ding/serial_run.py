@@ -34,7 +34,7 @@ BEST_CHECKPOINT = "ckpt_best.pth.tar"
 
 
 class SerialRun:
-    """Trains a policy; a context manager that closes managers, learner and logs.
+    """Trains a policy; a context manager that closes learner and logs.
 
     Args:
         cfg: compiled config.
@@ -63,9 +63,6 @@ class SerialRun:
         self.env_steps, self.learning_since, self._best = 0, -1, float("-inf")
         self._resumes = bool(cfg.policy.learn.get("resume_training", False))
         self._closing = ExitStack()
-        self._closing.callback(collecting.close)
-        for manager in evaluating:
-            self._closing.callback(manager.close)
         run_dir = Path(cfg.exp_name)
         self.logger = RunLogger(run_dir, is_main=True, game_env_steps=experiment.env.game_env_steps)
         self._closing.callback(self.logger.close)

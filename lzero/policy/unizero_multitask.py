@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.analysis.aggregation import Aggregator
 from lzero.analysis.conflict import HalfGrams, gram_matrices
 from lzero.analysis.expert_statistics import ExpertSelectionRecorder
@@ -56,10 +57,7 @@ class UniZeroMTPolicy:
         observation_shape: ``(C, H, W)`` or ``(F,)``, padded over tasks.
         legal_actions: ``(T, A)`` bool, the action set of every task of the run.
         dist: process group of the run.
-        model: to go on with; None makes one.
-
-    Raises:
-        ValueError: if ``model`` was made of another config.
+        model: to go on with, of this config (TypeError or ValueError if it is not); None makes one.
 
     Source: UniZero (arXiv 2406.10667), eq. 5; targets as in MuZero (arXiv 1911.08265).
     """
@@ -85,7 +83,8 @@ class UniZeroMTPolicy:
             model = UniZeroMTModel(
                 config.model, observation_shape, legal_actions.shape[1], self.num_tasks
             )
-        elif model.config != config.model:
+        checks.instance("model", model, UniZeroMTModel, "a UniZeroMTModel")
+        if model.config != config.model:
             raise ValueError(
                 "model was made of another config than config.model; make it of this one"
             )

@@ -19,7 +19,7 @@ SEED = 3
 ENVS = 3  # of each of two games
 
 
-def experiment(**train: Any) -> ExperimentConfig:
+def experiment(*, profile: bool = False, **train: Any) -> ExperimentConfig:
     """Two Catch games, a narrow model, few simulations."""
     return with_domain_settings(
         {
@@ -46,6 +46,7 @@ def experiment(**train: Any) -> ExperimentConfig:
                 "td_steps": 2,
                 "gradient_conflict_interval": 2,
                 "replay": {"capacity": 600},
+                "profile": {"torch_profiler": profile},
                 "search": {"kind": "gumbel", "num_simulations": 4, "num_eval_simulations": 4},
             },
             "train": train,

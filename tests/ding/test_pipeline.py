@@ -57,6 +57,19 @@ def test_the_pipeline_trains_evaluates_saves_and_logs(tmp_path):
     assert any(name.startswith("MOE_") for name in found)
 
 
+def test_other_environments_a_given_model_and_a_limit_of_updates(tmp_path):
+    config = cases.experiment(collect_steps=10, eval_episodes=1)
+    main, create = ding_config(config, manager="subprocess_v2")
+    env = main.env.lzero
+    setting = (LZeroEnv, env_cfgs(env, training=True), env_cfgs(env, training=False))
+    model = create_unizero_model(main.policy.lzero)
+    policy = serial_pipeline_unizero_multitask(
+        (main, create), 1, env_setting=setting, model=model, max_train_iter=2
+    )
+    assert policy.core.model is model and policy.core.train_iter == 2
+    assert (tmp_path / "runs" / "ding_catch" / "ckpt" / "iteration_2.pth.tar").is_file()
+
+
 def test_the_script_of_catch_is_a_config_that_di_engine_reads():
     main, create = read_config(str(SCRIPT))
     assert experiment_of(main.policy, main.env).exp_name == "catch_ding"
@@ -111,6 +124,11 @@ CASES = {
         lambda: pipeline(collector_env_num=8), "env.collector_env_num", ValueError
     ),
     "input_cfg": Bad(lambda: serial_pipeline_unizero_multitask(3), "input_cfg=3", TypeError),
+    "profile": Bad(
+        lambda: serial_pipeline_unizero_multitask(ding_config(cases.experiment(profile=True))),
+        "policy.lzero.policy.profile",
+        ValueError,
+    ),
     "seed": Bad(
         lambda: serial_pipeline_unizero_multitask(ding_config(cases.experiment()), seed=-1),
         "seed=-1",
@@ -123,7 +141,7 @@ CASES = {
     ),
     "another model": Bad(
         lambda: create_policy(cases.compiled(cases.experiment()).policy, model=nn.Linear(1, 1)),
-        "model=.*UniZeroMTModel",
+        "model=.*a UniZeroMTModel",
         TypeError,
     ),
     "model of a number": Bad(lambda: create_unizero_model(3), "3", ValidationError),
