@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 import lzero
+from lzero.analysis.drawing_budget import PictureSchedule
 from lzero.ding import (
     LZeroEnv,
     ManagedCollector,
@@ -32,20 +33,22 @@ SCRIPT = Path(lzero.__file__).parents[1] / "zoo/catch/config/catch_unizero_multi
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
+def in_an_empty_folder_without_pictures(tmp_path, monkeypatch):
+    """Pictures take longer than everything else here, and have tests of their own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(PictureSchedule, "_draw", lambda *_, **__: None)
 
 
 def test_the_pipeline_trains_evaluates_saves_and_logs(tmp_path):
     config = cases.experiment(
-        **{"max_env_steps": 90, "random_steps": 20, "collect_steps": 10, "eval_interval": 60},
+        **{"max_env_steps": 60, "random_steps": 20, "collect_steps": 10, "eval_interval": 30},
         **{"eval_episodes": 2, "log_interval": 2, "moe_log_interval": 4},
     )
     policy = serial_pipeline_unizero_multitask(ding_config(config), seed=cases.SEED)
     assert isinstance(policy, UniZeroMultitaskPolicy)
     # as in our own run: those of all env steps from the beginning of the round in which the random steps end, the first one
     updates = policy.core.train_iter
-    assert updates == int(config.policy.replay_ratio * 90)
+    assert updates == int(config.policy.replay_ratio * 60)
     folder = tmp_path / "runs" / "ding_catch"
     for file in ("ckpt/ckpt_best.pth.tar", f"ckpt/iteration_{updates}.pth.tar", "total_config.py"):
         assert (folder / file).stat().st_size > 0, file
