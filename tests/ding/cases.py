@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from ding.config import compile_config
 
 from lzero.config import ExperimentConfig
@@ -72,8 +73,14 @@ def collected_windows(parts: Parts, number: int) -> list[ReplayWindows]:
 
 
 def made(config: ExperimentConfig) -> Parts:
-    """A run's parts, always the same ones."""
-    return build(config, SEED)
+    """A run's parts, always the same ones. Heads begin at zero, so the whole model is shaken: it must see what it is shown."""
+    parts = build(config, SEED)
+    shaken = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for parameter in parts.policy.model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=shaken))
+    parts.policy.target.load_state_dict(parts.policy.model.state_dict())
+    return parts
 
 
 def tensors(policy: UniZeroMTPolicy) -> dict[str, np.ndarray]:
