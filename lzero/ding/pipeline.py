@@ -69,9 +69,8 @@ def serial_pipeline_unizero_multitask(
             f"WORLD_SIZE={processes}: DI-engine's learner and evaluators are made for one process here; several train with "
             "lzero.entry.train_unizero_multitask_segment_ddp"
         )
-    profile = experiment_of(
-        main.policy, main.env
-    ).policy.profile  # refused before anything is written
+    wanted = experiment_of(main.policy, main.env)  # refused before anything is written
+    profile = wanted.policy.profile
     if profile.line_profiler or profile.torch_profiler:
         raise ValueError(
             "policy.lzero.policy.profile: DI-engine's pipeline profiles nothing; set both of its fields to False, or profile "
@@ -87,9 +86,8 @@ def serial_pipeline_unizero_multitask(
     )
     experiment = in_folder(experiment_of(cfg.policy, cfg.env), cfg.exp_name)
 
-    set_pkg_seed(
-        seed % 2**32, use_cuda=False
-    )  # numpy takes no more; ours has generators of its own
+    # of DI-engine's own draws, and numpy takes no larger one; ours have generators of their own
+    set_pkg_seed(seed % 2**32, use_cuda=False)
     parts = build(experiment, seed, model)
     parts.foundation.env.close()  # managers play instead
     policy = create_policy(cfg.policy, parts=parts)
@@ -133,7 +131,11 @@ def _managers(
     collecting.seed([env_seed(cfg.seed, 0)] * collecting.env_num)
     evaluating = []
     for task in range(experiment.num_tasks):
-        own = [one for one in evaluator_cfgs if one["task_id"] == task]
+        own = [one for one in evaluator_cfgs if one.get("task_id") == task]
+        if not own:
+            raise ValueError(
+                f"env_setting has no config with task_id={task} that evaluates; make them with lzero.ding.env_cfgs"
+            )
         own = own[: experiment.train.eval_episodes]  # its monitor wants an episode of each
         manager = _manager(evaluators, env_class, own)
         # never an episode that is collected

@@ -60,7 +60,8 @@ class SerialRun:
         self.timer = PhaseTimer()
         self.rates = RewardRate(experiment.env.games)
         self.last_returns: dict[str, float] = {}
-        self.env_steps, self.learning_since, self._best = 0, -1, float("-inf")
+        self.env_steps, self._best = 0, float("-inf")
+        self._learning_since = self._first_update = -1  # env steps and updates then; -1: not yet
         self._resumes = bool(cfg.policy.learn.get("resume_training", False))
         self._closing = ExitStack()
         run_dir = Path(cfg.exp_name)
@@ -206,9 +207,9 @@ class SerialRun:
         """The updates that the replay ratio asks for by now."""
         if self._is_warming_up or not self.parts.replay.can_sample:
             return
-        if self.learning_since < 0:
-            self.learning_since, self._first_update = before, self.policy.core.train_iter
-        due = self.experiment.policy.replay_ratio * (self.env_steps - self.learning_since)
+        if self._learning_since < 0:
+            self._learning_since, self._first_update = before, self.policy.core.train_iter
+        due = self.experiment.policy.replay_ratio * (self.env_steps - self._learning_since)
         end = self._first_update + int(due)
         while self.policy.core.train_iter < end and not self._is_used_up(max_train_iter):
             with self.timer("sample"):

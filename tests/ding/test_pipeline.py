@@ -127,6 +127,18 @@ CASES = {
         lambda: pipeline(collector_env_num=8), "env.collector_env_num", ValueError
     ),
     "input_cfg": Bad(lambda: serial_pipeline_unizero_multitask(3), "input_cfg=3", TypeError),
+    "environments that evaluate": Bad(
+        lambda: serial_pipeline_unizero_multitask(
+            ding_config(cases.experiment()),
+            env_setting=(
+                LZeroEnv,
+                env_cfgs(cases.compiled(cases.experiment()).env.lzero, training=True),
+                [{}],
+            ),
+        ),
+        "env_setting has no config with task_id=0",
+        ValueError,
+    ),
     "profile": Bad(
         lambda: serial_pipeline_unizero_multitask(ding_config(cases.experiment(profile=True))),
         "policy.lzero.policy.profile",
