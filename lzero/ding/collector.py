@@ -24,6 +24,7 @@ from lzero.worker.return_scale import ReturnScale
 MOST_AHEAD = 64
 """Steps by which an environment may be ahead of the slowest one before it waits: longer than the reset of one takes, and little
 memory."""
+MOST_WAITING = 10.0  # seconds for a reset to end before its environment is closed all the same
 PAUSE = 0.001  # seconds until a manager is asked again that has nothing ready; DI-engine's own
 
 
@@ -194,6 +195,19 @@ def ready_observations(manager: Any) -> dict[int, np.ndarray]:
     while len(manager.ready_obs_id) < manager.env_num:
         time.sleep(PAUSE)
     return dict(enumerate(np.asarray(manager.ready_obs)))
+
+
+def close_manager(manager: Any) -> None:
+    """Close a manager when its environments have come back from their resets, or after ``MOST_WAITING`` seconds.
+
+    DI-engine resets subprocesses in threads of their own; a close meanwhile talks on the same pipes, and they break.
+    """
+    end = time.monotonic() + MOST_WAITING
+    while not manager.closed and len(manager.ready_obs_id) < manager.env_num:
+        if time.monotonic() > end:  # some have failed
+            break
+        time.sleep(PAUSE)
+    manager.close()
 
 
 def _stepped(manager: Any, actions: Mapping[int, Any]) -> dict[int, Any]:

@@ -15,6 +15,7 @@ from easydict import EasyDict
 
 from lzero import checks
 from lzero.config import ExperimentConfig
+from lzero.ding.collector import close_manager
 from lzero.ding.config import experiment_of, in_folder
 from lzero.ding.policy import UniZeroMultitaskPolicy
 from lzero.ding.serial_run import SerialRun
@@ -97,7 +98,7 @@ def serial_pipeline_unizero_multitask(
     with ExitStack() as closing:
         collecting, evaluating = _managers(cfg, experiment, env_setting)
         for manager in (collecting, *evaluating):
-            closing.callback(manager.close)
+            closing.callback(close_manager, manager)
         run = SerialRun(cfg, experiment, parts, policy, collecting, evaluating, limit)
         closing.enter_context(run).train(max_train_iter)
     return policy

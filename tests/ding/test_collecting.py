@@ -7,6 +7,7 @@ import pytest
 from ding.envs import create_env_manager
 
 from lzero.ding import LZeroEnv, ManagedCollector, env_cfgs
+from lzero.ding.collector import close_manager
 from lzero.entry.checkpointing import env_seed
 from lzero.logging import PhaseTimer
 from lzero.replay.buffer import RESET
@@ -76,7 +77,7 @@ def test_every_manager_brings_the_same_transitions(kind, ours):
         first = collector.collect(STEPS - 10)
         second = collector.collect(10)
     finally:
-        manager.close()
+        close_manager(manager)
 
     assert parts.replay.head == replay.head == STEPS
     np.testing.assert_array_equal(parts.replay._frames, replay._frames)
