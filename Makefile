@@ -3,6 +3,7 @@
 # make lint         lint, format and types, as CI wants them
 # make format       writes imports and lines as lint wants them
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
+# make ding         the tests of the plug-in for DI-engine, in .venv-ding, which sees .venv and has DI-engine besides
 # make soak         hundreds of kills and damaged checkpoints, and half an hour of training; an hour
 # make fuzz         thousands of examples of what may stand in configs, files and trees; a quarter of an hour
 # make docs         the documentation as a site in docs/_build/html; broken links and references are errors
@@ -15,6 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 JOBS ?= 2
 BIN := .venv/bin
 LOWEST ?= .venv-lowest
+DING ?= .venv-ding
 SCRIPT := zoo/atari/config/atari_unizero_multitask_segment_ddp_config_moe.py
 # Every dependency is used by one of them, and examples/ trains; minutes instead of the whole suite.
 LOWEST_TESTS := tests/test_project.py tests/test_examples.py tests/test_imports.py tests/test_config.py \
@@ -23,7 +25,7 @@ LOWEST_TESTS := tests/test_project.py tests/test_examples.py tests/test_imports.
 	tests/analysis/test_task_gradients.py tests/report/test_statistics.py tests/report/test_figures.py \
 	tests/worker/test_evaluator.py tests/zoo/test_minatar.py
 
-.PHONY: train test soak fuzz lint format docs test-lowest setup clean
+.PHONY: train test soak fuzz lint format docs test-lowest ding setup clean
 
 train: setup
 	$(BIN)/python $(SCRIPT) $(ARGS)
@@ -59,10 +61,21 @@ docs: .venv/.docs
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile $(LOWEST_TESTS) $(ARGS)
 
+ding: $(DING)/.installed
+	$(DING)/bin/python -m pytest tests/ding $(ARGS)
+
 setup: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml setup.py lzero/native/search_step.cpp
 $(LOWEST)/.installed: requirements-lowest.txt pyproject.toml setup.py
+
+# The packages of .venv are not installed again: they are looked for there after those that this one has itself.
+$(DING)/.installed: .venv/.installed requirements-ding.txt
+	$(BIN)/python -m venv $(DING)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(DING)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages_of_lzero.pth"
+	$(DING)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-ding.txt
+	touch $@
 
 %/.installed:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; name one with make PYTHON=/path/to/python"; exit 1; }
@@ -74,4 +87,4 @@ $(LOWEST)/.installed: requirements-lowest.txt pyproject.toml setup.py
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-lowest .venv-ding

@@ -78,6 +78,12 @@ MAY_IMPORT = {
     "report": frozenset({"config", "analysis", "envs"}) | SERVICES,
     # faces towards other frameworks: no room may import them
     "lightzero": frozenset({"config", "nn", "analysis", "envs", "entry"}) | SERVICES,
+    "ding": frozenset(
+        {
+            *("config", "analysis", "replay", "model", "envs", "policy", "worker", "entry"),
+        }
+    )
+    | SERVICES,
     "command": frozenset(
         {
             *("config", "config_hints", "config_ppo", "config_sections"),

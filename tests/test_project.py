@@ -22,6 +22,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OURS = {"lzero", "zoo"}
 LONGEST_READING = 1_500  # lines
+PLUGIN = {"ding": "di-engine"}
+"""Packages that no extra can ask for, because what they ask for contradicts the rest; by the name they are imported under.
+They are pinned in requirements-ding.txt."""
 NOT_AT_ITS_LOWER_BOUND = {"torch"}  # one version of it is tested; the file of pins says so
 
 
@@ -88,12 +91,22 @@ def lower_bound(requirement: Requirement) -> Version:
 def test_every_imported_package_is_declared_with_a_reason():
     imported = third_party_imports()
     assert {"torch", "ale-py", "torchjd"} <= imported, "the walk sees imports of every kind"
-    assert sorted(imported - set(DECLARED)) == []
+    assert sorted(imported - set(DECLARED)) == sorted(PLUGIN)
 
 
 def test_every_declared_package_has_a_reason_in_the_readme():
     assert sorted(set(DECLARED) - set(reasons())) == []
-    assert sorted(set(reasons()) - set(DECLARED)) == []
+    assert sorted(set(reasons()) - set(DECLARED)) == sorted(PLUGIN.values())
+
+
+def test_the_plugin_has_pins_of_its_own_for_what_is_not_pinned_already():
+    plugin = pins("requirements-ding.txt")
+    assert set(PLUGIN.values()) <= set(plugin)
+    assert {len(pin.specifier) for pin in plugin.values()} == {1}
+    assert all(str(pin.specifier).startswith("==") for pin in plugin.values())
+    assert sorted(set(plugin) & set(pins("requirements.txt"))) == []
+    rule = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "--no-deps -r requirements-ding.txt" in rule
 
 
 def test_the_tested_pins_are_those_that_are_declared():

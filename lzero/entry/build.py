@@ -21,6 +21,7 @@ from lzero.entry.shards import RankShare, assign_tasks
 from lzero.envs.domain import load_domain
 from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.logging import setup_logging
+from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.nn.encoder import EncoderKindError
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.profiling import Profilers
@@ -134,12 +135,13 @@ def generators(
 
 
 @lacks_are_run_errors()
-def build(config: ExperimentConfig, seed: int) -> Parts:
+def build(config: ExperimentConfig, seed: int, model: UniZeroMTModel | None = None) -> Parts:
     """Everything of a fresh run; nothing is written.
 
     Args:
         config: the experiment.
         seed: of everything random.
+        model: to go on with; None makes one.
 
     Raises:
         RunError: if the machine lacks something that the config asks for; it says what to type or install instead.
@@ -148,7 +150,7 @@ def build(config: ExperimentConfig, seed: int) -> Parts:
     dist, env = foundation.dist, foundation.env
     profilers = Profilers(config.policy.profile, config.run_dir, is_main=dist.is_main)
     torch.manual_seed(seed)  # the same parameters on every rank
-    policy = UniZeroMTPolicy(config, env.observation_shape, foundation.legal_actions, dist)
+    policy = UniZeroMTPolicy(config, env.observation_shape, foundation.legal_actions, dist, model)
     torch.manual_seed(seed + dist.rank)  # but each drops out what it likes
     replay = _replay(config, env, dist)
     rngs = generators(("act", "replay"), seed, dist.rank)

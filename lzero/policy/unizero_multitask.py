@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lzero import checks
 from lzero.analysis.aggregation import Aggregator
 from lzero.analysis.conflict import HalfGrams, gram_matrices
 from lzero.analysis.expert_statistics import ExpertSelectionRecorder
@@ -58,6 +59,7 @@ class UniZeroMTPolicy:
         observation_shape: ``(C, H, W)`` or ``(F,)``, padded over tasks.
         legal_actions: ``(T, A)`` bool, the action set of every task of the run.
         dist: process group of the run.
+        model: to go on with, of this config (TypeError or ValueError if it is not); None makes one.
 
     Source: UniZero (arXiv 2406.10667), eq. 5; targets as in MuZero (arXiv 1911.08265).
     """
@@ -70,6 +72,7 @@ class UniZeroMTPolicy:
         observation_shape: tuple[int, ...],
         legal_actions: np.ndarray,
         dist: Distributed | None = None,
+        model: UniZeroMTModel | None = None,
     ) -> None:
         self.config, self.num_tasks = config, config.num_tasks
         check_legal_actions(legal_actions, self.num_tasks)
@@ -78,9 +81,16 @@ class UniZeroMTPolicy:
         self.dtype = resolve_precision(config.precision, self.device)
         self.autocast = partial(autocast, self.device, self.dtype)
         """Makes a context in which the networks run at the precision of the run."""
-        self.model = UniZeroMTModel(
-            config.model, observation_shape, legal_actions.shape[1], self.num_tasks
-        )
+        if model is None:
+            model = UniZeroMTModel(
+                config.model, observation_shape, legal_actions.shape[1], self.num_tasks
+            )
+        checks.instance("model", model, UniZeroMTModel, "a UniZeroMTModel")
+        if model.config != config.model:
+            raise ValueError(
+                "model was made of another config than config.model; make it of this one"
+            )
+        self.model = model
         self.model.to(self.device).eval()
         self.dist.broadcast_parameters_(self.model)
         self.target = copy.deepcopy(self.model).requires_grad_(False)

@@ -41,6 +41,7 @@ from lzero.entry.evaluation import VideoFile
 from lzero.entry.replay_files import open_replay
 from lzero.entry.shards import assign_tasks
 from lzero.envs.domain import with_domain_settings
+from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.targets import value_targets
 from lzero.replay.buffer import saved_layout
@@ -70,8 +71,14 @@ def tiny(**changes: Any) -> ExperimentConfig:
     return with_domain_settings(data | changes)
 
 
-def policy(shape: Any = (2, 8, 5), legal: Any = None) -> UniZeroMTPolicy:
-    return UniZeroMTPolicy(tiny(), shape, np.ones((2, 3), bool) if legal is None else legal)
+def policy(shape: Any = (2, 8, 5), legal: Any = None, model: Any = None) -> UniZeroMTPolicy:
+    legal = np.ones((2, 3), bool) if legal is None else legal
+    return UniZeroMTPolicy(tiny(), shape, legal, model=model)
+
+
+def policy_of_another_model() -> UniZeroMTPolicy:
+    other = tiny().model.model_copy(update={"share_head": True})
+    return policy(model=UniZeroMTModel(other, (2, 8, 5), 3, 2))
 
 
 def written(folder: Path, iteration: Any = 1, state: Any = None, **more: Any) -> Path:
@@ -147,6 +154,12 @@ CASES = {
     ),
     "policy of numbers as legal": Bad(
         lambda: policy(legal=np.ones((2, 3))), "legal_actions.*float64", TypeError
+    ),
+    "policy with another module": Bad(
+        lambda: policy(model=LINEAR), "model=Linear.*a UniZeroMTModel", TypeError
+    ),
+    "policy with a model of another config": Bad(
+        policy_of_another_model, "model was made of another"
     ),
     "policy of no observation": Bad(lambda: policy(shape=()), r"observation_shape=\(\)"),
     "keep no checkpoint": Bad(lambda folder: CheckpointManager(folder, keep=0), "keep=0"),
