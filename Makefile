@@ -1,6 +1,6 @@
 # make train        the main job: sets everything up, then trains on two Atari games
 # make test         sets everything up, then runs all tests
-# make lint         lint, format and types, as CI wants them
+# make lint         lint, format and types, as CI wants them, and the Dockerfile
 # make format       writes imports and lines as lint wants them
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
 # make ding         the tests of the plug-in for DI-engine, in .venv-ding, which sees .venv and has DI-engine besides
@@ -45,6 +45,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: setup
 	$(BIN)/ruff check --select I --fix .
