@@ -4,6 +4,7 @@
 # make format       writes imports and lines as lint wants them
 # make test-lowest  a short part of the tests with the oldest dependencies that pyproject.toml allows, in .venv-lowest
 # make ding         the tests of the plug-in for DI-engine, in .venv-ding, which sees .venv and has DI-engine besides
+# make test-long    the cases that make test leaves out because others like them are in it; a quarter of an hour
 # make soak         hundreds of kills and damaged checkpoints, and half an hour of training; an hour
 # make fuzz         thousands of examples of what may stand in configs, files and trees; a quarter of an hour
 # make docs         the documentation as a site in docs/_build/html; broken links and references are errors
@@ -25,7 +26,7 @@ LOWEST_TESTS := tests/test_project.py tests/test_examples.py tests/test_imports.
 	tests/analysis/test_task_gradients.py tests/report/test_statistics.py tests/report/test_figures.py \
 	tests/worker/test_evaluator.py tests/zoo/test_minatar.py
 
-.PHONY: train test soak fuzz lint format docs test-lowest ding setup clean
+.PHONY: train test test-long soak fuzz lint format docs test-lowest ding setup clean
 
 train: setup
 	$(BIN)/python $(SCRIPT) $(ARGS)
@@ -33,9 +34,12 @@ train: setup
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-long: setup
+	$(BIN)/python -m pytest -m long --timeout 600 -n $(JOBS) --dist load $(ARGS)
+
 soak: setup
-	LZERO_SOAK_MINUTES=30 $(BIN)/python -m pytest --timeout 7200 -rP tests/reliability/test_soak.py
-	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 $(BIN)/python -m pytest -n $(JOBS) --dist load --timeout 7200 -rP \
+	LZERO_SOAK_MINUTES=30 $(BIN)/python -m pytest -m "" --timeout 7200 -rP tests/reliability/test_soak.py
+	LZERO_KILLS=200 LZERO_DAMAGED_CHECKPOINTS=300 $(BIN)/python -m pytest -m "" -n $(JOBS) --dist load --timeout 7200 -rP \
 		tests/reliability --deselect tests/reliability/test_soak.py $(ARGS)
 
 fuzz: setup

@@ -124,7 +124,7 @@ def test_what_cannot_tell_mirrored_tasks_apart_is_torn_between_them():
         "transformer",
     ):
         score = mean_score(shared, component)
-        assert score > 0.4, f"{component}: opposite moves are wanted of the same features"
+        assert score > 0.25, f"{component}: opposite moves are wanted of the same features"
         assert mean_score(own, component) < score / 2, f"{component}: heads of their own translate"
 
 

@@ -217,12 +217,12 @@ def test_numbers_are_those_of_a_naive_loop(logged):
 
 def test_the_exact_tag_is_the_mean_over_layers(logged):
     _, metrics, _ = logged
-    for tag in expected_tags(len(TASKS)):
+    for tag in expected_tags(TASKS):
         of_layers = [metrics[f"{tag}/layer{layer}"] for layer in LAYERS]
-        if "UsedExpert" in tag:  # numbers of experts have no mean: the layers' counts are pooled
+        if "used_expert" in tag:  # numbers of experts have no mean: the layers' counts are pooled
             window = WINDOWS.index(tag.split("/")[1])
             load = sum(layer.counts[window].sum(axis=0) for layer in make_selection().values())
-            assert metrics[tag] == (load.argmax() if "Most" in tag else load.argmin())
+            assert metrics[tag] == (load.argmax() if "most_used" in tag else load.argmin())
         elif None in of_layers:
             assert metrics[tag] is None
         else:
@@ -245,7 +245,7 @@ def test_pictures_show_the_matrices(monkeypatch, tmp_path):
     assert (rows, columns, limits) == (TASKS, ("0", "1", "2", "3"), (0.0, 1.0))
     assert list(panels) == ["layer 0", "layer 2"]
     np.testing.assert_array_equal(panels["layer 2"], selection[2].frequencies[1])
-    panels, rows, columns, limits = drawn["Wasserstein Distance between tasks, long window"]
+    panels, rows, columns, limits = drawn["wasserstein between tasks, long window"]
     assert (rows, columns, limits) == (TASKS, TASKS, (0.0, 3.0))
     np.testing.assert_array_equal(
         panels["layer 0"], wasserstein_matrix(selection[0].frequencies)[3]

@@ -148,6 +148,7 @@ def test_what_is_scored_before_training_is_scored_once(tmp_path, where, monkeypa
     }[where]
 
     def stopping(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
         raise AskedToStopError
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):

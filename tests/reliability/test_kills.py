@@ -21,11 +21,11 @@ from tests.reliability.runs import assert_same_future, assert_same_tensorboard, 
 
 logger = logging.getLogger(__name__)
 
-KILLS = int(os.environ.get("LZERO_KILLS", "12"))
+KILLS = int(os.environ.get("LZERO_KILLS", "6"))
 """``make soak`` kills hundreds of times."""
 SECONDS = max(300, 20 * KILLS)  # for the whole run; a machine may be busy with other things
 CHANGES = {
-    "train.max_env_steps": 960 + 60 * KILLS,
+    "train.max_env_steps": 480 + 60 * KILLS,
     "train.checkpoint_interval": 20,
     "train.eval_interval": 400,
     "train.keep_checkpoints": 3,
