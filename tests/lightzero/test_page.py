@@ -6,7 +6,8 @@ from pathlib import Path
 
 import lzero
 import lzero.lightzero as adapters
-from lzero.lightzero.keys import as_markdown
+from lzero.lightzero.keys import as_markdown, keys
+from lzero.lightzero_keys import LIGHTZERO_KEYS
 
 ROOT = Path(lzero.__file__).parents[1]
 PAGE = (ROOT / "docs" / "coming_from_lightzero.md").read_text(encoding="utf-8")
@@ -42,3 +43,22 @@ def test_names_and_files_of_the_page_exist():
         assert hasattr(adapters, name)
         if name not in ("Row", "Translation"):
             assert f"`{name}" in prose or f"{name}(" in prose or f".{name}" in prose, name
+
+
+MADE_OF_SEVERAL = {
+    *("num_segments", "observation_shape", "num_res_blocks", "num_channels"),
+    *("reward_support_range", "value_support_range", "update_per_collect"),
+}
+"""Keys that decide something together with others: a hint names the field that a user looks for, a translation the one it sets."""
+
+
+def test_hints_and_translation_say_the_same_of_a_key():
+    """The command line knows keys without the rest of this package, which needs torch."""
+    translated: dict[str, set[str]] = {}
+    for path, key in keys().items():
+        if key.rule == "mapped":
+            translated.setdefault(path.rsplit(".", 1)[-1], set()).add(key.target)
+    both = translated.keys() & LIGHTZERO_KEYS.keys()
+    assert len(both) > 30
+    for name in both - MADE_OF_SEVERAL:
+        assert LIGHTZERO_KEYS[name].path in translated[name], name
