@@ -49,7 +49,7 @@ MADE_OF_SEVERAL = {
     *("num_segments", "observation_shape", "num_res_blocks", "num_channels"),
     *("reward_support_range", "value_support_range", "update_per_collect"),
 }
-"""Keys that decide something together with others: a hint names the field that a user looks for, a translation the one it sets."""
+"""They decide something together with others: a hint names the field that is looked for, a translation the one it sets."""
 
 
 def test_hints_and_translation_say_the_same_of_a_key():
