@@ -57,7 +57,7 @@ def test_the_pipeline_trains_evaluates_saves_and_logs(tmp_path):
         found |= row.get("metrics", {})
     assert math.isfinite(found["learn/loss"]) and -1 <= found["eval_return/Catch"] <= 1
     assert any(name.startswith("gradient_conflict/") for name in found)
-    assert any(name.startswith("MOE_") for name in found)
+    assert any(name.startswith("moe_") for name in found)
 
 
 def test_other_environments_a_given_model_and_a_limit_of_updates(tmp_path):
