@@ -1,6 +1,7 @@
 """Bad input is refused at the public function, in one line that names the argument: nothing comes
 from inside, nothing goes on in silence, nothing hangs."""
 
+import importlib
 import re
 import traceback
 from pathlib import Path
@@ -9,33 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 import lzero
-from tests.bad_calls import (
-    of_analysis,
-    of_commands,
-    of_exports,
-    of_games,
-    of_lightzero,
-    of_networks,
-    of_noise,
-    of_ppo,
-    of_runs,
-    of_search,
-)
 from tests.bad_calls.bad import Bad
 
 ROOT = Path(lzero.__file__).parents[1]
-ROOMS = (
-    of_analysis,
-    of_commands,
-    of_exports,
-    of_games,
-    of_lightzero,
-    of_networks,
-    of_noise,
-    of_ppo,
-    of_runs,
-    of_search,
-)
+ROOMS = [
+    importlib.import_module(f"tests.bad_calls.{path.stem}")
+    for path in sorted((Path(__file__).parent / "bad_calls").glob("of_*.py"))
+]
 CASES: dict[str, Bad] = {name: case for room in ROOMS for name, case in room.CASES.items()}
 
 
