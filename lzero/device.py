@@ -4,14 +4,19 @@ a run.
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -184,6 +189,26 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def side_by_side(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+) -> list[Result]:
+    """What ``function`` returns for every item, in order; on CPUs as many at a time as torch has threads, each on one.
+
+    Small pieces of work gain little from a second thread inside every operation, and lose what it costs to wake it.
+
+    Args:
+        function: called from several threads at a time, each begins with torch's defaults: gradients on, no autocast.
+        items: what it is called with.
+        device: where it computes; on CUDA one after another, as kernels queue up by themselves.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if device.type != "cpu" or threads < 2:
+        return [function(item) for item in items]
+    # torch's threads begin with the number of threads that was set last
+    with torch_threads(1), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
 
 
 def in_memory_order_of(parameter: Tensor, tensor: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import logging
+import threading
 from contextlib import nullcontext
 
 import pytest
@@ -13,6 +14,8 @@ from lzero.device import (
     onednn_is_better,
     resolve_device,
     resolve_precision,
+    side_by_side,
+    torch_threads,
 )
 from lzero.nn.moe import MoELayer
 
@@ -122,6 +125,33 @@ def test_fast_products_are_fp32_and_go_when_they_are_left():
     assert products.fp32_precision == before
     with fast_products(torch.device("cuda")):
         assert products.fp32_precision == before
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_side_by_side_every_piece_has_one_thread(threads):
+    all_there = threading.Barrier(threads, timeout=60)
+
+    def piece(number: int) -> tuple[int, int]:
+        all_there.wait()
+        return number, torch.get_num_threads()
+
+    with torch_threads(threads):
+        found = side_by_side(piece, range(2 * threads), CPU)
+        assert torch.get_num_threads() == threads
+    assert found == [(number, 1) for number in range(2 * threads)]
+
+
+def test_side_by_side_an_error_is_the_callers():
+    with torch_threads(2):
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda number: 1 // number, [1, 0, 1], CPU)
+        assert torch.get_num_threads() == 2
+
+
+def test_on_cuda_pieces_come_one_after_another():
+    with torch_threads(2):
+        found = side_by_side(lambda _: threading.get_ident(), [0, 1], torch.device("cuda"))
+    assert found == [threading.get_ident()] * 2
 
 
 @pytest.mark.parametrize(

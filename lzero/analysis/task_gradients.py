@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lzero import checks
 from lzero.analysis.points import ActivationPoint, MeasuringPoint, RowLayout
-from lzero.device import in_memory_order_of
+from lzero.device import in_memory_order_of, side_by_side
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TaskGradients:
         *,
         retain_graph: bool = False,
     ) -> "TaskGradients":
-        """Backward through each task's graph, which is freed before the next one's turn.
+        """Backward through each task's graph, which is freed when it has been gone through; on CPUs side by side.
 
         Args:
             shared: parameters that all tasks share.
@@ -119,8 +119,11 @@ class TaskGradients:
                 widths[name] = _width(name, point, losses[0])
                 passed[name] = point
         layout = RowLayout.of(shared, points, widths)
-        rows = torch.empty(len(losses), sum(layout.lengths), device=losses[0].loss.device)
-        for row, part in zip(rows, losses, strict=True):
+        device = losses[0].loss.device
+        rows = torch.empty(len(losses), sum(layout.lengths), device=device)
+
+        def fill(row: Tensor, part: TaskLoss) -> list[Tensor | None]:
+            """Write the task's row; the gradients of ``own``."""
             seen = list(chain.from_iterable(map(part.activations.__getitem__, widths)))
             gradients = iter(
                 torch.autograd.grad(
@@ -143,6 +146,14 @@ class TaskGradients:
                 else:
                     at_points.append(_mean_token(pieces, point.axis) * part.share)
             layout.write_(row, at_shared, at_points)
+            return at_own
+
+        every = list(zip(rows, losses, strict=True))
+        if retain_graph:  # one graph is gone through by one thread at a time
+            gradients_of_own = [fill(*of) for of in every]
+        else:
+            gradients_of_own = side_by_side(lambda of: fill(*of), every, device)
+        for at_own in gradients_of_own:
             for parameter, gradient in zip(own, at_own, strict=True):
                 if gradient is None:
                     continue

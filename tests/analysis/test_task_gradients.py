@@ -13,6 +13,7 @@ from lzero.analysis.aggregation import AggregationError, Aggregator
 from lzero.analysis.conflict import compute_gradient_conflicts
 from lzero.analysis.points import ActivationPoint, ParameterPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
+from lzero.device import torch_threads
 from lzero.policy import UniZeroMTPolicy, unizero_multitask
 from lzero.policy.losses import masked_means, spread_shortfall, weighted_total
 from lzero.policy.metrics import LearnResult
@@ -345,6 +346,34 @@ def test_an_activation_without_a_part_in_the_loss_has_no_gradient():
     )
     measure_only(policy, {"probe": ActivationPoint(probe, "output")})
     assert not policy.learn(make_windows(policy.config)).conflicts()["probe"].valid.any()
+
+
+def test_tasks_side_by_side_have_the_gradients_of_one_after_another():
+    found = []
+    for threads in (1, 3):
+        torch.manual_seed(0)
+        shared, heads = (
+            torch.nn.Linear(40, 30),
+            torch.nn.ModuleList(torch.nn.Linear(30, 1) for _ in range(3)),
+        )
+        losses = []
+        with torch_threads(1):  # what more threads change in these is not asked here
+            for task in range(3):
+                for half in range(2):
+                    middle = shared(torch.randn(64, 40)).relu()
+                    loss = heads[task](middle).square().mean()
+                    losses.append(TaskLoss(task, loss, {"middle": [middle]}, 0.5, half))
+        points = {
+            "middle": ActivationPoint(shared, "output"),
+            "weight": ParameterPoint(((shared.weight, None),)),
+        }
+        own = list(heads.parameters())
+        with torch_threads(threads):
+            gradients = TaskGradients.of(list(shared.parameters()), own, points, losses)
+        assert gradients.half_ids == [0, 1, 2, 3, 4, 5]
+        assert gradients.rows.count_nonzero(dim=1).min() > 0 and not gradients.rows.requires_grad
+        found.append([gradients.rows, *(parameter.grad for parameter in own)])
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize(
