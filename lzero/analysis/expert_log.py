@@ -159,7 +159,7 @@ class _Selection:
             tags.EFFECTIVE_EXPERTS: effective_number(self.counts),
         }
 
-    def over_tasks(self) -> dict[str, np.ndarray]:
+    def over_tasks(self, draws_per_update: Sequence[int] | None) -> dict[str, np.ndarray]:
         """How all tasks together use the experts: each ``(L, W)``."""
         active = np.asarray(self.counts.any(axis=-1))
         num_active = active.sum(axis=-1)
@@ -171,12 +171,19 @@ class _Selection:
         has_data = num_active > 0
         usage_entropy = np.where(has_data, entr(mean_frequency).sum(axis=-1), np.nan)
         imbalance = load.max(axis=-1) * self.num_experts / np.maximum(load.sum(axis=-1), 1)
-        information = mutual_information(self.counts)
+        draws = self.counts.sum(axis=-1)
+        if draws_per_update is not None:
+            draws = np.clip(self.data_points * np.asarray(draws_per_update), 1, draws.clip(1))
+        information = mutual_information(self.counts, draws=draws)
+        share = np.full(information.plug_in.shape, np.nan)
+        np.divide(
+            information.corrected, information.largest, out=share, where=information.largest > 0
+        )
         return {
             tags.USAGE_ENTROPY: usage_entropy,
             f"{tags.USAGE_ENTROPY}{tags.NORMALISED}": self._normalised(usage_entropy),
-            tags.MUTUAL_INFORMATION: information.plug_in,
-            f"{tags.MUTUAL_INFORMATION}{tags.NORMALISED}": information.normalised,
+            tags.MUTUAL_INFORMATION: information.corrected,
+            f"{tags.MUTUAL_INFORMATION}{tags.NORMALISED}": share,
             tags.DEAD_EXPERTS: np.where(has_data, (load == 0).sum(axis=-1), np.nan),
             tags.LOAD_IMBALANCE: np.where(has_data, imbalance, np.nan),
             **_extreme_experts(load),
@@ -206,6 +213,7 @@ def log_expert_selection(
     is_main: bool = True,
     drawing: PictureSchedule | None = None,
     before: Mapping[int, ExpertSelection] | None = None,
+    draws_per_update: Sequence[int] | None = None,
 ) -> None:
     """Log the expert selection of all layers: scalars, matrices (JSONL) and pictures (TensorBoard).
 
@@ -223,10 +231,13 @@ def log_expert_selection(
         is_main: whether this rank logs; the others return at once.
         drawing: when pictures are drawn; None draws now.
         before: ``selection`` as it was last logged; without one, nothing is said of a shift.
+        draws_per_update: independent draws, windows of a replay, that an update has of each of the T tasks: by them the
+            mutual information is corrected, which is below 0 as often as above it where experts tell nothing. None
+            takes every selection for a draw.
 
     Raises:
         TypeError: if ``selection`` is no mapping.
-        ValueError: if the number of names is not T, or layers have other windows, tasks or experts.
+        ValueError: if the number of names or of draws is not T, or layers have other windows, tasks or experts.
     """
     if not is_main or not selection:
         return
@@ -238,13 +249,15 @@ def log_expert_selection(
             f"task_names={list(task_names)} are {len(task_names)} names for {num_tasks} tasks; "
             "give one per task"
         )
+    if draws_per_update is not None:
+        checks.shape("draws_per_update", np.asarray(draws_per_update), num_tasks)
     similarity = stacked.between_tasks()
     of_tasks = stacked.by_task()
     if before:
         of_tasks[tags.SELECTION_SHIFT] = assignment_shift(
             _counts_of(before, stacked), stacked.counts
         )
-    scalars = dict(_scalars(stacked, of_tasks, similarity, task_names))
+    scalars = dict(_scalars(stacked, of_tasks, similarity, task_names, draws_per_update))
     logger.scalars(scalars, env_step, train_iter)
     logger.arrays(dict(_arrays(stacked, similarity)), env_step, train_iter)
 
@@ -270,8 +283,9 @@ def _scalars(
     of_tasks: Mapping[str, np.ndarray],
     similarity: Mapping[str, np.ndarray],
     task_names: Sequence[str],
+    draws_per_update: Sequence[int] | None,
 ) -> Iterator[tuple[str, float]]:
-    overall = stacked.over_tasks()
+    overall = stacked.over_tasks(draws_per_update)
     pooled = _extreme_experts(
         stacked.counts.sum(axis=(0, 2))
     )  # a mean of expert numbers says nothing

@@ -249,6 +249,8 @@ class ExpertSelectionRecorder:
 
     Args:
         layers: those with routed experts, by number; all of one shape. May be empty.
+        draws_per_update: independent draws, windows of a replay, that an update has of each of the G tasks. What
+            experts tell of tasks is corrected by it when it is logged. None takes every selection for a draw.
 
     Attributes:
         logged: selection of all ranks when it was last logged, by layer; empty before. Whoever logs
@@ -257,9 +259,14 @@ class ExpertSelectionRecorder:
 
     Raises:
         TypeError: if ``layers`` is no mapping, or one does not count.
+        ValueError: if ``draws_per_update`` has a number below 1, or not one per task.
     """
 
-    def __init__(self, layers: Mapping[int, CountsSelections]) -> None:
+    def __init__(
+        self,
+        layers: Mapping[int, CountsSelections],
+        draws_per_update: Sequence[int] | None = None,
+    ) -> None:
         checks.mapping("layers", layers, "layers by number")
         for index, layer in layers.items():
             if not hasattr(layer, "selection_counts"):
@@ -267,6 +274,13 @@ class ExpertSelectionRecorder:
                     f"layers[{index}]={type(layer).__name__}: allowed is what has selection_counts"
                 )
         self.layers = dict(layers)
+        self.draws_per_update: tuple[int, ...] | None = None
+        if draws_per_update is not None:
+            self.draws_per_update = checks.sizes("draws_per_update", draws_per_update)
+            for layer in self.layers.values():
+                checks.shape(
+                    "draws_per_update", np.array(draws_per_update), len(layer.selection_counts)
+                )
         self.logged: dict[int, ExpertSelection] = {}
         self.statistics: dict[int, ExpertSelectionStatistics] = {}
         for index, layer in self.layers.items():

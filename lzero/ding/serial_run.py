@@ -263,5 +263,6 @@ class SerialRun:
                 *(self.logger, selection, games, step, train_iter),
                 drawing=self._drawing["experts"],
                 before=statistics.logged,
+                draws_per_update=statistics.draws_per_update,
             )
             statistics.logged = selection

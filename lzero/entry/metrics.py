@@ -96,6 +96,7 @@ def log_experts(run: "RunLife") -> None:
         is_main=run.dist.is_main,
         drawing=run.drawing["experts"],
         before=statistics.logged,
+        draws_per_update=statistics.draws_per_update,
     )
     statistics.logged = selection
 

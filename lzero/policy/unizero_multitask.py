@@ -108,7 +108,8 @@ class UniZeroMTPolicy:
             2, dtype=torch.int64, device=self.device
         ).unbind()
         self.routed_layers = self.model.world_model.transformer.routed_layers()
-        self.expert_statistics = ExpertSelectionRecorder(self.routed_layers)
+        windows = [config.batch_size_of(game) for game in config.env.games]
+        self.expert_statistics = ExpertSelectionRecorder(self.routed_layers, windows)
         self._points = standard_points(self.model)
         kind = config.policy.gradient_aggregator
         self._aggregator = None if kind == "mean" else Aggregator(kind, config.policy.cagrad_c)

@@ -188,6 +188,10 @@ def test_numbers_are_those_of_a_naive_loop(logged):
         values += (load.argmax(), load.argmin(), sum(load == 0), load.max() / load.mean())
         within = [-sum(p * math.log(p) for p in row if p) for row in rows.values()]
         information = usage_entropy - np.mean(within)
+        for row, of_task in ((rows[task], counts[task]) for task in rows):  # what chance adds to it
+            posterior = row / np.maximum(sum(rows.values()), 1e-300)  # a dead expert: 0 / 0
+            chance = (row > 0).sum() - 1 - (posterior * (1 - row)).sum()
+            information -= chance / len(rows) / of_task.sum() / 2
         values += (information, information / min(math.log(len(rows)), math.log(NUM_EXPERTS)))
         names = ("usage_entropy", "usage_entropy_normalised")
         names += ("most_used_expert", "least_used_expert", "dead_experts", "load_imbalance")
@@ -304,6 +308,34 @@ def test_one_task_has_nobody_to_be_compared_with(tmp_path, monkeypatch, empty):
     )
     assert metrics["moe_load/long/load_imbalance"] == (None if empty else 1)
     assert metrics["moe_load/long/most_used_expert"] == (None if empty else 0)
+
+
+@pytest.mark.parametrize("name", ["mutual_information", "mutual_information_normalised"])
+def test_experts_that_tell_nothing_of_tasks_have_no_mutual_information_on_average(name):
+    """Windows of 15 tokens that all go to one expert, drawn without regard to the task: with each
+    window as one draw the mean over updates is 0, with every token as one it is not.
+    """
+    rng = np.random.default_rng(0)
+    per_update, updates = (6, 9, 12), 2000
+    counts = np.empty((updates, 3, NUM_EXPERTS), np.int64)
+    for task, windows in enumerate(per_update):
+        counts[:, task] = 15 * rng.multinomial(10 * windows, [0.4, 0.3, 0.2, 0.1], updates)
+    names = tuple(map(str, range(updates)))
+    selection = ExpertSelection(names, counts, np.full((updates, 3), 10))
+    is_chance = {}
+    for draws in (per_update, None):
+        values = expert_log._Selection.of({0: selection}).over_tasks(draws)[name]
+        is_chance[draws] = abs(values.mean()) < 4 * values.std() / math.sqrt(updates)
+    assert is_chance == {per_update: True, None: False}
+
+
+@pytest.mark.parametrize("draws", [(1, 2), (1, 2, 3, 4)])
+def test_draws_are_those_of_every_task(tmp_path, draws):
+    with (
+        RunLogger(tmp_path, is_main=True) as logger,
+        pytest.raises(ValueError, match=r"draws_per_update"),
+    ):
+        log_expert_selection(logger, make_selection(), TASKS, 1, 1, draws_per_update=draws)
 
 
 def test_other_ranks_and_dense_models_draw_nothing(tmp_path, monkeypatch):

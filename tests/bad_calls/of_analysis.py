@@ -315,6 +315,9 @@ CASES = {
     "selection recorder of what does not count": Bad(
         lambda: ExpertSelectionRecorder({0: LINEAR}), r"layers\[0\].*Linear", TypeError
     ),
+    "selection recorder without draws": Bad(
+        lambda: ExpertSelectionRecorder({}, (20, 0)), r"draws_per_update\[1\]=0"
+    ),
     "divergence of one distribution": Bad(
         lambda: js_divergence_matrix(np.full(4, 0.25)), r"p.*\(4,\)"
     ),

@@ -40,6 +40,13 @@ def test_a_small_update_does_not_wake_a_second_thread(monkeypatch):
         assert (policy.learn(windows), policy.learn(large), torch.get_num_threads()) == (1, 2, 2)
 
 
+def test_windows_of_every_task_are_the_draws_of_its_expert_selection():
+    config = make_config({"env": {"overrides": {GAMES[1]: {"batch_size": 2}}}})
+    recorder = make_policy(config).expert_statistics
+    assert recorder.draws_per_update == tuple(map(config.batch_size_of, GAMES))
+    assert len(set(recorder.draws_per_update)) == 2
+
+
 def test_frames_that_look_alike_keep_different_latents():
     """Pong's frames are nearly one picture: without a lower bound on their spread all latents became one within 50 updates."""
     spread = {}
