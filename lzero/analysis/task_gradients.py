@@ -122,8 +122,9 @@ class TaskGradients:
         device = losses[0].loss.device
         rows = torch.empty(len(losses), sum(layout.lengths), device=device)
 
-        def fill(row: Tensor, part: TaskLoss) -> list[Tensor | None]:
-            """Write the task's row; the gradients of ``own``."""
+        def fill(index: int) -> Sequence[Tensor | None]:
+            """Write a row; the gradients of ``own``."""
+            part = losses[index]
             seen = list(chain.from_iterable(map(part.activations.__getitem__, widths)))
             gradients = iter(
                 torch.autograd.grad(
@@ -145,14 +146,14 @@ class TaskGradients:
                     at_points.append(_all_tokens(pieces, part, widths[name]))
                 else:
                     at_points.append(_mean_token(pieces, point.axis) * part.share)
-            layout.write_(row, at_shared, at_points)
+            layout.write_(rows[index], at_shared, at_points)
             return at_own
 
-        every = list(zip(rows, losses, strict=True))
+        every = range(len(losses))
         if retain_graph:  # one graph is gone through by one thread at a time
-            gradients_of_own = [fill(*of) for of in every]
+            gradients_of_own = [fill(index) for index in every]
         else:
-            gradients_of_own = side_by_side(lambda of: fill(*of), every, device)
+            gradients_of_own = side_by_side(fill, every, device)
         for at_own in gradients_of_own:
             for parameter, gradient in zip(own, at_own, strict=True):
                 if gradient is None:
