@@ -6,8 +6,9 @@ python benchmarks/learning.py breakout --seeds 0 1       # ablations on MinAtar 
 python benchmarks/learning.py minatar --seeds 0 1        # MinAtar Breakout alone, and three games together
 python benchmarks/learning.py afternoon --seeds 0 1      # Atari games of 100,000 env steps, one at a time and two together
 python benchmarks/learning.py four --seeds 0 1           # four Atari games in one agent, MoE and dense
-python benchmarks/learning.py sharpen --seeds 0 1        # what a change of preset afternoon does on Krull
-python benchmarks/learning.py sharpen_minatar            # the same changes on MinAtar Breakout
+python benchmarks/learning.py sharpen --seeds 0 1        # what made preset afternoon of the one before, on Krull
+python benchmarks/learning.py ablate --seeds 0 1         # preset afternoon on Krull: each choice undone, each other added
+python benchmarks/learning.py sharpen_minatar            # such changes on MinAtar Breakout
 python benchmarks/learning.py former --seeds 0           # two of these games with the settings that Atari's presets had before
 python benchmarks/learning.py pong --seeds 0             # Atari Pong
 python benchmarks/learning.py study_catch                # conflict study: dense (SwiGLU and GELU), MoE, MoE without shared part
@@ -20,26 +21,20 @@ returns and scores alone; ``--output-dir benchmarks/curves`` prints its tables w
 ``python -m lzero.report benchmarks/curves/afternoon/*`` draws it.
 """
 
-import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
+from grid import FINISHED, Grid, Variant
 from rich.console import Console
 from rich.table import Table
 
-from lzero.command.jobs import Ended, Job, JobsStoppedError, run_jobs
-from lzero.command.sweep_file import slug
 from lzero.envs.domain import load_domain
-from lzero.logging import METRICS_FILE, read_metrics
-from lzero.report.run_data import CONFIG_FILE, read_run
+from lzero.report.run_data import read_run
 from lzero.report.statistics import hierarchical_bootstrap_mean
 
-ROOT = Path(__file__).parents[1]
-FINISHED = "finished.txt"  # in a run's folder: what it took
 KEPT = ("collect_", "eval_")  # what is kept of a run: its returns and scores
 CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
 ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
@@ -63,16 +58,6 @@ FORMER = (
     "--policy.search.num-eval-simulations 8 --policy.batch-size 16 --policy.replay-ratio 0.1 --policy.replay.capacity 40000 "
     "--train.random-steps 0"
 )
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A training script, its preset and what is changed."""
-
-    name: str
-    script: str
-    preset: str
-    arguments: str = ""
 
 
 def ablations(script: str, preset: str, common: str = "", *, more: bool) -> tuple[Variant, ...]:
@@ -165,15 +150,33 @@ CHANGES = {
     "reanalysis 0.2": "--policy.reanalyse-fraction 0.2",
 }
 """What may make an agent learn more from an env step."""
+# What preset ``afternoon`` has taken up, each undone, and what it has not, each added.
+UNDONE = {
+    "preset": "",
+    "latent weight 10": "--policy.loss.latent 10",
+    "support 50": "--model.support-limit 50 --model.support-bins 101",
+    "learning rate 3e-4": "--policy.optimiser.learning-rate 3e-4",
+    "residual encoder": "--model.encoder.kind resnet --model.encoder.widths 16 32",
+    "no shifts": "--policy.shift-pixels 0",
+    "half the updates": "--policy.replay-ratio 0.25",
+}
+NOT_TAKEN = (
+    "changes of latents",
+    "burn-in 3",
+    "open loop",
+    "online labels",
+    "clip 50",
+    "entropy 0.005",
+    "prioritised",
+    "reanalysis 0.2",
+)
 
 
-def changed(
-    script: str, preset: str, common: str, more: dict[str, str] | None = None
-) -> tuple[Variant, ...]:
-    """A preset, and each change of it."""
+def changed(script: str, preset: str, common: str, changes: dict[str, str]) -> tuple[Variant, ...]:
+    """Each change of a preset."""
     return tuple(
         Variant(name, script, preset, f"{common} {arguments}")
-        for name, arguments in (CHANGES | (more or {})).items()
+        for name, arguments in changes.items()
     )
 
 
@@ -197,7 +200,8 @@ SUITES = {
         f"{ATARI}.py",
         "afternoon",
         f"--env.games Krull --train.max-env-steps 50000 {BEFORE}",
-        {
+        CHANGES
+        | {
             "shifts of 4 pixels": "--policy.shift-pixels 4",
             "gray": "--env.grayscale",
             "sharp, shifts": f"{SHARP} {SHIFTS}",
@@ -211,8 +215,17 @@ SUITES = {
             "nature 32 64 64": "--model.encoder.kind nature --model.encoder.widths 32 64 64",
         },
     ),
+    "ablate": changed(
+        f"{ATARI}.py",
+        "afternoon",
+        "--env.games Krull --train.max-env-steps 20000 --train.eval-interval 20000",
+        UNDONE | {name: CHANGES[name] for name in NOT_TAKEN},
+    ),
     "sharpen_minatar": changed(
-        f"{MINATAR}.py", "breakout", "--train.max-env-steps 20000 --train.eval-interval 10000"
+        f"{MINATAR}.py",
+        "breakout",
+        "--train.max-env-steps 20000 --train.eval-interval 10000",
+        CHANGES,
     ),
     "catch": ablations(CATCH, "both", CATCH_SLOW, more=True),
     "blind": (
@@ -260,6 +273,7 @@ class Arguments:
             "four",
             "former",
             "sharpen",
+            "ablate",
             "sharpen_minatar",
             "pong",
             "study_catch",
@@ -277,76 +291,17 @@ class Arguments:
     output_dir: Path = Path("runs")
     """Folder of all runs."""
     keep: Path | None = None
-    """Write config, returns and scores of the finished runs to this folder too."""
-
-
-def folder_of(arguments: Arguments, variant: Variant, seed: int) -> Path:
-    """Folder of a run."""
-    return arguments.output_dir.resolve() / arguments.suite / f"{slug(variant.name)}_s{seed}"
-
-
-def job(variant: Variant, seed: int, folder: Path) -> Job:
-    """The program that trains a variant with a seed."""
-    command = [
-        sys.executable,
-        str(ROOT / variant.script),
-        variant.preset,
-        *variant.arguments.split(),
-    ]
-    command += ["--train.no-video", "--output-dir", str(folder.parent), "--exp-name", folder.name]
-    return Job(folder.name, (*command, "--seed", str(seed)), folder / "log.txt")
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run has been trained to its end."""
-    return (folder / FINISHED).exists()
-
-
-def note(ended: Ended) -> None:
-    """Mark a run as finished, with what it took; or say why it is not."""
-    folder = ended.job.log.parent
-    if ended.status:
-        print(f"{folder.name} ended with {ended.status}: {ended.last_line}; see {ended.job.log}")
-        return
-    took = f"{ended.wall_seconds:.0f} s wall, {ended.cpu_seconds:.0f} s CPU\n"
-    (folder / FINISHED).write_text(took)
-
-
-def keep(folder: Path, kept: Path) -> None:
-    """Write to ``kept`` what tables and figures need of the run in ``folder``."""
-    kept.mkdir(parents=True, exist_ok=True)
-    config = json.loads((folder / CONFIG_FILE).read_text())
-    config["output_dir"] = f"runs/{folder.parent.name}"  # says nothing of the machine
-    (kept / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
-    with (kept / METRICS_FILE).open("w") as file:
-        for line in read_metrics(folder / METRICS_FILE):
-            for part in ("metrics", "arrays"):
-                line[part] = {
-                    tag: value for tag, value in line.get(part, {}).items() if tag.startswith(KEPT)
-                }
-            if line["metrics"] or line["arrays"]:
-                file.write(json.dumps(line) + "\n")
-    (kept / FINISHED).write_text((folder / FINISHED).read_text())
+    """Write config, returns and scores of every run that has finished to this folder too."""
 
 
 def main() -> None:
     """Train, then print the table."""
     arguments = tyro.cli(Arguments)
     variants = [variant for variant in SUITES[arguments.suite] if arguments.only in variant.name]
-    folders = {}
-    for seed in arguments.seeds:  # something of everything early
-        for variant in variants:
-            folders[variant, seed] = folder_of(arguments, variant, seed)
-    jobs = [job(*of, folder) for of, folder in folders.items() if not is_finished(folder)]
-    try:
-        failed = sum(ended.status != 0 for ended in run_jobs(jobs, arguments.jobs, on_end=note))
-    except JobsStoppedError as stopped:
-        raise SystemExit(stopped.status) from stopped
-    if failed:
-        raise SystemExit(f"{failed} of {len(folders)} runs failed; the same command tries again")
-    if arguments.keep is not None:
-        for folder in folders.values():
-            keep(folder, arguments.keep / arguments.suite / folder.name)
+    kept = None if arguments.keep is None else arguments.keep / arguments.suite
+    folder = arguments.output_dir / arguments.suite
+    grid = Grid(variants, arguments.seeds, folder, kept, KEPT)
+    grid.train(arguments.jobs)
     table = Table(
         title=f"{arguments.suite}: final evaluation, seeds {', '.join(map(str, arguments.seeds))}"
     )
@@ -362,7 +317,7 @@ def main() -> None:
     ):
         table.add_column(header)
     for variant in variants:
-        for row in rows(variant, [folders[variant, seed] for seed in arguments.seeds]):
+        for row in rows(variant, [grid.folder_of(variant, seed) for seed in arguments.seeds]):
             table.add_row(*row)
     table.caption = (
         "interval: bootstrap over seeds and their episodes; while collecting: mean return over the whole run, which tells "

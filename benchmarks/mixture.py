@@ -2,28 +2,25 @@
 
 python benchmarks/mixture.py mtrl --seeds 0 1 2 3 4        # all games at once
 python benchmarks/mixture.py crl                           # one game after another, twice, in two orders
-python benchmarks/mixture.py orders --only baseline        # all orders of three games
+python benchmarks/mixture.py orders                        # baseline and one mixture in all orders of three games
 python benchmarks/mixture.py routers                       # what routers see, regularised routers, other tokens
 python benchmarks/mixture.py single                        # each game alone
 python benchmarks/mixture.py cost                          # parameters, work, time and memory, without training
 python benchmarks/mixture.py speed                         # env steps per second, and learning against the baseline
 
 Runs go to ``runs/mixture_{grid}/{variant}_s{seed}``, ``--jobs`` at a time with one thread each. The same command again
-continues runs that were interrupted and leaves finished ones alone, then prints how to draw the report.
+continues runs that were interrupted and leaves finished ones alone, then prints how to draw the report. Orders go to the
+folder of ``crl``, which has two of them.
 """
 
 import lzero  # noqa: F401, I001  (before torch: it sets how OpenMP threads wait)
 
 import itertools
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,9 +28,9 @@ import numpy as np
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from grid import Grid, Variant
 from lzero.config_ppo import PPOExperiment
 from lzero.entry.ppo_run import PPORun
 from lzero.envs.domain import read_experiment
@@ -41,8 +38,9 @@ from lzero.model.actor_critic import ActorCritic, parameter_count
 from zoo.minatar.config.ppo_presets import ppo_presets
 from zoo.minatar.config.presets import THREE
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "zoo/minatar/config/minatar_ppo_moe_config.py"
+SCRIPT = "zoo/minatar/config/minatar_ppo_moe_config.py"
+# what is kept of a run: all that figures and tables are made of
+KEPT = ("collect_", "eval_", "plasticity/", "gradient_conflict", "moe_", "expert_selection")
 
 
 def mixture(architecture: str, routing: str, more: str = "") -> str:
@@ -61,6 +59,7 @@ STUDY = {
     "big wide": mixture("big", "softmoe", "--model.mixture.wide"),
 }
 """What is compared; ``big wide`` is the control, one expert with the parameters of all."""
+IN_EVERY_ORDER = ("baseline", "big softmoe")
 PARSEVAL_WEIGHT = 1e-3
 ENTROPY_WEIGHT = 1e-2  # as that of the policy's entropy
 ROUTERS = {
@@ -88,37 +87,21 @@ ROUTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training: its folder's name without the seed, preset and arguments."""
-
-    name: str
-    preset: str
-    arguments: str
-
-
-def jobs_of(grid: str) -> list[Job]:
+def variants_of(grid: str) -> list[Variant]:
     """All trainings of a grid, without seeds."""
-    if grid == "mtrl":
-        return [Job(name, "mtrl", arguments) for name, arguments in STUDY.items()]
-    if grid == "routers":
-        return [Job(name, "mtrl", arguments) for name, arguments in ROUTERS.items()]
     if grid == "single":
-        return [Job(game, "mtrl", f"--env.games {game}") for game in THREE]
-    orders = list(itertools.permutations(THREE))
-    if grid == "crl":
-        orders = [THREE, THREE[::-1]]
+        return [Variant(game, SCRIPT, "mtrl", f"--env.games {game}") for game in THREE]
+    if grid in ("mtrl", "routers"):
+        chosen = STUDY if grid == "mtrl" else ROUTERS
+        return [Variant(name, SCRIPT, "mtrl", arguments) for name, arguments in chosen.items()]
     found = []
     for name, arguments in STUDY.items():
-        for order in orders:
+        if grid == "orders" and name not in IN_EVERY_ORDER:
+            continue
+        for order in [THREE, THREE[::-1]] if grid == "crl" else itertools.permutations(THREE):
             short = "".join(game[0] for game in order)  # Breakout, Asterix, SpaceInvaders
-            found.append(
-                Job(
-                    f"{name} {short}",
-                    "crl",
-                    f"--schedule.order {' '.join(order)} {arguments}",
-                )
-            )
+            of_order = f"--schedule.order {' '.join(order)} {arguments}"
+            found.append(Variant(f"{name} {short}", SCRIPT, "crl", of_order))
     return found
 
 
@@ -140,53 +123,26 @@ class Arguments:
     """Env steps of each game; the preset's own if not given."""
     output_dir: Path = Path("runs")
     """Folder of all runs."""
-
-
-def slug(name: str) -> str:
-    """``name`` as part of a folder's name."""
-    return "_".join("".join(c if c.isalnum() else " " for c in name).split())
-
-
-def train(arguments: Arguments, job: Job, seed: int) -> Path:
-    """Train one variant with one seed, unless it is finished; its folder."""
-    folder = arguments.output_dir.resolve() / f"mixture_{arguments.grid}"
-    folder /= f"{slug(job.name)}_s{seed}"
-    if (folder / "result.json").exists():
-        return folder
-    command = [sys.executable, str(SCRIPT), job.preset, *job.arguments.split()]
-    command += ["--train.no-video", "--output-dir", str(folder.parent)]
-    command += ["--exp-name", folder.name, "--seed", str(seed)]
-    if arguments.max_env_steps is not None:
-        command += ["--train.max-env-steps", str(arguments.max_env_steps)]
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (folder / "log.txt").open("a") as log:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
-        )
-    if done.returncode:
-        raise SystemExit(f"{folder.name} ended with {done.returncode}; see {folder / 'log.txt'}")
-    return folder
+    keep: Path | None = None
+    """Write config and metrics of every run that has finished to this folder too."""
 
 
 def train_all(arguments: Arguments) -> None:
     """Train the grid, then say how to look at it."""
-    chosen = [job for job in jobs_of(arguments.grid) if arguments.only in job.name]
+    every = variants_of(arguments.grid)
+    chosen = [variant for variant in every if arguments.only in variant.name]
     if not chosen:
-        names = ", ".join(job.name for job in jobs_of(arguments.grid))
+        names = ", ".join(variant.name for variant in every)
         raise SystemExit(f"--only {arguments.only!r}: no variant is called so; there are {names}")
-    work = [(job, seed) for seed in arguments.seeds for job in chosen]
-    with Progress() as progress, ThreadPoolExecutor(arguments.jobs) as pool:
-        bar = progress.add_task(arguments.grid, total=len(work))
-
-        def done(item: tuple[Job, int]) -> Path:
-            folder = train(arguments, *item)
-            progress.advance(bar)
-            return folder
-
-        folders = list(pool.map(done, work))
-    place = folders[0].parent
-    print(f"draw it: python -m lzero.report {place}/* --out reports/{place.name}")
+    if arguments.max_env_steps is not None:
+        shorter = f" --train.max-env-steps {arguments.max_env_steps}"
+        chosen = [replace(variant, arguments=variant.arguments + shorter) for variant in chosen]
+    # runs of all orders are those of two orders and more
+    name = "mixture_crl" if arguments.grid == "orders" else f"mixture_{arguments.grid}"
+    kept = None if arguments.keep is None else arguments.keep / name
+    grid = Grid(chosen, arguments.seeds, arguments.output_dir / name, kept, KEPT)
+    grid.train(arguments.jobs)
+    print(f"draw it: python -m lzero.report {grid.folder}/* --out reports/{name}")
 
 
 def preset(arguments: str = "", **policy: object) -> PPOExperiment:
