@@ -29,7 +29,8 @@ from lzero.config import EnvConfig, ExperimentConfig, ModelConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.mcts.gumbel import GumbelTree
 from lzero.mcts.search import TorchSearchModel, search
-from lzero.mcts.tree import BatchTree, Edges
+from lzero.mcts.kernels import Edges
+from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.search_model import NativeSearchModel, round_threads, search_model

@@ -20,8 +20,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lzero.config import SearchConfig
+from lzero.mcts.kernels import Edges
 from lzero.mcts.search import Answers, RootNoise, make_tree, search
-from lzero.mcts.tree import Edges
 
 FURTHEST, LONGEST = 10, 10  # largest distance, most env steps left
 REACH = 1  # half of the paddle

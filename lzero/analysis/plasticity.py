@@ -390,8 +390,8 @@ def ntk_effective_rank(output: Tensor, parameters: Sequence[nn.Parameter]) -> Te
     Raises:
         ValueError: if there are no outputs, or no parameters.
 
-    Source: the kernel's rank as a measure of plasticity as in arXiv 2605.04712; the entropy's exponential (Roy and Vetterli
-    2007) is our choice.
+    Source: SPHERE (arXiv 2605.04712), whose authors call it spectral plasticity; the entropy's exponential is that of Roy and
+    Vetterli (2007).
     """
     checks.shape("output", output, None)
     if not len(output) or not parameters:

@@ -14,7 +14,8 @@ from torch import Tensor
 from lzero import checks
 from lzero.config import SearchConfig
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.tree import BatchTree, Edges
+from lzero.mcts.kernels import Edges
+from lzero.mcts.tree import BatchTree
 
 Cache = TypeVar("Cache")
 CacheOut = TypeVar("CacheOut", covariant=True)
@@ -100,7 +101,7 @@ class RecurrentModel(Protocol[CacheIn]):
         action: np.ndarray,
         node: np.ndarray,
     ) -> NodePrediction:
-        """Predictions behind the :class:`~lzero.mcts.tree.Edges` of a round, one a row."""
+        """Predictions behind the :class:`~lzero.mcts.kernels.Edges` of a round, one a row."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lzero.mcts.kernels import Edges
 from lzero.mcts.search import Answers, RootPrediction, TorchSearchModel
-from lzero.mcts.tree import Edges
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.model.unizero_world_models.search_cache import SearchCache
 from lzero.nn.scalars import ScalarSupport

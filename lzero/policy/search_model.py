@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from lzero.device import torch_threads
+from lzero.mcts.kernels import Edges
 from lzero.mcts.search import Answers, RootPrediction, SearchModel, TorchSearchModel
-from lzero.mcts.tree import Edges
 from lzero.model.native_search import NativeSearch
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.model.unizero_world_models.search_cache import SearchCache

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.tree import BatchTree, Edges
+from lzero.mcts.kernels import Edges
+from lzero.mcts.tree import BatchTree
 from tests.mcts.random_nodes import random_node
 
 DISCOUNT, C_VISIT, C_SCALE, EPSILON = 0.95, 50.0, 0.1, 0.01

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lzero.mcts.gumbel import GumbelTree, halving_phases, halving_schedule
-from lzero.mcts.tree import Edges
+from lzero.mcts.kernels import Edges
 from tests.mcts.gumbel_cases import (
     DISCOUNT,
     chosen,

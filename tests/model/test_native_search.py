@@ -12,8 +12,9 @@ import torch
 import lzero.native
 from lzero.config import ModelConfig
 from lzero.mcts.gumbel import GumbelTree
+from lzero.mcts.kernels import Edges
 from lzero.mcts.search import TorchSearchModel, search
-from lzero.mcts.tree import BatchTree, Edges
+from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.model.native_search import NativeSearch
 from lzero.native import BUILDS, search_step

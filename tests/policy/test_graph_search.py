@@ -10,8 +10,9 @@ import torch
 import lzero.policy.graph_search
 from lzero.config import ModelConfig
 from lzero.mcts.gumbel import GumbelTree
+from lzero.mcts.kernels import Edges
 from lzero.mcts.search import TorchSearchModel, search
-from lzero.mcts.tree import BatchTree, Edges
+from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
 from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups
