@@ -13,6 +13,7 @@ python benchmarks/learning.py former --seeds 0           # two of these games wi
 python benchmarks/learning.py pong --seeds 0             # Atari Pong
 python benchmarks/learning.py study_catch                # conflict study: dense (SwiGLU and GELU), MoE, MoE without shared part
 python benchmarks/learning.py study_minatar              # the same on three MinAtar games, without that last one
+python benchmarks/learning.py study_atari --seeds 0 1    # dense (SwiGLU) and MoE on the eight games of Atari-8
 python benchmarks/learning.py controls                   # conflict where its answer is known: three presets of Catch
 
 Runs go to ``runs/{suite}/{variant}_s{seed}``, ``--jobs`` at a time with one thread each. The same command again continues
@@ -251,6 +252,10 @@ SUITES = {
     ),
     "study_catch": study(CATCH, more=True),
     "study_minatar": study(MINATAR, more=False),
+    "study_atari": (
+        Variant("dense swiglu", f"{ATARI}.py", "conflict_study_small"),
+        Variant("moe", f"{ATARI}_moe.py", "conflict_study_small"),
+    ),
     "controls": (
         Variant("conflict", f"{CATCH}_moe.py", "control_conflict"),
         Variant("same", f"{CATCH}_moe.py", "control_same"),
@@ -278,6 +283,7 @@ class Arguments:
             "pong",
             "study_catch",
             "study_minatar",
+            "study_atari",
             "controls",
         ]
     ]

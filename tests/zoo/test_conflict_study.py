@@ -11,6 +11,7 @@ from zoo.atari.config.presets import presets as atari
 from zoo.catch.config.presets import presets as catch
 from zoo.minatar.config.presets import presets as minatar
 
+SMALL = "conflict_study_small"
 DOMAINS = {"atari": atari, "catch": catch, "minatar": minatar}
 
 
@@ -18,7 +19,7 @@ def variants(presets) -> dict[str, ExperimentConfig]:
     found = {}
     for kind, moe in (("moe", True), ("dense", False)):
         for name, (_, config) in presets(moe=moe).items():
-            if name.startswith("conflict_study"):
+            if name.startswith("conflict_study") and name != SMALL:
                 found[f"{kind}{name.removeprefix('conflict_study')}"] = config
     return found
 
@@ -50,6 +51,15 @@ def active_matrices(config: ExperimentConfig) -> int:
 def test_all_variants_of_the_study_are_there(domain):
     assert tuple(VARIANTS[domain]) == NAMES
     assert len({config.exp_name for config in VARIANTS[domain].values()}) == len(NAMES)
+
+
+@pytest.mark.parametrize("moe", [True, False])
+def test_the_small_study_has_the_games_and_blocks_of_the_large_one(moe):
+    small, large = (atari(moe=moe)[name][1] for name in (SMALL, "conflict_study"))
+    assert small.env.games == large.env.games
+    for field in ("moe", "num_layers", "mlp_kind"):
+        assert getattr(small.model, field) == getattr(large.model, field), field
+    assert small.policy.gradient_conflict_interval == 50
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -48,6 +48,10 @@ def presets(*, moe: bool) -> Presets:
             moe=moe,
             interval=200,
         ),
+        f"{CONFLICT_STUDY}_small": (
+            "conflict study on 8 games at the size of afternoon, 10,000 env steps each; one core, an hour or two",
+            _small_study(f"atari8_small_conflict_{suffix}", moe),
+        ),
     }
 
 
@@ -131,6 +135,20 @@ def _small(exp_name: str, games: tuple[str, ...], moe: bool) -> ExperimentConfig
             },
         }
     )
+
+
+def _small_study(exp_name: str, moe: bool) -> ExperimentConfig:
+    """The conflict study's own domain at the size that two cores have time for."""
+    data = _small(exp_name, ATARI8, moe).model_dump()
+    data["train"] |= {
+        "max_env_steps": 10_000,
+        "random_steps": 1_000,
+        "eval_interval": 10_000,
+        "checkpoint_interval": 1_000,
+    }
+    # 5,000 updates: a measurement every 50 gives twenty in each fifth of the run
+    study = conflict_study(with_domain_settings(data), moe=moe, interval=50)
+    return study[CONFLICT_STUDY][1]
 
 
 def _cpu(exp_name: str, moe: bool) -> ExperimentConfig:
