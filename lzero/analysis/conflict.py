@@ -61,7 +61,8 @@ class GradientConflict:
         coverage: share of tasks that are valid.
         reliability: ``(T,)`` ⟨a_i, b_i⟩ / (‖a_i‖‖b_i‖), −1 to 1: the cosine between the gradients of a
             task's two halves. That between two independent batches of full size is
-            2ρ / (1 + ρ). NaN without halves.
+            2ρ / (1 + ρ). NaN without halves, and where these have nothing in common: of flattened
+            activations each half has places of its own.
         denoised_cosine: ``(T, T)`` ⟨f_i, f_j⟩ / √(⟨a_i, b_i⟩⟨a_j, b_j⟩): the cosine without noise. It
             is not clipped: the less reliable, the farther beyond ±1 it may lie. NaN where a product
             under the root is not positive or not known.
@@ -218,7 +219,9 @@ class GradientConflict:
         largest = -cosine.where(pair, torch.inf).amin(dim=(1, 2))
         smallest = -cosine.where(pair, -torch.inf).amax(dim=(1, 2))
 
-        split = measured & signal.isfinite()
+        # halves that share no number, as of flattened activations, cannot tell signal from noise
+        apart = measured & (signal == 0) & (half_norms > 0).all(dim=-1)
+        split = measured & signal.isfinite() & ~apart
         split_pair = split[..., :, None] & split[..., None, :]
         clean_product, clean_square = _sums_of_pairs(gram, signal, split_pair)
         is_positive = (clean_square > 0) & (clean_square.mT > 0)
@@ -229,7 +232,7 @@ class GradientConflict:
         reliability = clean / halves.prod(dim=2).sqrt()
         null = expected_maximum(noise.numpy(), both.triu(1).numpy())
         reasons = []
-        for of_component in zip(valid, split.any(dim=1), clean > 0, strict=True):
+        for of_component in zip(valid, split.any(dim=1), apart.any(dim=1), clean > 0, strict=True):
             reasons.append(_reasons(*of_component))
         parts = [products] if pool else products.by_component()
 
@@ -268,12 +271,15 @@ def _sums_of_pairs(gram: Tensor, squares: Tensor, both: Tensor) -> tuple[Tensor,
     return products, squares[..., :, None].where(both, 0).sum(dim=1)
 
 
-def _reasons(valid: Tensor, split: Tensor, is_positive: Tensor) -> tuple[str, ...]:
+def _reasons(valid: Tensor, split: Tensor, apart: Tensor, is_positive: Tensor) -> tuple[str, ...]:
     """Why tasks have no de-noised cosine, from what they have; all ``(T,)`` bool."""
     found = []
-    for is_valid, is_split, has_signal in zip(valid, split, is_positive, strict=True):
+    of_tasks = zip(valid, split, apart, is_positive, strict=True)
+    for is_valid, is_split, is_apart, has_signal in of_tasks:
         reason = "" if has_signal else "the gradients of its two halves have no positive product"
-        if not is_split:
+        if is_apart and not is_split:
+            reason = "the gradients of its two halves have nothing in common, as those of flattened activations"
+        elif not is_split:
             reason = "its rows were not split into two halves"
         found.append(reason if is_valid else "it has no gradient")
     return tuple(found)

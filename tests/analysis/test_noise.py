@@ -199,9 +199,26 @@ def test_what_cannot_be_known_is_no_number_and_says_why():
     assert unsplit.undenoised[0] == "its rows were not split into two halves"
     assert unsplit.denoised_cosine.isnan().all() and unsplit.reliability.isnan().all()
     assert np.isnan(unsplit.max_conflict_null) and unsplit.num_pairs == 3
-    one_row = GradientConflict.from_half_grams(torch.eye(4)[None], torch.tensor([[1, 0], [2, 2]]))
+    alike = torch.eye(4) + 0.5
+    one_row = GradientConflict.from_half_grams(alike[None], torch.tensor([[1, 0], [2, 2]]))
     assert one_row[0].undenoised[0] == "its rows were not split into two halves"
     assert one_row[0].reliability.isnan().tolist() == [True, False]
+
+
+def test_halves_with_nothing_in_common_tell_no_signal_from_noise():
+    """Flattened activations: each half has places of its own, so that the product is 0 by construction."""
+    rng = np.random.default_rng(0)
+    first, second = torch.zeros(2, 3, 10)
+    first[:, :5], second[:, 5:] = torch.from_numpy(rng.normal(size=(2, 3, 5)))
+    for conflict in (
+        compute_gradient_conflicts(first, second),
+        GradientConflict.pooled([compute_gradient_conflicts(first, second)] * 2),
+    ):
+        assert conflict.reliability.isnan().all() and conflict.valid.all()
+        assert {reason.partition(",")[0] for reason in conflict.undenoised} == {
+            "the gradients of its two halves have nothing in common"
+        }
+        assert np.isfinite(conflict.max_conflict_score)
 
 
 def test_an_absent_task_leaves_the_others_of_other_measurements_alone():

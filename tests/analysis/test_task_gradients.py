@@ -258,6 +258,7 @@ def test_flat_points_compare_all_tokens_one_after_another(name, seen_targets):
         torch.testing.assert_close(
             conflicts[component].gradient_norms, expected.gradient_norms, rtol=1e-3, atol=0
         )
+        assert conflicts[component].reliability.isnan().all()
 
 
 def test_flat_points_without_places_are_refused():
