@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lzero.config import ExperimentConfig
-from lzero.replay.buffer import ReplayBuffer, ReplayWindows
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.windows import ReplayWindows
 from lzero.policy import UniZeroMTPolicy
 
 ACTIONS = 18

@@ -19,23 +19,22 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lzero.nn.tasks import TaskGroups
 from lzero.config import EnvConfig, ExperimentConfig, ModelConfig
 from lzero.device import autocast, resolve_device, resolve_precision, torch_threads
 from lzero.mcts.gumbel import GumbelTree
-from lzero.mcts.search import TorchSearchModel, search
 from lzero.mcts.kernels import Edges
+from lzero.mcts.search import TorchSearchModel, search
 from lzero.mcts.tree import BatchTree
 from lzero.model import UniZeroMTModel
+from lzero.nn.scalars import ScalarSupport
+from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.search_model import NativeSearchModel, round_threads, search_model
 from lzero.worker.actor import Actor
-from lzero.nn.scalars import ScalarSupport
 from zoo.atari.domain import ATARI
 from zoo.atari.envs import ATARI8
 

@@ -32,7 +32,9 @@ from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.replay.augmentation import with_random_shifts
-from lzero.replay.buffer import RESET, TERMINATED, ReplayBuffer, ReplayWindows
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.rings import RESET, TERMINATED
+from lzero.replay.windows import ReplayWindows
 
 HELD_OUT = 4  # one environment of so many
 AHEAD = 5  # imagined steps

@@ -175,15 +175,11 @@ class _Selection:
         if draws_per_update is not None:
             draws = np.clip(self.data_points * np.asarray(draws_per_update), 1, draws.clip(1))
         information = mutual_information(self.counts, draws=draws)
-        share = np.full(information.plug_in.shape, np.nan)
-        np.divide(
-            information.corrected, information.largest, out=share, where=information.largest > 0
-        )
         return {
             tags.USAGE_ENTROPY: usage_entropy,
             f"{tags.USAGE_ENTROPY}{tags.NORMALISED}": self._normalised(usage_entropy),
             tags.MUTUAL_INFORMATION: information.corrected,
-            f"{tags.MUTUAL_INFORMATION}{tags.NORMALISED}": share,
+            f"{tags.MUTUAL_INFORMATION}{tags.NORMALISED}": information.corrected_normalised,
             tags.DEAD_EXPERTS: np.where(has_data, (load == 0).sum(axis=-1), np.nan),
             tags.LOAD_IMBALANCE: np.where(has_data, imbalance, np.nan),
             **_extreme_experts(load),

@@ -48,9 +48,17 @@ class MutualInformation:
 
     @property
     def normalised(self) -> np.ndarray:
-        """Plug-in value as a share of the largest one, 0 … 1; NaN with one expert, where there is nothing to choose."""
-        nothing = np.full(self.plug_in.shape, np.nan)
-        return np.divide(self.plug_in, self.largest, out=nothing, where=self.largest > 0)
+        """:attr:`plug_in` as a share of the largest value, 0 … 1; NaN with one expert, where there is nothing to choose."""
+        return self._share(self.plug_in)
+
+    @property
+    def corrected_normalised(self) -> np.ndarray:
+        """:attr:`corrected` as a share of the largest value; NaN as in :attr:`normalised`."""
+        return self._share(self.corrected)
+
+    def _share(self, information: np.ndarray) -> np.ndarray:
+        nothing = np.full(self.largest.shape, np.nan)
+        return np.divide(information, self.largest, out=nothing, where=self.largest > 0)
 
 
 def mutual_information(

@@ -18,7 +18,7 @@ from lzero.entry.build import Foundation, Parts, generators, lay_foundation
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.policy.metrics import LearnResult
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 
 NOT_STATE = ("last_iter", "last_step")
 """What DI-engine's learner adds to a checkpoint and takes out again when it loads one itself."""

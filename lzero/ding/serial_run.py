@@ -24,7 +24,7 @@ from lzero.envs.domain import load_domain
 from lzero.logging import PhaseTimer, RunLogger, TrainingProgress
 from lzero.policy.metrics import LearnResult, health_metrics, plasticity_metrics, update_metrics
 from lzero.replay.augmentation import with_random_shifts
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from lzero.worker.return_scale import ReturnScale
 from lzero.worker.reward_rate import RewardRate
 from lzero.worker.score_table import ScoreTable

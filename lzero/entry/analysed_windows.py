@@ -11,7 +11,8 @@ from lzero.config import ExperimentConfig
 from lzero.entry.replay_files import open_replay
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.policy.window_losses import EncodedWindows, encoded
-from lzero.replay.buffer import ReplayBuffer, ReplayWindows
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.windows import ReplayWindows
 from lzero.worker.return_scale import ReturnScale
 
 logger = logging.getLogger(__name__)

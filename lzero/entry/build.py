@@ -25,8 +25,9 @@ from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.nn.encoder import EncoderKindError
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.profiling import Profilers
-from lzero.replay.buffer import PriorityConfig, ReplayBuffer
+from lzero.replay.buffer import ReplayBuffer
 from lzero.replay.storage import GIBIBYTE, available_memory
+from lzero.replay.sum_tree import PriorityConfig
 from lzero.sinks import check_loggers
 
 

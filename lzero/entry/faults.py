@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lzero.policy.state import TrainedPolicy
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 
 SaveInput = Callable[[Path], Path]
 """Writes what an update was learned from to a file, and names it."""

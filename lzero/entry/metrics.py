@@ -21,7 +21,7 @@ from lzero.worker.health import HealthSums
 if TYPE_CHECKING:
     from lzero.entry.life import RunLife
     from lzero.entry.run import Run
-    from lzero.replay.buffer import ReplayWindows
+    from lzero.replay.windows import ReplayWindows
 
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,11 @@ from lzero.checkpoint import CheckpointError, damaged_files, load_state, read_ma
 from lzero.config import ExperimentConfig
 from lzero.entry.checkpointing import READING_ERRORS
 from lzero.entry.shards import Rings, assign_tasks, rings_by_rank
-from lzero.replay.buffer import PriorityConfig, ReplayBuffer, saved_layout
+from lzero.replay.buffer import ReplayBuffer
 from lzero.replay.frame_chunks import CHUNK_NAME, Shard
+from lzero.replay.rings import saved_layout
 from lzero.replay.storage import GIBIBYTE, available_memory
+from lzero.replay.sum_tree import PriorityConfig
 
 if TYPE_CHECKING:
     from lzero.entry.run import Run

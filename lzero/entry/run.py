@@ -19,7 +19,7 @@ from lzero.envs.multitask import MultiTaskVectorEnv
 from lzero.policy.metrics import LearnResult
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
 from lzero.replay.augmentation import with_random_shifts
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from lzero.worker.actor import Actor
 from lzero.worker.collector import NUM_SUMS, Collector
 from lzero.worker.health import HealthMonitor

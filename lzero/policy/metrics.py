@@ -28,7 +28,7 @@ from lzero.policy.targets import Batch
 
 if TYPE_CHECKING:
     from lzero.policy.unizero_multitask import UniZeroMTPolicy
-    from lzero.replay.buffer import ReplayWindows
+    from lzero.replay.windows import ReplayWindows
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from lzero.policy.targets import Batch
 
 if TYPE_CHECKING:
     from lzero.policy.unizero_multitask import UniZeroMTPolicy
-    from lzero.replay.buffer import ReplayWindows
+    from lzero.replay.windows import ReplayWindows
 
 # One encoded latent, then two predicted ones: further from an encoded one few simulations go.
 PERIOD = 3

@@ -19,7 +19,7 @@ from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups
 
 if TYPE_CHECKING:
-    from lzero.replay.buffer import ReplayWindows
+    from lzero.replay.windows import ReplayWindows
 
 
 MOVED = ("observation", "action", "reward", "terminated", "reset", "visits", "weight", "episode")

@@ -48,7 +48,7 @@ from lzero.policy.state import load_state_of_, state_of
 from lzero.policy.targets import Batch, make_batch
 
 if TYPE_CHECKING:
-    from lzero.replay.buffer import ReplayWindows
+    from lzero.replay.windows import ReplayWindows
 
 
 class UniZeroMTPolicy:

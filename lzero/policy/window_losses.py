@@ -26,7 +26,7 @@ from lzero.policy.targets import Batch, make_batch
 
 if TYPE_CHECKING:
     from lzero.policy.unizero_multitask import UniZeroMTPolicy
-    from lzero.replay.buffer import ReplayWindows
+    from lzero.replay.windows import ReplayWindows
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lzero import checks
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 
 
 def with_random_shifts(

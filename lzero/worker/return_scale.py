@@ -11,7 +11,7 @@ import torch
 
 from lzero import checks
 from lzero.envs.multitask import EnvStep
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 
 
 class ReturnScale:

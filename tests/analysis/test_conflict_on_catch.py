@@ -13,7 +13,8 @@ from lzero.analysis.conflict import GradientConflict
 from lzero.config import ExperimentConfig
 from lzero.envs.domain import load_domain
 from lzero.policy import UniZeroMTPolicy
-from lzero.replay.buffer import ReplayBuffer, ReplayWindows
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.windows import ReplayWindows
 from zoo.catch.config.presets import presets
 from zoo.catch.domain import MIRRORED
 from zoo.catch.envs import BALL, PADDLE, ROWS

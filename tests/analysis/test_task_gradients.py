@@ -19,7 +19,7 @@ from lzero.policy.losses import masked_means, spread_shortfall, weighted_total
 from lzero.policy.metrics import LearnResult
 from lzero.policy.parts import half_tasks
 from lzero.policy.points import standard_points
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from tests.policy.unizero_cases import (
     MODELS,
     independent_loss,

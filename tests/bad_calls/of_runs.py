@@ -44,7 +44,7 @@ from lzero.envs.domain import with_domain_settings
 from lzero.model.unizero_model_multitask import UniZeroMTModel
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.targets import value_targets
-from lzero.replay.buffer import saved_layout
+from lzero.replay.rings import saved_layout
 from tests.bad_calls.bad import Bad
 from zoo.catch.config.presets import presets
 

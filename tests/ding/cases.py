@@ -12,7 +12,7 @@ from lzero.entry.build import Parts, build
 from lzero.envs.domain import with_domain_settings
 from lzero.logging import PhaseTimer
 from lzero.policy.unizero_multitask import UniZeroMTPolicy
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from lzero.worker.actor import Actor
 from lzero.worker.collector import Collector
 

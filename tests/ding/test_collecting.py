@@ -10,7 +10,7 @@ from lzero.ding import LZeroEnv, ManagedCollector, env_cfgs
 from lzero.ding.collector import close_manager
 from lzero.entry.checkpointing import env_seed
 from lzero.logging import PhaseTimer
-from lzero.replay.buffer import RESET
+from lzero.replay.rings import RESET
 from lzero.worker.actor import Decision
 from lzero.worker.collector import Collector
 from tests.ding import cases
@@ -80,8 +80,8 @@ def test_every_manager_brings_the_same_transitions(kind, ours):
         close_manager(manager)
 
     assert parts.replay.head == replay.head == STEPS
-    np.testing.assert_array_equal(parts.replay._frames, replay._frames)
-    rows, expected = parts.replay._rows, replay._rows
+    np.testing.assert_array_equal(parts.replay._rings.frames, replay._rings.frames)
+    rows, expected = parts.replay._rings.rows, replay._rings.rows
     acting = (expected["flags"] & RESET) == 0
     assert acting[:, :STEPS].sum() < acting[:, :STEPS].size, "episodes end within the steps"
     for name in ("flags", "reward", "visits", "root_value"):

@@ -140,11 +140,11 @@ def test_rings_of_two_buffers_go_on_in_three(tmp_path, priority, steps):
         ]
         now.load_shards(shards, suffix="rank")
         assert now.head == steps
-        slots = now._live_slots()
+        slots = now._rings.live_slots()
         for own, (one, ring) in enumerate(rings):
             old = then[one].buffer
-            assert (now._frames[own, slots] == old._frames[ring, slots]).all()
-            assert (now._rows[own, slots] == old._rows[ring, slots]).all()
+            assert (now._rings.frames[own, slots] == old._rings.frames[ring, slots]).all()
+            assert (now._rings.rows[own, slots] == old._rings.rows[ring, slots]).all()
             if priority:
                 mass, mass_then = (
                     buffer._priorities.tree.mass(number * buffer.ring_length + slots)

@@ -18,7 +18,7 @@ from lzero.entry import train_unizero_multitask_segment_ddp
 from lzero.entry.run import Run
 from lzero.logging import read_metrics
 from lzero.policy import UniZeroMTPolicy
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from lzero.tags import plain
 from tests.entry.run_cases import RATIO, STEPS, curves, settings, updates_by_step
 

@@ -14,7 +14,7 @@ from lzero.policy import UniZeroMTPolicy
 from lzero.policy.losses import EntropyWeight
 from lzero.policy.points import standard_points
 from lzero.policy.search_model import search_model
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from tests.fake_accelerator import WAITS, fake_accelerator, fake_mode, move_, moved
 
 NUM_ACTIONS, DIM = 6, 32

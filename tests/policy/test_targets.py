@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lzero.policy.targets import value_targets
-from lzero.replay.buffer import ReplayBuffer, ReplayWindows
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.windows import ReplayWindows
 
 H, TD, DISCOUNT = 4, 3, 0.9
 K = H + TD + 1

@@ -12,7 +12,7 @@ from lzero.model.unizero_world_models.world_model_multitask import WorldModelOut
 from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.metrics import count_metrics
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from lzero.worker.actor import Actor
 from tests.policy.unizero_cases import (
     GAMES,

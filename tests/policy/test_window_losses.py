@@ -9,7 +9,7 @@ import torch
 from lzero.analysis.ablation import switched_off
 from lzero.policy.losses import TERMS
 from lzero.policy.window_losses import encoded, window_losses, window_selections
-from lzero.replay.buffer import ReplayWindows
+from lzero.replay.windows import ReplayWindows
 from tests.policy.unizero_cases import MODELS, make_config, make_policy, make_replay
 
 CONFIGS = {

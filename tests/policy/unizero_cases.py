@@ -16,7 +16,8 @@ from lzero.nn.tasks import TaskGroups
 from lzero.policy import UniZeroMTPolicy
 from lzero.policy.losses import TERMS
 from lzero.policy.targets import Batch
-from lzero.replay.buffer import ReplayBuffer, ReplayWindows
+from lzero.replay.buffer import ReplayBuffer
+from lzero.replay.windows import ReplayWindows
 
 PREDICTIONS = ("policy", "value", "reward", "termination", "next_latent")
 GAMES = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")

@@ -29,7 +29,7 @@ class Stream:
                 -1, *[1] * len(shape)
             )
             row = {
-                "observation": content.astype(self.buffer._frames.dtype),
+                "observation": content.astype(self.buffer._rings.frames.dtype),
                 "action": rng.integers(0, A, rings),
                 "reward": rng.normal(size=rings).astype(np.float32),
                 "terminated": rng.random(rings) < 0.1,

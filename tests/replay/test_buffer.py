@@ -254,7 +254,7 @@ def test_wrong_sizes_are_refused(change, message):
 def flags_at(buffer: ReplayBuffer, step: int) -> list[str]:
     """Per ring, the flags of a row by their first letters (TERminated, TRUncated, RESet)."""
     names = {1: "ter", 2: "tru", 4: "res"}
-    stored = buffer._rows["flags"][:, step % buffer.ring_length]
+    stored = buffer._rings.rows["flags"][:, step % buffer.ring_length]
     return ["+".join(name for bit, name in names.items() if flags & bit) for flags in stored]
 
 
@@ -272,9 +272,9 @@ def test_cut_seals_open_episodes_only():
     buffer.cut()
     assert flags_at(buffer, 11) == ["tru", "res", "ter", "", "tru", "tru"]
     assert flags_at(buffer, 12) == ["res", "res", "res", "ter", "res", "res"]
-    frozen = buffer._rows["flags"].copy()
+    frozen = buffer._rings.rows["flags"].copy()
     buffer.cut()
-    np.testing.assert_array_equal(buffer._rows["flags"], frozen)
+    np.testing.assert_array_equal(buffer._rings.rows["flags"], frozen)
 
 
 def test_a_cut_parts_the_episodes_of_a_window():
@@ -297,7 +297,7 @@ def test_bytes_per_row_at_atari_sizes():
     )
     assert buffer.frame_bytes == 12_288
     assert buffer.bookkeeping_bytes < 200
-    arrays = [buffer._frames, buffer._rows, buffer._priorities.tree._nodes]
+    arrays = [buffer._rings.frames, buffer._rings.rows, buffer._priorities.tree._nodes]
     rows = buffer.num_rings * buffer.ring_length
     assert sum(array.nbytes for array in arrays) == rows * (
         buffer.frame_bytes + buffer.bookkeeping_bytes
@@ -338,5 +338,5 @@ def test_a_large_ring_takes_no_memory_before_it_is_used():
         np.zeros(4, int), 20_000, (3, 64, 64), np.uint8, A, 16, priority=PriorityConfig()
     )
     Stream(buffer).append(20)
-    assert buffer._frames.nbytes > 900 * 2**20
+    assert buffer._rings.frames.nbytes > 900 * 2**20
     assert resident() - before < 64 * 2**20

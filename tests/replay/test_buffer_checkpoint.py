@@ -13,8 +13,8 @@ from tests.replay.buffer_cases import Stream, make
 
 
 def contents(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
-    slots = buffer._live_slots()
-    arrays = {"frames": buffer._frames[:, slots], "rows": buffer._rows[:, slots]}
+    slots = buffer._rings.live_slots()
+    arrays = {"frames": buffer._rings.frames[:, slots], "rows": buffer._rings.rows[:, slots]}
     if buffer._priorities:
         arrays |= {"tree": buffer._priorities.tree._nodes, "max": buffer._priorities.max_priority}
     return {name: array.copy() for name, array in arrays.items()} | {"head": np.array(buffer.head)}
