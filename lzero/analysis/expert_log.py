@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.special import entr, rel_entr
 
 from lzero import checks, tags
 from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
@@ -21,6 +20,7 @@ from lzero.analysis.specialisation import (
     assignment_shift,
     effective_number,
     mutual_information,
+    shannon_entropy,
 )
 from lzero.logging import RunLogger
 
@@ -63,10 +63,9 @@ def js_divergence_matrix(p: np.ndarray) -> np.ndarray:
     """
     _check_distributions(p)
     mixture = (p[..., :, None, :] + p[..., None, :, :]) / 2
-    to_mixture = rel_entr(p[..., :, None, :], mixture).sum(axis=-1)
-    return (
-        np.maximum(to_mixture + np.swapaxes(to_mixture, -1, -2), 0.0) / 2
-    )  # rounding may leave −1e-17
+    own = shannon_entropy(p)
+    shared = shannon_entropy(mixture) - (own[..., :, None] + own[..., None, :]) / 2
+    return np.maximum(shared, 0.0)  # rounding may leave −1e−16
 
 
 def total_variation_matrix(p: np.ndarray) -> np.ndarray:
@@ -151,7 +150,7 @@ class _Selection:
 
     def by_task(self) -> dict[str, np.ndarray]:
         """How each task selects: each ``(L, W, T)``."""
-        entropy = entr(self.frequencies).sum(axis=-1)
+        entropy = shannon_entropy(self.frequencies)
         return {
             tags.SELECTION_ENTROPY: entropy,
             f"{tags.SELECTION_ENTROPY}{tags.NORMALISED}": self._normalised(entropy),
@@ -169,7 +168,7 @@ class _Selection:
         )
         load = self.counts.sum(axis=-2)
         has_data = num_active > 0
-        usage_entropy = np.where(has_data, entr(mean_frequency).sum(axis=-1), np.nan)
+        usage_entropy = np.where(has_data, shannon_entropy(mean_frequency), np.nan)
         imbalance = load.max(axis=-1) * self.num_experts / np.maximum(load.sum(axis=-1), 1)
         draws = self.counts.sum(axis=-1)
         if draws_per_update is not None:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import entr
 from scipy.stats import chi2
 
 from lzero.analysis import specialisation
@@ -16,6 +17,7 @@ from lzero.analysis.specialisation import (
     matching_null,
     mutual_information,
     router_null,
+    shannon_entropy,
 )
 
 
@@ -27,6 +29,13 @@ def naive_information(joint: np.ndarray) -> float:
             if p > 0:
                 total += p * math.log(p / (joint[task].sum() * joint[:, expert].sum()))
     return total
+
+
+def test_entropy_equals_scipys():
+    p = np.random.default_rng(0).dirichlet(np.ones(5), (3, 4))
+    p[0, 0], p[1, 2] = np.eye(5)[2], np.nan
+    np.testing.assert_allclose(shannon_entropy(p), entr(p).sum(axis=-1), rtol=1e-14)
+    assert math.copysign(1.0, shannon_entropy(p)[0, 0]) == 1.0, "0, not -0"
 
 
 def test_information_has_its_closed_forms():

@@ -4,6 +4,7 @@ in small."""
 import numpy as np
 import pytest
 
+from lzero.analysis.drawing_budget import PictureSchedule
 from lzero.config import ExperimentConfig
 from lzero.entry import train_ppo_moe, train_unizero_multitask_segment_ddp
 from lzero.logging import read_metrics
@@ -21,6 +22,12 @@ PRESETS = {
     for name, (_, config) in made(moe=moe).items()
 }
 STEPS = 20
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Half of such a run would be its heatmaps, which have tests of their own."""
+    monkeypatch.setattr(PictureSchedule, "offer", lambda *_: None)
 
 
 def in_small(config: ExperimentConfig) -> dict:
