@@ -20,7 +20,8 @@ from torch import Tensor
 
 from lzero.config import MoEConfig
 from lzero.device import autocast, resolve_device, resolve_precision
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder, ExpertSelectionStatistics
+from lzero.analysis.expert_statistics import ExpertSelectionStatistics
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.nn.moe import MoELayer
 
 

@@ -1,12 +1,11 @@
-"""Can the network still learn? Dormant units, how sharply routers decide, lengths of weights and
-gradients.
+"""Can the network still learn? Dormant units, and how sharply routers decide.
 
 A network under a changing target may lose units for good (Sokar et al., arXiv 2302.12902). One
 forward with hooks looks at the units; between two looks nothing is hooked.
 
 Shape legend: B = windows of this rank, S = steps, R = rows of a head, L = tokens of a row, T =
 tokens, D = model width, E = routed experts, K = experts per token, N = sets of weights of a module,
-such as experts or the tasks' heads, U = units of a set, P = parameters.
+such as experts or the tasks' heads, U = units of a set.
 """
 
 import math
@@ -313,120 +312,3 @@ def _sum_of_absolute(h: Tensor, dim: tuple[int, ...]) -> Tensor:
     on several.
     """
     return torch.linalg.vector_norm(h, 1, dim=dim, dtype=torch.float64)
-
-
-def norms_by_module(modules: Sequence[str], norms: Tensor) -> dict[str, float]:
-    """Lengths of modules from those of their parameters: root of the sum of squares; waits for the
-    device.
-
-    Args:
-        modules: name of the module that every parameter belongs to.
-        norms: of the weights or the gradients, in the same order ``(P,)``.
-
-    Raises:
-        TypeError: if ``norms`` is no tensor.
-        ValueError: if there are more names than norms, or fewer.
-    """
-    checks.instance("norms", norms, Tensor, "a tensor (P,)")
-    if norms.shape != (len(modules),):
-        raise ValueError(
-            f"norms has shape {tuple(norms.shape)} for {len(modules)} names; give one norm per "
-            "parameter"
-        )
-    squares: dict[str, float] = {}
-    for module, norm in zip(modules, norms.double().tolist(), strict=True):
-        squares[module] = squares.get(module, 0.0) + norm * norm
-    return {module: square**0.5 for module, square in squares.items()}
-
-
-@torch.no_grad()
-def parameter_norms(model: nn.Module) -> Tensor:
-    """Length of every parameter ``(P,)``, in the order of ``model.parameters()``.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    parameters: list[Tensor] = list(model.parameters())
-    if not parameters:
-        raise ValueError(f"model={type(model).__name__} has no parameters")
-    return torch.stack(torch._foreach_norm(parameters))
-
-
-def effective_rank(rows: Tensor) -> Tensor:
-    """Number of directions in which ``rows (R, D)`` vary: the exponential of the entropy of their
-    singular values.
-
-    Rows are centred first. Returns a scalar between 1 and min(R − 1, D), 0 where all rows are the
-    same, NaN where one of them is not finite.
-
-    Raises:
-        ValueError: if there are no rows, or there is another number of axes.
-
-    Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007).
-    """
-    if rows.ndim != 2 or not rows.numel():
-        raise ValueError(
-            f"rows has shape {tuple(rows.shape)}: allowed is (R, D), neither of them 0"
-        )
-    finite = rows.isfinite().all()
-    rows = rows.float().where(finite, 0.0)  # LAPACK raises errors about NaN
-    singular = torch.linalg.svdvals(rows - rows.mean(dim=0))
-    share = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
-    entropy = -torch.xlogy(share, share).sum()
-    return torch.where(singular.sum() > 0, entropy.exp(), 0.0).where(finite, torch.nan)
-
-
-def ntk_effective_rank(output: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Effective rank of the empirical neural tangent kernel, a scalar between 1 and B: in how many ways a step of gradient
-    descent can move the outputs of B observations against each other.
-
-    The kernel is J Jᵀ with the gradients of the outputs as rows of J; its effective rank is the exponential of the entropy of
-    its eigenvalues, as shares of their sum. 0 where no output has a gradient, NaN where one is not finite.
-
-    Args:
-        output: a number for each observation ``(B,)``, with its graph, which is kept.
-        parameters: with respect to which.
-
-    Raises:
-        ValueError: if there are no outputs, or no parameters.
-
-    Source: SPHERE (arXiv 2605.04712), whose authors call it spectral plasticity; the entropy's exponential is that of Roy and
-    Vetterli (2007).
-    """
-    checks.shape("output", output, None)
-    if not len(output) or not parameters:
-        raise ValueError(
-            f"{len(output)} outputs and {len(parameters)} parameters: give some of both"
-        )
-    rows = []
-    for one in output:
-        gradients = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
-        parts = []
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
-        rows.append(torch.cat([part.flatten().float() for part in parts]))
-    jacobian = torch.stack(rows)
-    finite = jacobian.isfinite().all()
-    kernel = jacobian.where(finite, 0.0).double()
-    eigenvalues = torch.linalg.eigvalsh(kernel @ kernel.T).clamp_min(0.0)
-    total = eigenvalues.sum()
-    share = eigenvalues / total.clamp_min(torch.finfo(total.dtype).tiny)
-    entropy = -torch.xlogy(share, share).sum()
-    return torch.where(total > 0, entropy.exp(), 0.0).where(finite, torch.nan)
-
-
-@torch.no_grad()
-def parameter_lag(online: nn.Module, target: nn.Module) -> Tensor:
-    """How far the target network is behind: ‖θ − θ'‖ / ‖θ‖, a scalar.
-
-    Raises:
-        ValueError: if the target has other parameters.
-    """
-    mine: list[Tensor] = list(online.parameters())
-    theirs: list[Tensor] = list(target.parameters())
-    if len(mine) != len(theirs):
-        raise ValueError(f"target has {len(theirs)} parameters: allowed are {len(mine)}")
-    for one, other in zip(mine, theirs, strict=True):
-        checks.shape("a parameter of target", other, *one.shape)
-    distance = torch.stack(torch._foreach_norm(torch._foreach_sub(mine, theirs))).norm()
-    return distance / torch.stack(torch._foreach_norm(mine)).norm()

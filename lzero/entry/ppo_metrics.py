@@ -7,12 +7,9 @@ from torch import Tensor
 
 from lzero import tags
 from lzero.analysis.conflict_log import log_gradient_conflicts
-from lzero.analysis.plasticity import (
-    effective_rank,
-    measure_plasticity,
-    ntk_effective_rank,
-    parameter_norms,
-)
+from lzero.analysis.effective_rank import effective_rank, ntk_effective_rank
+from lzero.analysis.parameter_norms import parameter_norms
+from lzero.analysis.plasticity import measure_plasticity
 from lzero.entry.metrics import log_experts
 from lzero.model.actor_critic import ActorCritic
 from lzero.nn.parameters import trained

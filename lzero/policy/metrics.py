@@ -12,13 +12,9 @@ from torch import Tensor
 
 from lzero import tags
 from lzero.analysis.conflict import GradientConflict, HalfGrams
-from lzero.analysis.plasticity import (
-    effective_rank,
-    measure_plasticity,
-    norms_by_module,
-    parameter_lag,
-    parameter_norms,
-)
+from lzero.analysis.effective_rank import effective_rank
+from lzero.analysis.parameter_norms import norms_by_module, parameter_lag, parameter_norms
+from lzero.analysis.plasticity import measure_plasticity
 from lzero.model.unizero_world_models.world_model_multitask import Timeline
 from lzero.nn.scalars import ScalarSupport
 from lzero.nn.tasks import TaskGroups

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lzero import checks
 from lzero.analysis.conflict import HalfGrams, gram_matrices
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
 from lzero.checkpoint import load_optimizer_state_, optimizer_state_to_tensors

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.checkpoint import load_optimizer_state_, optimizer_state_to_tensors
 
 if TYPE_CHECKING:

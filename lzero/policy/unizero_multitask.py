@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lzero import checks
 from lzero.analysis.aggregation import Aggregator
 from lzero.analysis.conflict import HalfGrams, gram_matrices
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.analysis.points import MeasuringPoint, captured
 from lzero.analysis.task_gradients import TaskGradients, TaskLoss
 from lzero.config import ExperimentConfig

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.analysis.expert_statistics import (
     NUM_BUCKETS,
     WINDOWS,
     ExpertSelection,
-    ExpertSelectionRecorder,
     ExpertSelectionStatistics,
     reduce_selections,
 )

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lzero.analysis.conflict import GradientConflict
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.analysis.gram import gram_matrices
-from lzero.analysis.plasticity import measure_plasticity, norms_by_module, parameter_norms
+from lzero.analysis.parameter_norms import norms_by_module, parameter_norms
+from lzero.analysis.plasticity import measure_plasticity
 from lzero.analysis.points import (
     ActivationPoint,
     MeasuringPoint,

@@ -1,14 +1,12 @@
-"""Lengths of a model's parameters by module."""
+"""Lengths of a model's parameters by module, and the lag of a target network."""
 
+import copy
 import math
 
 import pytest
 import torch
 
-from lzero.analysis.plasticity import (
-    norms_by_module,
-    parameter_norms,
-)
+from lzero.analysis.parameter_norms import norms_by_module, parameter_lag, parameter_norms
 from lzero.config import ModelConfig
 from lzero.model import UniZeroMTModel
 from lzero.policy.points import module_of
@@ -69,3 +67,13 @@ def test_norms_that_do_not_fit_the_names_are_refused():
         ValueError, match=r"norms has shape \(3,\) for 2 names; give one norm per parameter"
     ):
         norms_by_module(["encoder", "rest"], torch.ones(3))
+
+
+def test_lag_is_the_relative_distance_of_all_parameters():
+    online = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    target = copy.deepcopy(online)
+    assert parameter_lag(online, target).item() == 0.0
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.mul_(0.75)
+    assert parameter_lag(online, target).item() == pytest.approx(0.25, rel=1e-5)

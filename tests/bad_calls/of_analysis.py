@@ -21,6 +21,7 @@ from lzero.analysis.conflict_heatmaps import (
 )
 from lzero.analysis.conflict_log import log_gradient_conflicts
 from lzero.analysis.drawing_budget import DrawingBudget, PictureSchedule
+from lzero.analysis.effective_rank import effective_rank
 from lzero.analysis.expert_analysis import ExpertAnalysis
 from lzero.analysis.expert_log import (
     js_divergence_matrix,
@@ -28,20 +29,15 @@ from lzero.analysis.expert_log import (
     total_variation_matrix,
     wasserstein_matrix,
 )
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.analysis.expert_statistics import (
     ExpertSelection,
-    ExpertSelectionRecorder,
     ExpertSelectionStatistics,
     reduce_selections,
 )
 from lzero.analysis.heatmap import heatmap_image
-from lzero.analysis.plasticity import (
-    effective_rank,
-    measure_plasticity,
-    norms_by_module,
-    parameter_lag,
-    parameter_norms,
-)
+from lzero.analysis.parameter_norms import norms_by_module, parameter_lag, parameter_norms
+from lzero.analysis.plasticity import measure_plasticity
 from lzero.analysis.points import ActivationPoint, ParameterPoint, captured, expert_points
 from lzero.analysis.specialisation import (
     assignment_shift,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.analysis.plasticity import measure_plasticity
 from lzero.analysis.points import expert_points
 from lzero.config_mixture import ActorCriticConfig

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.config_mixture import ActorCriticConfig, MixtureConfig
 from lzero.nn.mixture import Mixture, MixtureSums, parseval_penalty, token_shape
 from lzero.nn.moe import hardcoded_experts

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lzero.mcts.search
-from lzero.analysis.expert_statistics import ExpertSelectionRecorder
+from lzero.analysis.expert_recorder import ExpertSelectionRecorder
 from lzero.config import ExperimentConfig
 from lzero.mcts.search import TorchSearchModel, make_tree, search
 from lzero.nn.parameters import adamw
