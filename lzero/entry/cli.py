@@ -22,7 +22,7 @@ from lzero.entry.result import TrainResult
 from lzero.entry.stopping import SHELL_STATUS, StoppedError
 from lzero.entry.train_ppo_moe import train_ppo_moe
 from lzero.entry.train_unizero_multitask_segment_ddp import train_unizero_multitask_segment_ddp
-from lzero.envs.multitask import EnvironmentFaultError
+from lzero.envs.answers import EnvironmentFaultError
 
 __all__ = [
     "CommandLine",

@@ -11,15 +11,14 @@ a time limit needs. This is gymnasium's ``AutoresetMode.NEXT_STEP``, the only mo
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lzero import checks
+from lzero.envs.answers import check_answer, naming
 from lzero.envs.port import MAX_SEED, Port, ReplayablePort, VectorAnswer
 from lzero.envs.task import (
     Layout,
@@ -70,10 +69,6 @@ def task_seed(seed: int, task_id: int) -> int:
     checks.count("seed", seed, 0)
     checks.count("task_id", task_id, 0)
     return int(np.random.SeedSequence((seed, task_id)).generate_state(1)[0]) % MAX_SEED
-
-
-class EnvironmentFaultError(RuntimeError):
-    """An environment answered what it must not: no number, or another shape or dtype than it has announced."""
 
 
 class NotTheSameError(RuntimeError):
@@ -166,7 +161,7 @@ class MultiTaskVectorEnv:
         checks.count("seed", seed, 0)
         answers = []
         for task, port in zip(self._tasks, self._ports, strict=True):
-            with _named(task):
+            with naming(task):
                 observation, info = port.reset(task_seed(seed, task.task_id) + task.env_offset)
             nothing = np.zeros(task.env.num_envs)
             answers.append((observation, nothing, nothing, nothing, info))
@@ -188,11 +183,11 @@ class MultiTaskVectorEnv:
         # All tasks start before the first one is awaited, so that thread pools and worker processes
         # overlap.
         for task, port, rows in zip(self._tasks, self._ports, self.rows, strict=True):
-            with _named(task):
+            with naming(task):
                 port.send(actions[rows])
         answers = []
         for task, port in zip(self._tasks, self._ports, strict=True):
-            with _named(task):
+            with naming(task):
                 answers.append(port.receive())
         return self._join(answers)
 
@@ -321,62 +316,6 @@ class MultiTaskVectorEnv:
                 "are "
                 f"{', '.join(map(str, np.flatnonzero(self.legal_actions[row])))} (mask the policy "
                 "with legal_actions)"
-            )
-
-
-@contextmanager
-def _named(task: TaskEnv) -> Iterator[None]:
-    """Say whose fault it is where environments fail.
-
-    Raises:
-        EnvironmentFaultError: for any of their errors.
-    """
-    try:
-        yield
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise EnvironmentFaultError(
-            f"game {task.name!r} failed: {type(error).__name__}: {error} ({place.filename}:{place.lineno}); repair the "
-            "environment, then the same command continues from the newest checkpoint"
-        ) from error
-
-
-def check_answer(task: TaskEnv, answer: VectorAnswer) -> None:
-    """Refuse what would be cast, broadcast or learned from in silence.
-
-    Raises:
-        EnvironmentFaultError: naming the game, the environment's number in it and the value.
-    """
-    observation, reward, terminated, truncated, _ = answer
-    space, n = task.env.single_observation_space, task.env.num_envs
-    parts = {"reward": reward, "terminated": terminated, "truncated": truncated}
-    for name, values in parts.items():
-        if np.shape(values) != (n,):
-            raise EnvironmentFaultError(
-                f"game {task.name!r} answered {name} of shape {np.shape(values)}; expected is ({n},), one per environment"
-            )
-    for name in ("terminated", "truncated"):
-        if not np.isin(parts[name], (0, 1)).all():
-            raise EnvironmentFaultError(
-                f"game {task.name!r} answered {name} {parts[name]}; expected are booleans"
-            )
-    expected = (n, *(space.shape or ()))
-    if np.shape(observation) != expected or observation.dtype != space.dtype:
-        raise EnvironmentFaultError(
-            f"game {task.name!r} answered observations {observation.dtype} {np.shape(observation)}; its space announces "
-            f"{space.dtype} {expected}"
-        )
-    numbers = {"reward": np.asarray(reward)}
-    if observation.dtype.kind == "f":
-        numbers["observation"] = observation
-    for name, values in numbers.items():
-        finite = np.isfinite(values).reshape(n, -1).all(axis=1)
-        if not finite.all():
-            env = int(finite.argmin())
-            value = values[env] if values.ndim == 1 else values[env][~np.isfinite(values[env])][0]
-            raise EnvironmentFaultError(
-                f"environment {env + task.env_offset} of game {task.name!r} answered {name} {value}; what is no number is "
-                "neither stored nor learned from: repair the environment, then the same command continues"
             )
 
 

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from lzero.envs import MultiTaskVectorEnv, TaskEnv, task_seed
-from lzero.envs.multitask import EnvironmentFaultError
+from lzero.envs.answers import EnvironmentFaultError
 
 
 @dataclass
