@@ -1,5 +1,6 @@
 """Variants of a training times seeds, side by side: how ``learning.py`` and ``mixture.py`` train, and keep what came of it."""
 
+import gzip
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -103,17 +104,20 @@ def is_finished(folder: Path) -> bool:
 
 
 def keep(folder: Path, kept: Path, tags: tuple[str, ...]) -> None:
-    """Write to ``kept`` what tables and figures need of the run in ``folder``: metrics whose tags begin so."""
+    """Write to ``kept`` what tables and figures need of the run in ``folder``: metrics whose tags begin so, compressed."""
     kept.mkdir(parents=True, exist_ok=True)
     config = json.loads((folder / CONFIG_FILE).read_text())
     config["output_dir"] = f"runs/{folder.parent.name}"  # says nothing of the machine
     (kept / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
-    with (kept / METRICS_FILE).open("w") as file:
-        for line in read_metrics(folder / METRICS_FILE):
-            for part in ("metrics", "arrays"):
-                line[part] = {
-                    tag: value for tag, value in line.get(part, {}).items() if tag.startswith(tags)
-                }
-            if line["metrics"] or line["arrays"]:
-                file.write(json.dumps(line) + "\n")
+    lines = []
+    for line in read_metrics(folder / METRICS_FILE):
+        for part in ("metrics", "arrays"):
+            line[part] = {
+                tag: value for tag, value in line.get(part, {}).items() if tag.startswith(tags)
+            }
+        if line["metrics"] or line["arrays"]:
+            lines.append(json.dumps(line) + "\n")
+    # without the time at which it was compressed: the same run gives the same file
+    compressed = gzip.compress("".join(lines).encode(), mtime=0)
+    (kept / f"{METRICS_FILE}.gz").write_bytes(compressed)
     (kept / FINISHED).write_text((folder / FINISHED).read_text())

@@ -17,8 +17,7 @@ python benchmarks/learning.py study_atari --seeds 0 1    # dense (SwiGLU) and Mo
 python benchmarks/learning.py controls                   # conflict where its answer is known: three presets of Catch
 
 Runs go to ``runs/{suite}/{variant}_s{seed}``, ``--jobs`` at a time with one thread each. The same command again continues
-runs that were interrupted and leaves finished ones alone. What RESULTS.md says of Atari is kept in ``benchmarks/curves``, the
-returns and scores alone; ``--output-dir benchmarks/curves`` prints its tables without training, and
+runs that were interrupted and leaves finished ones alone. What RESULTS.md says of Atari is kept in ``benchmarks/curves``; ``--output-dir benchmarks/curves`` prints its tables without training, and
 ``python -m lzero.report benchmarks/curves/afternoon/*`` draws it.
 """
 
@@ -36,7 +35,9 @@ from lzero.envs.domain import load_domain
 from lzero.report.run_data import read_run
 from lzero.report.statistics import hierarchical_bootstrap_mean
 
-KEPT = ("collect_", "eval_")  # what is kept of a run: its returns and scores
+RETURNS = ("collect_", "eval_")  # what is kept of a run: its returns and scores
+# of a study's also what its tables and figures are made of
+MEASURED = (*RETURNS, "gradient_conflict", "moe_")
 CATCH = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config"
 ATARI = "zoo/atari/config/atari_unizero_multitask_segment_ddp_config"
 MINATAR = "zoo/minatar/config/minatar_unizero_multitask_segment_ddp_config"
@@ -297,7 +298,8 @@ class Arguments:
     output_dir: Path = Path("runs")
     """Folder of all runs."""
     keep: Path | None = None
-    """Write config, returns and scores of every run that has finished to this folder too."""
+    """Write config, returns and scores of every run that has finished to this folder too, compressed; of studies also
+    conflict and expert selection."""
 
 
 def main() -> None:
@@ -306,7 +308,8 @@ def main() -> None:
     variants = [variant for variant in SUITES[arguments.suite] if arguments.only in variant.name]
     kept = None if arguments.keep is None else arguments.keep / arguments.suite
     folder = arguments.output_dir / arguments.suite
-    grid = Grid(variants, arguments.seeds, folder, kept, KEPT)
+    measured = arguments.suite.startswith("study") or arguments.suite in ("controls", "four")
+    grid = Grid(variants, arguments.seeds, folder, kept, MEASURED if measured else RETURNS)
     grid.train(arguments.jobs)
     table = Table(
         title=f"{arguments.suite}: final evaluation, seeds {', '.join(map(str, arguments.seeds))}"

@@ -61,9 +61,15 @@ def train_iter_of(path: Path) -> int:
     return int(match[1])
 
 
+def metrics_file(folder: Path) -> Path:
+    """The curves of a run: as it writes them, or compressed by gzip afterwards where only that is there."""
+    plain, compressed = folder / METRICS_FILE, folder / f"{METRICS_FILE}.gz"
+    return compressed if compressed.is_file() and not plain.exists() else plain
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's own: it has a config and curves, or checkpoints."""
-    has_curves = (folder / CONFIG_FILE).is_file() and (folder / METRICS_FILE).is_file()
+    has_curves = (folder / CONFIG_FILE).is_file() and metrics_file(folder).is_file()
     return has_curves or bool(list_checkpoints(folder / CHECKPOINTS))
 
 

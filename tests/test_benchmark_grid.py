@@ -53,7 +53,7 @@ def test_runs_are_trained_once_and_kept(grid, tmp_path, capsys):
     for name in ("with_experts_s7", "bad_s7"):
         config = json.loads((kept / name / "config.json").read_text())
         assert config == {"preset": "some", "output_dir": "runs/runs"}
-        (line,) = read_metrics(kept / name / "metrics.jsonl")
+        (line,) = read_metrics(kept / name / "metrics.jsonl.gz")
         assert line["metrics"] == {"eval_return/A": 7.0}
         assert "s wall" in (kept / name / "finished.txt").read_text()
 
@@ -65,5 +65,5 @@ def test_what_was_trained_before_is_kept_too(grid, tmp_path):
     grid.Grid([variant], (3,), tmp_path / "runs").train(1)
     later = grid.Grid([variant], (3,), tmp_path / "runs", tmp_path / "kept", ("eval_",))
     later.train(1)
-    assert (tmp_path / "kept/one_s3/metrics.jsonl").exists()
+    assert (tmp_path / "kept/one_s3/metrics.jsonl.gz").exists()
     assert (tmp_path / "runs/began.txt").read_text().split() == ["one_s3"]

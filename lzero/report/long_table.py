@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lzero import tags
-from lzero.logging import METRICS_FILE, read_metrics
+from lzero.logging import read_metrics
 from lzero.report.paired import SEED
 from lzero.report.run_data import RunData, group_runs, read_runs
+from lzero.run_paths import metrics_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,7 +79,7 @@ def seed_of(run: RunData) -> int | None:
 
 def _points(run: RunData) -> Iterator[tuple[Any, ...]]:
     """The columns from ``tag`` on."""
-    for line in read_metrics(run.path / METRICS_FILE):
+    for line in read_metrics(metrics_file(run.path)):
         clock, own = line["env_step"], line.get("game_env_steps", {})
         when = (line.get("train_iter", 0), line.get("wall_time"))
         for tag, value in line["metrics"].items():

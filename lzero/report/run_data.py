@@ -27,7 +27,7 @@ from lzero.earlier_tags import translated
 from lzero.environment import Attempt, read_attempts
 from lzero.logging import METRICS_FILE, read_metrics
 from lzero.report.progress import shown
-from lzero.run_paths import CONFIG_FILE
+from lzero.run_paths import CONFIG_FILE, metrics_file
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -192,7 +192,7 @@ def read_runs(paths: Iterable[Path | str]) -> list[RunData]:
 
 def read_run(path: Path) -> RunData:
     """One run of :func:`read_runs`."""
-    config, metrics = path / CONFIG_FILE, path / METRICS_FILE
+    config, metrics = path / CONFIG_FILE, metrics_file(path)
     if not (config.is_file() and metrics.is_file()):
         raise RunDataError(_no_run(path))
     try:

@@ -2,9 +2,11 @@
 mended by.
 """
 
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -93,7 +95,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl``, oldest first, without an unfinished last one.
+    """Lines of a ``metrics.jsonl``, or of one that gzip has compressed (``.gz``), oldest first, without an unfinished last one.
 
     Returns:
         Dictionaries with ``env_step``, ``train_iter``, ``wall_time`` (seconds since 1970),
@@ -102,21 +104,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no plain file (a pipe would be read for ever), or another line is no
-            JSON, with its number.
+        ValueError: if it is no plain file (a pipe would be read for ever), another line is no JSON, with its number, or what
+            was compressed is damaged.
     """
     path = checks.path("path", path)
     if path.exists() and not path.is_file():
         raise ValueError(f"path={path} is no plain file")
     lines = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                break
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith("\n"):
+                    break
+                try:
+                    lines.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
     return lines
 
 

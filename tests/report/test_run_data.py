@@ -1,5 +1,6 @@
 """Runs read from disk, and which of them count as seeds of one experiment."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 
 from lzero.config import ExperimentConfig
 from lzero.config_fields import flatten
+from lzero.report.long_table import load_runs
 from lzero.report.run_data import RunData, RunDataError, common_name, group_runs, read_run
+from lzero.run_paths import find_runs, is_run
 
 MAY_DIFFER = {
     *("exp_name", "output_dir", "env.num_eval_envs"),
@@ -92,6 +95,24 @@ def test_a_run_is_read_as_it_was_logged(tmp_path):
     assert run.episode_scores("Pong", 20).tolist() == [-18.0, -17.0]
     assert len(run.episode_scores("Pong", 10)) == len(run.episode_scores("MsPacman", 20)) == 0
     np.testing.assert_equal(run.arrays["matrix"][20], [[[1.0, np.nan], [0.0, 2.0]]])
+
+
+def test_a_compressed_run_is_the_same_run(tmp_path):
+    run = write_run(tmp_path / "a", [{"env_step": 5, "metrics": {"eval_return/Pong": 1.0}}])
+    metrics, before = run / "metrics.jsonl", read_run(run)
+    compressed = gzip.compress(metrics.read_bytes())
+    metrics.unlink()
+    (run / "metrics.jsonl.gz").write_bytes(compressed)
+    assert is_run(run) and find_runs(tmp_path) == [run]
+    after = read_run(run)
+    assert after.fields == before.fields and after.arrays == before.arrays
+    one, other = before.series("eval_return/Pong"), after.series("eval_return/Pong")
+    assert one.value.tolist() == other.value.tolist() == [1.0]
+    assert load_runs([run])["value"].tolist() == [1.0]
+    for damaged in (compressed[:-9], b"no gzip", compressed[:15] + b"\xff" + compressed[16:]):
+        (run / "metrics.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(RunDataError, match=r"metrics\.jsonl\.gz is damaged"):
+            read_run(run)
 
 
 def test_what_is_no_run_is_refused_with_what_to_type(tmp_path):
