@@ -17,7 +17,8 @@ python benchmarks/learning.py study_atari --seeds 0 1    # dense (SwiGLU) and Mo
 python benchmarks/learning.py controls                   # conflict where its answer is known: three presets of Catch
 
 Runs go to ``runs/{suite}/{variant}_s{seed}``, ``--jobs`` at a time with one thread each. The same command again continues
-runs that were interrupted and leaves finished ones alone. What RESULTS.md says of Atari is kept in ``benchmarks/curves``; ``--output-dir benchmarks/curves`` prints its tables without training, and
+runs that were interrupted and leaves finished ones alone. What RESULTS.md says of Atari is kept in ``benchmarks/curves``;
+``--output-dir benchmarks/curves`` prints its tables without training, ``benchmarks/trend.py`` what was collected, and
 ``python -m lzero.report benchmarks/curves/afternoon/*`` draws it.
 """
 
