@@ -29,7 +29,7 @@ Weights = Literal["tasks", "selections"]
 def shannon_entropy(p: np.ndarray) -> np.ndarray:
     """Entropy in nats of distributions ``(…, E)``: ``(…)``, NaN for a row of NaN.
 
-    scipy has it too, in a module that takes a seventh of what a run needs to start.
+    scipy has it too, in a module that takes an eighth of what a run needs to start.
     """
     logarithm = np.log(p, out=np.zeros(p.shape), where=p > 0)  # 0 ln 0 is 0
     return 0.0 - (p * logarithm).sum(axis=-1)  # 0.0 of what is certain, not −0.0
