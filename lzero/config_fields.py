@@ -24,6 +24,7 @@ NOT_LEARNING = (
     "train.log_interval",
     "train.moe_log_interval",
     "train.video",
+    "train.pictures",
     "train.loggers",
 )
 """Config fields that change neither what is learned nor what an evaluation measures: names, lengths

@@ -391,6 +391,8 @@ class TrainConfig(Section):
     """Updates between two looks at the expert selection; 0 never looks."""
     video: bool = True
     """Record one episode per game at the end."""
+    pictures: bool = True
+    """Draw heatmaps of conflict and expert selection where a logger takes pictures; their numbers are logged in any case."""
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard",)
     """Where numbers go besides ``metrics.jsonl``: ``tensorboard`` (tb/), ``csv`` (metrics.csv), ``wandb`` (optional)."""
 

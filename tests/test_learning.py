@@ -19,7 +19,12 @@ from zoo.catch.domain import CATCH
 ROOT = Path(lzero.__file__).parents[1]
 SCRIPT = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py"
 GAMES = ("Catch", "MirroredCatch")
-ONLY_THE_LAST_EVALUATION = ("--train.eval-interval", "100000", "--train.no-video")
+ONLY_THE_LAST_EVALUATION = (
+    "--train.eval-interval",
+    "100000",
+    "--train.no-video",
+    "--train.no-pictures",
+)
 A_THIRD_LONGER = ("--train.max-env-steps", "12800")
 """At the presets' 9,600 env steps one seed of four still has 0.81 in one game; here all have arrived."""
 

@@ -48,11 +48,14 @@ class PictureSchedule:
     Args:
         budget: how much time the pictures may take; what is drawn in any case counts too.
         drawn_step: env step of the last pictures, where a run goes on; None if there are none.
+        wanted: whether anything is drawn at all.
     """
 
-    def __init__(self, budget: DrawingBudget, drawn_step: int | None = None) -> None:
+    def __init__(
+        self, budget: DrawingBudget, drawn_step: int | None = None, *, wanted: bool = True
+    ) -> None:
         checks.instance("budget", budget, DrawingBudget, "a DrawingBudget")
-        self._budget, self._drawn_step = budget, drawn_step
+        self._budget, self._drawn_step, self._wanted = budget, drawn_step, wanted
         self._waiting: tuple[int, Callable[[], None]] | None = None  # the latest, if not drawn
 
     def offer(self, env_step: int, draw: Callable[[], None]) -> None:
@@ -63,7 +66,7 @@ class PictureSchedule:
                 all that are taken there.
             draw: draws and logs it; called now, later or never.
         """
-        if checks.count("env_step", env_step, 0) != self._drawn_step:
+        if checks.count("env_step", env_step, 0) != self._drawn_step and self._wanted:
             self._waiting = (env_step, draw)
             self._draw(always=False)
 

@@ -70,7 +70,9 @@ class SerialRun:
         (run_dir / "config.json").write_text(experiment.model_dump_json(indent=2) + "\n")
         self._drawing = {}
         for subject in ("conflict", "experts"):
-            self._drawing[subject] = PictureSchedule(DrawingBudget(DRAWING_SHARE))
+            self._drawing[subject] = PictureSchedule(
+                DrawingBudget(DRAWING_SHARE), wanted=experiment.train.pictures
+            )
 
         # dist_info: gradients are summed by lzero, so there is nothing for its learner to reduce
         self.learner = BaseLearner(

@@ -140,10 +140,13 @@ class RunLife(ABC):
 
         self.rates = RateMeter(self.of_all_games(self.env_steps), self.policy.train_iter)
         self.drawing = {}
+        # a csv file takes none
+        wanted = config.train.pictures and bool({*config.train.loggers} - {"csv"})
         for subject in ("conflict", "experts"):
             # a run that was stopped has drawn its last measurement, and may go on at the same env steps
             drawn_step = self.measured.get(subject)
-            self.drawing[subject] = PictureSchedule(DrawingBudget(DRAWING_SHARE), drawn_step)
+            budget = DrawingBudget(DRAWING_SHARE)
+            self.drawing[subject] = PictureSchedule(budget, drawn_step, wanted=wanted)
         self.watch()
         self.evaluator = GameEvaluator(
             config, self.player, self.dist, self.share, self.stop_request, config.run_dir

@@ -127,6 +127,12 @@ def test_nothing_measured_is_nothing_drawn():
     assert pictures.drawn == []
 
 
+def test_what_nobody_wants_is_never_drawn():
+    schedule = PictureSchedule(DrawingBudget(1.0), wanted=False)
+    schedule.offer(1, lambda: 1 / 0)
+    schedule.draw_latest()
+
+
 def test_a_drawing_that_fails_is_not_tried_again():
     schedule = PictureSchedule(DrawingBudget(0.0))
     with pytest.raises(ZeroDivisionError):

@@ -124,3 +124,16 @@ def test_every_evaluation_draws_the_last_measurement_and_nothing_else_is(story, 
     for evaluated in story.evaluated:
         expected.add(max(step for step in at_end if step <= evaluated))
     assert story.drawn[1][subject] == sorted(expected)
+
+
+@pytest.mark.parametrize("changes", [{"pictures": False}, {"loggers": ["csv"]}])
+def test_a_run_that_wants_none_draws_none_and_logs_the_numbers(tmp_path, monkeypatch, changes):
+    for module in (conflict_heatmaps, expert_log):
+        monkeypatch.setattr(module, "heatmap_image", lambda *_, **__: 1 / 0)
+    data = unizero(tmp_path)
+    data["train"] |= {"max_env_steps": 80} | changes
+    result = train_unizero_multitask_segment_ddp(data)
+    lines = read_metrics(result.run_dir / "metrics.jsonl")
+    for array, _ in SUBJECTS.values():
+        name = array.format(part="encoder")
+        assert any(name in line.get("arrays", {}) for line in lines)

@@ -58,6 +58,8 @@ MUCH = {
     "train.log_interval": 3,  # sums wait for their line while a checkpoint is written
     "train.eval_interval": 60,
     "train.video": False,
+    # they take longer than all else; those of a stopped run are tests/entry/test_drawn_measurements.py
+    "train.pictures": False,
 }
 """All that keeps something from update to update."""
 

@@ -19,7 +19,7 @@ SCRIPT = "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py"
 OPTIONS = (
     "both --env.num-envs 4 --env.num-eval-envs 2 --policy.search.num-simulations 4 --policy.search.num-eval-simulations 4 "
     "--train.max-env-steps 320 --train.checkpoint-interval 80 --train.eval-episodes 4 "
-    "--train.log-interval 7 --train.no-video --exp-name run"
+    "--train.log-interval 7 --train.no-video --train.no-pictures --exp-name run"
 ).split()
 DIES_FIRST = f"""
 import os, runpy, signal, sys

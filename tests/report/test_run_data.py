@@ -28,6 +28,7 @@ MAY_DIFFER = {
             "log_interval",
             "moe_log_interval",
             "video",
+            "pictures",
             "loggers",
         )
     ),

@@ -4,7 +4,6 @@ in small."""
 import numpy as np
 import pytest
 
-from lzero.analysis.drawing_budget import PictureSchedule
 from lzero.config import ExperimentConfig
 from lzero.entry import train_ppo_moe, train_unizero_multitask_segment_ddp
 from lzero.logging import read_metrics
@@ -22,12 +21,6 @@ PRESETS = {
     for name, (_, config) in made(moe=moe).items()
 }
 STEPS = 20
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Half of such a run would be its heatmaps, which have tests of their own."""
-    monkeypatch.setattr(PictureSchedule, "offer", lambda *_: None)
 
 
 def in_small(config: ExperimentConfig) -> dict:
@@ -58,7 +51,7 @@ def in_small(config: ExperimentConfig) -> dict:
 def test_it_starts(name, tmp_path):
     config = PRESETS[name]
     data = in_small(config) | {"output_dir": str(tmp_path)}
-    data["train"] |= {"log_interval": 1, "video": False}
+    data["train"] |= {"log_interval": 1, "video": False, "pictures": False}
     result = train_unizero_multitask_segment_ddp(data)
     assert result.train_iter == 2 and set(result.scores) == set(config.env.games[:2])
     rows = read_metrics(result.run_dir / "metrics.jsonl")
@@ -80,7 +73,7 @@ def test_ppo_starts(name, tmp_path):
     data["env"] |= {"num_envs": 2, "num_eval_envs": 1, "max_episode_steps": STEPS}
     data["policy"] |= {"epochs": 1, "minibatches": 2, "probe_observations": 6}
     data["train"] |= {"max_env_steps": 2 * STEPS, "collect_steps": STEPS // 2, "eval_episodes": 1}
-    data["train"] |= {"log_interval": 1, "video": False}
+    data["train"] |= {"log_interval": 1, "video": False, "pictures": False}
     result = train_ppo_moe(data)
     rounds = 2 * (config.num_tasks if config.is_continual else 1)
     assert result.train_iter == 2 * rounds and set(result.scores) == set(config.env.games)
