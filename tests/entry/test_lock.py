@@ -66,7 +66,7 @@ def test_two_commands_at_once(tmp_path):
         sys.executable,
         "zoo/catch/config/catch_unizero_multitask_segment_ddp_config_moe.py",
         *"both --env.num-envs 4 --env.num-eval-envs 2 --train.max-env-steps 640 --train.eval-episodes 2".split(),
-        *"--policy.search.num-simulations 2 --policy.search.num-eval-simulations 2 --train.no-video --train.no-pictures".split(),
+        *"--policy.search.num-simulations 2 --policy.search.num-eval-simulations 2 --train.no-video".split(),
         *("--output-dir", str(tmp_path), "--exp-name", "same"),
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": root}
