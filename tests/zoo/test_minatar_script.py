@@ -62,7 +62,7 @@ def test_training_without_the_package_ends_with_what_to_install(tmp_path: Path) 
 
 
 def test_another_missing_package_is_not_blamed_on_minatar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "minatar")
+    monkeypatch.delitem(sys.modules, "minatar", raising=False)
     monkeypatch.setitem(sys.modules, "minatar.environment", None)
     with pytest.raises(ModuleNotFoundError, match=r"minatar\.environment"):
         MinAtarVectorEnv("Breakout", 1)
