@@ -120,4 +120,5 @@ def keep(folder: Path, kept: Path, tags: tuple[str, ...]) -> None:
     # without the time at which it was compressed: the same run gives the same file
     compressed = gzip.compress("".join(lines).encode(), mtime=0)
     (kept / f"{METRICS_FILE}.gz").write_bytes(compressed)
+    (kept / METRICS_FILE).unlink(missing_ok=True)  # once kept plain, it would be read in its place
     (kept / FINISHED).write_text((folder / FINISHED).read_text())

@@ -64,6 +64,9 @@ def test_what_was_trained_before_is_kept_too(grid, tmp_path):
     variant = grid.Variant("one", str(script), "some")
     grid.Grid([variant], (3,), tmp_path / "runs").train(1)
     later = grid.Grid([variant], (3,), tmp_path / "runs", tmp_path / "kept", ("eval_",))
+    (tmp_path / "kept/one_s3").mkdir(parents=True)
+    (tmp_path / "kept/one_s3/metrics.jsonl").write_text("as it was kept before\n")
     later.train(1)
-    assert (tmp_path / "kept/one_s3/metrics.jsonl.gz").exists()
+    names = {path.name for path in (tmp_path / "kept/one_s3").iterdir()}
+    assert names == {"config.json", "finished.txt", "metrics.jsonl.gz"}
     assert (tmp_path / "runs/began.txt").read_text().split() == ["one_s3"]
